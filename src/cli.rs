@@ -1,0 +1,285 @@
+//! The command line: argh's structs, turned into each role's own configuration.
+
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use argh::{EarlyExit, FromArgs};
+
+use crate::buffer::SESSION_ID_MAX;
+use crate::net::HostPort;
+use crate::relay::FullPolicy;
+use crate::{check, client, link, relay, server};
+use values::{BufferBytes, Full, Host, Resend, Span, Transport};
+
+const DEFAULT_PORT_REMOTED: u16 = 1_514;
+const DEFAULT_PORT_BROKER: u16 = 1_517;
+
+/// Makes OSSEC's UDP link between agent and server reliable.
+#[derive(Debug, FromArgs)]
+struct TopLevel {
+    #[argh(subcommand)]
+    role: Option<Role>,
+
+    /// print the version
+    #[argh(switch)]
+    version: bool,
+}
+
+#[derive(Debug, FromArgs)]
+#[argh(subcommand)]
+enum Role {
+    Client(ClientArgs),
+    Server(ServerArgs),
+    Check(CheckArgs),
+}
+
+/// Beside the agent: takes in its datagrams, holds them while remoted is away, and forwards them in order.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "client")]
+struct ClientArgs {
+    /// remoted's host and port: HOST[:1514]
+    #[argh(option, arg_name = "host[:port]")]
+    server: Host,
+
+    /// the broker server, where it is not on remoted's host: HOST[:1517]
+    #[argh(option, arg_name = "host[:port]")]
+    broker: Option<Host>,
+
+    /// where the agent sends to (127.0.0.1:1514)
+    #[argh(option, arg_name = "addr", default = "Host::of(\"127.0.0.1\", DEFAULT_PORT_REMOTED)")]
+    listen: Host,
+
+    /// source address towards the server, for hosts with several
+    #[argh(option, arg_name = "ip")]
+    source: Option<IpAddr>,
+
+    /// source port of the first session; others take the next free ones upward (1517)
+    #[argh(option, arg_name = "port", default = "DEFAULT_PORT_BROKER")]
+    source_port: u16,
+
+    /// way of the data: udp
+    #[argh(option, arg_name = "udp", default = "Transport::Udp")]
+    transport: Transport,
+
+    /// heartbeat of an idle link (1s)
+    #[argh(option, arg_name = "duration", default = "Span(Duration::from_secs(1))")]
+    interval: Span,
+
+    /// how long a good heartbeat allows release, on top of the round trip (100ms)
+    #[argh(option, arg_name = "duration", default = "Span(Duration::from_millis(100))")]
+    lease: Span,
+
+    /// bound of the lease and of a connection attempt (2s)
+    #[argh(option, arg_name = "duration", default = "Span(Duration::from_secs(2))")]
+    timeout: Span,
+
+    /// whether what was not confirmed is sent again: yes or never (yes)
+    #[argh(option, arg_name = "yes|never", default = "Resend::Yes")]
+    resend: Resend,
+
+    /// memory for datagrams, overhead included (64MiB)
+    #[argh(option, arg_name = "size", default = "BufferBytes(64 << 20)")]
+    buffer: BufferBytes,
+
+    /// what gives way when the buffer is full: drop-oldest or drop-newest (drop-oldest)
+    #[argh(option, arg_name = "policy", default = "Full(FullPolicy::DropOldest)")]
+    full: Full,
+
+    /// drop datagrams that are older (off)
+    #[argh(option, arg_name = "duration")]
+    max_age: Option<Span>,
+
+    /// never release more datagrams per second (off)
+    #[argh(option, arg_name = "n")]
+    rate: Option<std::num::NonZeroU32>,
+
+    /// receive buffer asked for, by force where allowed (8MiB)
+    #[argh(option, arg_name = "size", default = "values::ReceiveBytes(8 << 20)")]
+    rcvbuf: values::ReceiveBytes,
+
+    /// agents behind this client (256)
+    #[argh(option, arg_name = "n", default = "values::Sessions(256)")]
+    max_sessions: values::Sessions,
+
+    /// at shutdown: how long to go on sending what is held, if the link is up (2s)
+    #[argh(option, arg_name = "duration", default = "values::Pause(Duration::from_secs(2))")]
+    drain: values::Pause,
+
+    /// say more: -v news of heartbeats, -vv each heartbeat, -vvv each datagram
+    #[argh(switch, short = 'v')]
+    verbose: u8,
+}
+
+/// Beside remoted: tells clients over TCP whether remoted is alive and reading.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "server")]
+struct ServerArgs {
+    /// where clients connect to ([::]:1517; 0.0.0.0:1517 where there is no IPv6)
+    #[argh(option, arg_name = "addr")]
+    listen: Option<Host>,
+
+    /// remoted; its port is the one looked for (127.0.0.1:1514)
+    #[argh(option, arg_name = "host:port", default = "Host::of(\"127.0.0.1\", DEFAULT_PORT_REMOTED)")]
+    remoted: Host,
+
+    /// name of the process that owns the port, repeatable; `any`: the port alone (ossec-remoted, wazuh-remoted)
+    #[argh(option, arg_name = "name")]
+    process: Vec<String>,
+
+    /// a process that must be running too, repeatable
+    #[argh(option, arg_name = "name")]
+    require: Vec<String>,
+
+    /// how long remoted must have been there before it counts as up (3s)
+    #[argh(option, arg_name = "duration", default = "values::Pause(Duration::from_secs(3))")]
+    settle: values::Pause,
+
+    /// connections at a time (4096)
+    #[argh(option, arg_name = "n", default = "values::Connections(4096)")]
+    max_connections: values::Connections,
+
+    /// say more: -v connections, -vv each heartbeat
+    #[argh(switch, short = 'v')]
+    verbose: u8,
+}
+
+/// One heartbeat: prints the verdict. Exit code 0: up, 1: down, 2: unreachable.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "check")]
+struct CheckArgs {
+    /// the broker server: HOST[:1517]
+    #[argh(option, arg_name = "host[:port]")]
+    broker: Host,
+
+    /// say more
+    #[argh(switch, short = 'v')]
+    verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Be the client.
+    Client(Box<client::Config>),
+    /// Be the server.
+    Server(server::Config),
+    /// Ask once.
+    Check(check::Config),
+}
+
+/// The command line, understood.
+#[derive(Debug)]
+pub struct Invocation {
+    /// What to do.
+    pub command: Command,
+    /// How often `-v` was given.
+    pub verbosity: u8,
+}
+
+/// What to print instead of doing anything.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `--help` or `--version`: on standard output, exit code 0.
+    Asked(String),
+    /// Wrong arguments: on standard error, exit code 2.
+    Wrong(String),
+}
+
+/// Understands the arguments, the program's name not among them.
+pub fn parse(arguments: &[String]) -> Result<Invocation, Refusal> {
+    let arguments = values::spread(arguments);
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let top = TopLevel::from_args(&["ossec-broker"], &words).map_err(|EarlyExit { output, status }| match status {
+        Ok(()) => Refusal::Asked(output),
+        Err(()) => Refusal::Wrong(output),
+    })?;
+    if top.version {
+        return Err(Refusal::Asked(format!("ossec-broker {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    let wrong = |text: String| Refusal::Wrong(text + "\n");
+    match top.role {
+        None => Err(wrong("which role? client, server or check; see ossec-broker --help".into())),
+        Some(Role::Client(args)) => {
+            let verbosity = args.verbose;
+            let config = client_config(args).map_err(wrong)?;
+            Ok(Invocation { command: Command::Client(Box::new(config)), verbosity })
+        }
+        Some(Role::Server(args)) => {
+            let verbosity = args.verbose;
+            let config = server_config(args).map_err(wrong)?;
+            Ok(Invocation { command: Command::Server(config), verbosity })
+        }
+        Some(Role::Check(args)) => {
+            let config = check::Config { broker: args.broker.with_port(DEFAULT_PORT_BROKER) };
+            Ok(Invocation { command: Command::Check(config), verbosity: args.verbose })
+        }
+    }
+}
+
+fn client_config(args: ClientArgs) -> Result<client::Config, String> {
+    let Transport::Udp = args.transport;
+    if args.lease.0 > args.timeout.0 {
+        return Err("--lease is longer than --timeout, which bounds it".into());
+    }
+    let server = args.server.with_port(DEFAULT_PORT_REMOTED);
+    let listen = args.listen.with_port(DEFAULT_PORT_REMOTED);
+    if listen == server {
+        return Err(format!("--listen and --server are both {server}: the client would send to itself"));
+    }
+    Ok(client::Config {
+        server,
+        broker: args.broker.map(|broker| broker.with_port(DEFAULT_PORT_BROKER)),
+        broker_port: DEFAULT_PORT_BROKER,
+        listen,
+        source: args.source,
+        source_port: args.source_port,
+        timeout: args.timeout.0,
+        receive_buffer_bytes: args.rcvbuf.0,
+        drain: args.drain.0,
+        relay: relay::Config {
+            buffer_bytes: args.buffer.0,
+            full: args.full.0,
+            max_age: args.max_age.map(|span| span.0),
+            rate: args.rate,
+            resend: args.resend == Resend::Yes,
+            sessions_max: args.max_sessions.0.min(SESSION_ID_MAX),
+            link: link::Settings { interval: args.interval.0, lease: args.lease.0, timeout: args.timeout.0 },
+        },
+    })
+}
+
+fn server_config(args: ServerArgs) -> Result<server::Config, String> {
+    let remoted = args.remoted.with_port(DEFAULT_PORT_REMOTED);
+    let any = args.process.iter().any(|name| name == "any");
+    if any && args.process.len() > 1 {
+        return Err("--process any stands alone".into());
+    }
+    if let Some(empty) = [&args.process, &args.require].into_iter().flatten().find(|name| name.is_empty()) {
+        return Err(format!("{empty:?} is no name of a process"));
+    }
+    let defaults = || vec!["ossec-remoted".to_string(), "wazuh-remoted".to_string()];
+    let names = if any { None } else { Some(if args.process.is_empty() { defaults() } else { args.process }) };
+    Ok(server::Config {
+        listen: args.listen.map(|listen| listen.with_port(DEFAULT_PORT_BROKER)),
+        default_port: DEFAULT_PORT_BROKER,
+        port: remoted.port,
+        names,
+        required: args.require,
+        settle: args.settle.0,
+        connections_max: args.max_connections.0,
+    })
+}
+
+impl Host {
+    fn of(host: &str, port: u16) -> Self {
+        Self { host: host.into(), port: Some(port) }
+    }
+
+    fn with_port(self, port: u16) -> HostPort {
+        HostPort { host: self.host, port: self.port.unwrap_or(port) }
+    }
+}

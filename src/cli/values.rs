@@ -1,0 +1,228 @@
+//! Values of options, checked as they are read.
+
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::buffer::{BUFFER_BYTES_MIN, SESSION_ID_MAX};
+use crate::relay::FullPolicy;
+
+/// Longest duration that is taken: longer ones are mistakes.
+const SPAN_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// A receive buffer larger than this is refused by every kernel.
+const RECEIVE_BYTES_MAX: usize = 1 << 30;
+
+/// A host with an optional port: `name`, `name:1514`, `10.0.0.1:1514`, `::1`, `[::1]:1514`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Host {
+    pub(super) host: String,
+    pub(super) port: Option<u16>,
+}
+
+/// A duration above zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span(pub(super) Duration);
+
+/// A duration that may be zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pause(pub(super) Duration);
+
+/// The size of the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BufferBytes(pub(super) usize);
+
+/// The size of a receive buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ReceiveBytes(pub(super) usize);
+
+/// A number of sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sessions(pub(super) u16);
+
+/// A number of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Connections(pub(super) usize);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Udp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resend {
+    Yes,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full(pub(super) FullPolicy);
+
+/// Writes `--name=value` as two words and `-vvv` as three: argh knows neither.
+pub(super) fn spread(arguments: &[String]) -> Vec<String> {
+    let mut words = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        let verbose = argument.strip_prefix('-').filter(|rest| rest.len() > 1 && rest.bytes().all(|byte| byte == b'v'));
+        if let Some(rest) = verbose {
+            words.extend(rest.chars().map(|_| "-v".to_string()));
+        } else if let Some((name, value)) = argument.split_once('=').filter(|(name, _)| name.starts_with("--")) {
+            words.extend([name.to_string(), value.to_string()]);
+        } else {
+            words.push(argument.clone());
+        }
+    }
+    words
+}
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = |host: &str| Self { host: host.into(), port: None };
+        if text.parse::<Ipv6Addr>().is_ok() {
+            return Ok(whole(text));
+        }
+        if let Some(rest) = text.strip_prefix('[') {
+            let (host, port) = rest.split_once(']').ok_or_else(|| format!("{text}: the ']' is missing"))?;
+            host.parse::<Ipv6Addr>().map_err(|_| format!("{host} is no IPv6 address"))?;
+            return match port.strip_prefix(':') {
+                Some(port) => Ok(Self { host: host.into(), port: Some(port_number(port)?) }),
+                None if port.is_empty() => Ok(whole(host)),
+                None => Err(format!("{text}: expected a ':' and a port after the ']'")),
+            };
+        }
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(port_number(port)?)),
+            None => (text, None),
+        };
+        if host.is_empty() || host.contains(char::is_whitespace) {
+            return Err(format!("{text:?} names no host"));
+        }
+        Ok(Self { host: host.into(), port })
+    }
+}
+
+fn port_number(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|&port| port > 0).ok_or_else(|| format!("{text:?} is no port (1 to 65535)"))
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let span = duration(text)?;
+        if span.is_zero() { Err(format!("{text}: must be above zero")) } else { Ok(Self(span)) }
+    }
+}
+
+impl FromStr for Pause {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        duration(text).map(Self)
+    }
+}
+
+/// `100ms`, `2s`, `1.5s`, `10m`, `2h`, `1d`; `0` needs no unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration (100ms, 2s, 10m, 2h, 1d)");
+    let (number, unit) = split(text);
+    let seconds: f64 = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        "" if number == "0" => 0.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let span = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+    if span > SPAN_MAX { Err(format!("{text}: longer than a year")) } else { Ok(span) }
+}
+
+/// `1048576`, `512KiB`, `64MiB`, `1GiB`; `K`, `M` and `G` mean the same.
+fn size(text: &str) -> Result<usize, String> {
+    let wrong = || format!("{text:?} is no size (4096, 512KiB, 64MiB, 1GiB)");
+    let (number, unit) = split(text);
+    let factor: usize = match unit {
+        "" | "B" => 1,
+        "KiB" | "K" | "k" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    let number: usize = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).ok_or_else(wrong)
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    text.split_at(end)
+}
+
+impl FromStr for BufferBytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = size(text)?;
+        if bytes < BUFFER_BYTES_MIN { Err(format!("{text}: at least {} KiB", BUFFER_BYTES_MIN >> 10)) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl FromStr for ReceiveBytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = size(text)?;
+        if (1..=RECEIVE_BYTES_MAX).contains(&bytes) { Ok(Self(bytes)) } else { Err(format!("{text}: from 1 to 1GiB")) }
+    }
+}
+
+impl FromStr for Sessions {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let most = SESSION_ID_MAX - 1;
+        text.parse().ok().filter(|n| (1..=most).contains(n)).map(Self).ok_or_else(|| format!("{text:?}: from 1 to {most}"))
+    }
+}
+
+impl FromStr for Connections {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().ok().filter(|&n| n > 0).map(Self).ok_or_else(|| format!("{text:?}: a number above zero"))
+    }
+}
+
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "udp" { Ok(Self::Udp) } else { Err(format!("{text:?} is not a transport of this version (udp)")) }
+    }
+}
+
+impl FromStr for Resend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "yes" => Ok(Self::Yes),
+            "never" => Ok(Self::Never),
+            _ => Err(format!("{text:?}: yes or never")),
+        }
+    }
+}
+
+impl FromStr for Full {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "drop-oldest" => Ok(Self(FullPolicy::DropOldest)),
+            "drop-newest" => Ok(Self(FullPolicy::DropNewest)),
+            _ => Err(format!("{text:?}: drop-oldest or drop-newest")),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The role beside the agent: its threads and what they share.
+//!
+//! ```text
+//!  agent ──UDP──► receive ──► ┌────────┐ ──► forward ──UDP──► remoted
+//!                             │ relay  │                         │
+//!                 probe ◄───► └────────┘                         │
+//!                   │              ▲                             │
+//!                   │TCP           └──── reply ◄──────UDP────────┘
+//!                   ▼                      └──UDP──► agent
+//!             broker server
+//! ```
+//!
+//! Each thread waits for one thing, takes the lock around the relay briefly, and does one kind of input or output without it. Who has made
+//! work for another rings its bell.
+//!
+//! **Shutdown** is a cascade: `receive` reads its socket empty and ends; what is held is drained for a while if the link is up; then the
+//! others end. What is left is said.
+
+mod forward;
+mod probe;
+mod receive;
+mod reply;
+mod report;
+mod resolve;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use mio::net::UdpSocket;
+use mio::{Events, Poll};
+use parking_lot::Mutex;
+
+use crate::net::{self, HostPort};
+use crate::relay::{self, Bells, Relay};
+use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper};
+
+/// Threads of this role, the resolver not counted.
+const THREADS: usize = 4;
+/// New upstream sockets on their way to the reply thread; more wait at the sender for a moment.
+const NEW_UPSTREAMS_MAX: usize = 64;
+
+/// What the command line says of this role.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// remoted.
+    pub server: HostPort,
+    /// The broker server, where it is not on remoted's host.
+    pub broker: Option<HostPort>,
+    /// The broker server's port on remoted's host.
+    pub broker_port: u16,
+    /// Where agents send to.
+    pub listen: HostPort,
+    /// Source address towards the server.
+    pub source: Option<IpAddr>,
+    /// Source port of the first session.
+    pub source_port: u16,
+    /// Bound of a connection attempt.
+    pub timeout: Duration,
+    /// Receive buffer asked for, in bytes.
+    pub receive_buffer_bytes: usize,
+    /// How long to drain at shutdown.
+    pub drain: Duration,
+    /// Buffer, sessions and link.
+    pub relay: relay::Config,
+}
+
+/// What the threads share.
+#[derive(Clone, Debug)]
+struct Shared {
+    relay: Arc<Mutex<Relay>>,
+    /// The socket that agents send to, and get their replies from.
+    agents: Arc<UdpSocket>,
+    forward: Sender<()>,
+    probe: Doorbell,
+    drained: Sender<()>,
+}
+
+impl Shared {
+    /// Rings for whoever has something to do. Not to be called with the lock held.
+    fn ring(&self, bells: Bells) {
+        // A bell that is rung already is enough.
+        if bells.forward {
+            let _ = self.forward.try_send(());
+        }
+        if bells.probe {
+            self.probe.ring();
+        }
+        if bells.drained {
+            let _ = self.drained.try_send(());
+        }
+    }
+}
+
+/// Runs until `signals` says stop, or until something is beyond repair. The error says what was attempted and why it failed.
+pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
+    let agents = Arc::new(bind(config)?);
+    net::raise_descriptor_limit(u64::from(config.relay.sessions_max) + 64);
+
+    let failed = |error: std::io::Error| format!("cannot set up the wait for sockets: {error}");
+    let (receive_poll, probe_poll, reply_poll) = (Poll::new().map_err(failed)?, Poll::new().map_err(failed)?, Poll::new().map_err(failed)?);
+    let receive_bell = Doorbell::new(&receive_poll).map_err(failed)?;
+    let probe_bell = Doorbell::new(&probe_poll).map_err(failed)?;
+    let reply_bell = Doorbell::new(&reply_poll).map_err(failed)?;
+    let (forward_bell, forward_rung) = bounded(1);
+    let (drained_bell, drained) = bounded(1);
+    let (upstreams, new_upstreams) = bounded(NEW_UPSTREAMS_MAX);
+    let relay = Arc::new(Mutex::new(Relay::new(config.relay)));
+    let shared = Shared { relay, agents, forward: forward_bell, probe: probe_bell.clone(), drained: drained_bell };
+    let (stop_receive, receive_stop) = Stopper::new(vec![receive_bell]);
+    let (stop_rest, rest_stop) = Stopper::new(vec![probe_bell.clone(), reply_bell.clone()]);
+    let addresses = resolve::start(config, probe_bell)?;
+
+    std::thread::scope(|scope| {
+        let (crew, ended) = Crew::new(scope, THREADS);
+        let spawned = (|| {
+            let (own, stop) = (shared.clone(), receive_stop.clone());
+            crew.spawn("receive", move || receive::run(&own, receive_poll, &stop))?;
+            let (own, stop) = (shared.clone(), rest_stop.clone());
+            crew.spawn("probe", move || probe::Prober::new(own, config, addresses, probe_poll).run(&stop))?;
+            let (own, stop) = (shared.clone(), rest_stop.clone());
+            crew.spawn("forward", move || forward::Forwarder::new(own, config, upstreams, reply_bell).run(&forward_rung, &stop))?;
+            let (own, stop) = (shared.clone(), rest_stop.clone());
+            crew.spawn("reply", move || reply::run(&own, reply_poll, &new_upstreams, &stop))
+        })();
+        if let Err(error) = spawned {
+            return Err(format!("cannot start a thread: {error}"));
+        }
+        conduct(&shared, config.drain, signals, &ended, &drained, stop_receive, stop_rest)
+    })
+}
+
+/// Waits for the end, and brings it about in order.
+fn conduct(
+    shared: &Shared,
+    drain: Duration,
+    signals: &Receiver<()>,
+    ended: &Receiver<Ended>,
+    drained: &Receiver<()>,
+    stop_receive: Stopper,
+    stop_rest: Stopper,
+) -> Result<(), String> {
+    select! {
+        recv(signals) -> _ => log::info!("stopping"),
+        recv(ended) -> report => return Err(failure(report.ok())),
+    }
+    drop(stop_receive);
+    // `receive` reads its socket empty first. Any other thread that ends here has failed.
+    select! {
+        recv(ended) -> report => match report {
+            Ok(Ended { outcome: Outcome::Stopped, .. }) => {}
+            report => return Err(failure(report.ok())),
+        },
+        recv(signals) -> _ => return Ok(()),
+    }
+    let bells = {
+        let mut relay = shared.relay.lock();
+        relay.handle_drain();
+        relay.bells(net::now())
+    };
+    shared.ring(bells);
+    let up = shared.relay.lock().snapshot(net::now()).standing == crate::link::Standing::Up;
+    if up && !bells.drained {
+        select! {
+            recv(drained) -> _ => {}
+            recv(signals) -> _ => {}
+            recv(ended) -> report => return Err(failure(report.ok())),
+            default(drain) => {}
+        }
+    }
+    drop(stop_rest);
+    let snapshot = shared.relay.lock().snapshot(net::now());
+    report::farewell(&snapshot);
+    Ok(())
+}
+
+fn failure(report: Option<Ended>) -> String {
+    match report {
+        Some(Ended { name, outcome: Outcome::Failed(why) }) => format!("{name}: {why}"),
+        Some(Ended { name, outcome: Outcome::Stopped | Outcome::Panicked }) => format!("the thread {name} ended unexpectedly"),
+        None => "a thread ended unexpectedly".into(),
+    }
+}
+
+fn bind(config: &Config) -> Result<UdpSocket, String> {
+    let cannot = |error: &std::io::Error| format!("cannot bind {}: {}", config.listen, explain(error));
+    let addresses = config.listen.resolve().map_err(|error| cannot(&error))?;
+    let address: SocketAddr = addresses[0];
+    let socket = net::bind_agent(address, config.receive_buffer_bytes).map_err(|error| cannot(&error))?;
+    let got = net::receive_buffer(&socket).unwrap_or(0);
+    let size = report::size(got as u64);
+    if got < config.receive_buffer_bytes {
+        let asked = report::size(config.receive_buffer_bytes as u64);
+        log::warn!("listening on {address}, receive buffer {size} of {asked}: raise net.core.rmem_max or run as root for more");
+    } else {
+        log::info!("listening on {address}, receive buffer {size}");
+    }
+    Ok(socket)
+}
+
+/// The likely cause, where there is one.
+fn explain(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "address in use (another ossec-broker client, or remoted on this host?)".into(),
+        _ => net::explain(error),
+    }
+}
+
+/// A place for the events of one thread's wait.
+fn events() -> Events {
+    Events::with_capacity(128)
+}

@@ -1,0 +1,348 @@
+//! Heartbeats: the connection to the broker server, and the attempts to get a better one.
+
+mod peer;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::{Events, Interest, Poll, Token};
+
+use super::report::Report;
+use super::resolve::{Addresses, Resolver};
+use super::{Config, Shared, events};
+use crate::link::{ATTEMPTS_MAX, Dialer, Probe};
+use crate::net::udp::kernel_drops;
+use crate::net::{self};
+use crate::relay::Bells;
+use crate::threads::{DOORBELL, Stop};
+use crate::time::Time;
+use crate::wire::{Frame, Ping};
+use peer::{Peer, Stage};
+
+/// A name is not asked for again before this is over.
+const RESOLVE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The thread that keeps the link.
+pub(super) struct Prober<'a> {
+    shared: Shared,
+    config: &'a Config,
+    poll: Poll,
+    resolver: Resolver,
+    addresses: Option<Addresses>,
+    asked: Time,
+    dialer: Dialer,
+    /// Attempts and the connection in use, by token.
+    peers: Vec<Peer>,
+    tokens: usize,
+    /// The connection in use.
+    chosen: Option<Token>,
+    /// Heartbeats under way on it, oldest first.
+    probes: VecDeque<Probe>,
+    turn: usize,
+    stream: u128,
+    /// Why there is no connection, for the log.
+    trouble: String,
+    report: Report,
+    kernel_drops: u32,
+}
+
+impl<'a> Prober<'a> {
+    pub(super) fn new(shared: Shared, config: &'a Config, resolver: Resolver, poll: Poll) -> Self {
+        let now = net::now();
+        let stream = net::random();
+        Self {
+            shared,
+            config,
+            poll,
+            resolver,
+            addresses: None,
+            asked: now,
+            dialer: Dialer::new(now, stream as u64),
+            peers: Vec::new(),
+            tokens: 0,
+            chosen: None,
+            probes: VecDeque::new(),
+            turn: 0,
+            stream,
+            trouble: "not connected yet".into(),
+            report: Report::new(now),
+            kernel_drops: 0,
+        }
+    }
+
+    /// Keeps the link until the stop.
+    pub(super) fn run(mut self, stop: &Stop) -> Result<(), String> {
+        let mut events = events();
+        while !stop.is_set() {
+            let wait = self.act();
+            match self.poll.poll(&mut events, wait) {
+                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(format!("cannot wait for the server: {error}")),
+                Ok(()) | Err(_) => {}
+            }
+            self.take_events(&events);
+        }
+        Ok(())
+    }
+
+    /// Does all that is due at this moment. How long to wait for events after that.
+    fn act(&mut self) -> Option<Duration> {
+        let now = net::now();
+        self.give_up_attempts(now);
+        self.dial(now);
+        let (bells, heartbeat) = self.keep_time(now);
+        self.shared.ring(bells);
+        if let Some((probe, ping)) = heartbeat {
+            self.send_heartbeat(probe, ping);
+        }
+        self.tell(now);
+        let mut relay = self.shared.relay.lock();
+        let heartbeat = relay.next_heartbeat();
+        relay.handle_probe_waits(heartbeat);
+        let link = relay.next_deadline();
+        drop(relay);
+        let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
+        let dial = self.addresses.is_some().then(|| self.dialer.next_start(attempts)).flatten();
+        let attempt = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).map(|peer| peer.since + self.config.timeout).min();
+        let report = self.report.next_deadline();
+        let next = [heartbeat, link, dial, attempt, report].into_iter().flatten().min()?;
+        Some(next.since(net::now()))
+    }
+
+    /// What time alone brings about: lateness, silence, a heartbeat that is due.
+    fn keep_time(&mut self, now: Time) -> (Bells, Option<(Probe, Ping)>) {
+        let mut relay = self.shared.relay.lock();
+        relay.handle_time(now);
+        if relay.is_silent(now) {
+            self.dialer.handle_outage(now);
+        }
+        let due = relay.next_heartbeat().is_some_and(|at| at <= now);
+        let heartbeat = if due { relay.begin_heartbeat(now) } else { None };
+        (relay.bells(now), heartbeat)
+    }
+
+    fn send_heartbeat(&mut self, probe: Probe, ping: Ping) {
+        log::trace!("heartbeat {}: {} held, {} unsent", ping.number, ping.held, ping.unsent);
+        self.probes.push_back(probe);
+        let sent = self.chosen_peer().map(|peer| peer.framed.send(&Frame::Ping(ping)));
+        if let Some(Err(broken)) = sent {
+            self.lose(&broken.to_string());
+        }
+    }
+
+    fn chosen_peer(&mut self) -> Option<&mut Peer> {
+        let chosen = self.chosen?;
+        self.peers.iter_mut().find(|peer| peer.token == chosen)
+    }
+
+    fn give_up_attempts(&mut self, now: Time) {
+        let timeout = self.config.timeout;
+        let chosen = self.chosen;
+        let trouble = &mut self.trouble;
+        self.peers.retain(|peer| {
+            let keep = Some(peer.token) == chosen || now.since(peer.since) < timeout;
+            if !keep {
+                *trouble = format!("no answer from {} within {timeout:?}", peer.address);
+            }
+            keep
+        });
+    }
+
+    /// Starts an attempt if one is due.
+    fn dial(&mut self, now: Time) {
+        let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
+        debug_assert!(attempts <= ATTEMPTS_MAX, "the dialer counts them");
+        if self.dialer.next_start(attempts).is_none_or(|at| at > now) {
+            return;
+        }
+        let names_age = now.since(self.asked);
+        if names_age >= RESOLVE_PAUSE {
+            self.asked = now;
+            self.resolver.ask();
+        }
+        let Some(addresses) = &self.addresses else {
+            return;
+        };
+        self.dialer.handle_start(now);
+        let address = addresses.broker[self.turn % addresses.broker.len()];
+        self.turn = self.turn.wrapping_add(1);
+        let token = Token(self.tokens);
+        self.tokens = (self.tokens + 1) % DOORBELL.0;
+        let begun = net::dial(address, self.config.source).and_then(|stream| {
+            let mut peer = Peer::new(stream, address, token, now);
+            self.poll.registry().register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
+            Ok(peer)
+        });
+        match begun {
+            Ok(peer) => self.peers.push(peer),
+            Err(error) => self.trouble = format!("cannot connect to {address}: {error}"),
+        }
+    }
+
+    fn take_events(&mut self, events: &Events) {
+        for event in events {
+            if event.token() == DOORBELL {
+                self.take_answers();
+            } else if let Some(at) = self.peers.iter().position(|peer| peer.token == event.token()) {
+                self.attend(at);
+            }
+        }
+    }
+
+    fn take_answers(&mut self) {
+        while let Some(answer) = self.resolver.answer() {
+            match answer {
+                Ok(addresses) => {
+                    if self.addresses.as_ref() != Some(&addresses) {
+                        log::debug!("broker server at {:?}", addresses.broker);
+                    }
+                    self.addresses = Some(addresses);
+                }
+                Err(error) => self.trouble = error,
+            }
+        }
+    }
+
+    /// Reads and writes what a connection is ready for.
+    fn attend(&mut self, at: usize) {
+        let peer = &mut self.peers[at];
+        let (token, address) = (peer.token, peer.address);
+        let outcome = peer.attend(self.stream, self.config.relay.link.interval);
+        let (frames, ended) = match outcome {
+            Ok(outcome) => outcome,
+            Err(why) => return self.drop_peer(token, &format!("{address}: {why}")),
+        };
+        for frame in frames {
+            match frame {
+                Frame::Welcome(welcome) if welcome.version == crate::wire::VERSION => self.adopt(token),
+                Frame::Welcome(welcome) => {
+                    return self.drop_peer(token, &format!("{address} speaks version {} of the protocol", welcome.version));
+                }
+                Frame::Refusal(refusal) => return self.drop_peer(token, &format!("{address} refuses: {}", refusal.text)),
+                Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(&pong),
+                Frame::Notice(notice) if Some(token) == self.chosen => {
+                    log::debug!("{address} says: remoted {}", notice.verdict);
+                    self.shared.relay.lock().handle_notice();
+                }
+                Frame::Pong(_) | Frame::Notice(_) => {}
+                Frame::Hello(_) | Frame::Ping(_) => return self.drop_peer(token, &format!("{address} is not a broker server")),
+            }
+        }
+        if ended {
+            self.drop_peer(token, &format!("{address} closed the connection"));
+        }
+    }
+
+    /// An attempt was answered: it is the connection from here on.
+    fn adopt(&mut self, token: Token) {
+        let now = net::now();
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.token == token) else {
+            return;
+        };
+        let Stage::Greeted { at } = peer.stage else {
+            return;
+        };
+        peer.stage = Stage::Ready;
+        let address = peer.address;
+        self.peers.retain(|peer| peer.token == token);
+        self.chosen = Some(token);
+        self.probes.clear();
+        self.dialer.handle_link();
+        let target = self.target(address);
+        log::debug!("connected to {address}; datagrams go to {target}");
+        let bells = {
+            let mut relay = self.shared.relay.lock();
+            relay.handle_connected(now, now.since(at), target);
+            relay.bells(now)
+        };
+        self.shared.ring(bells);
+    }
+
+    /// Where datagrams go: to the very host that the heartbeats reach, unless the broker server is said to stand elsewhere.
+    fn target(&self, reached: SocketAddr) -> SocketAddr {
+        match self.addresses.as_ref().and_then(|addresses| addresses.server.as_ref()) {
+            None => SocketAddr::new(reached.ip(), self.config.server.port),
+            Some(servers) => {
+                let fits = |address: &&SocketAddr| self.config.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+                *servers.iter().find(fits).unwrap_or(&servers[0])
+            }
+        }
+    }
+
+    fn take_pong(&mut self, pong: &crate::wire::Pong) {
+        let now = net::now();
+        // Pongs come in the order of their pings; one that is not known belongs to nothing.
+        while let Some(probe) = self.probes.pop_front() {
+            if probe.number() < pong.number {
+                continue;
+            }
+            if probe.number() > pong.number {
+                self.probes.push_front(probe);
+                return;
+            }
+            let round_trip = now.since(probe.begun());
+            let (outcome, silent, bells) = {
+                let mut relay = self.shared.relay.lock();
+                let outcome = relay.handle_pong(now, probe, pong);
+                (outcome, relay.is_silent(now), relay.bells(now))
+            };
+            self.shared.ring(bells);
+            if !silent {
+                self.keep_chosen();
+            }
+            let news = outcome.rewind.is_some() || outcome.others_drops > 0;
+            let level = if news { log::Level::Debug } else { log::Level::Trace };
+            log::log!(
+                level,
+                "heartbeat {} after {round_trip:?}: remoted {}, queue {}, window {}{}",
+                pong.number,
+                pong.verdict,
+                pong.queue,
+                pong.window,
+                outcome.rewind.map_or_else(String::new, |cause| format!(", rewind: {cause:?}"))
+            );
+            return;
+        }
+    }
+
+    /// The connection in use answers: no other is needed.
+    fn keep_chosen(&mut self) {
+        self.dialer.handle_link();
+        let chosen = self.chosen;
+        self.peers.retain(|peer| Some(peer.token) == chosen);
+    }
+
+    fn drop_peer(&mut self, token: Token, why: &str) {
+        if Some(token) == self.chosen {
+            self.lose(why);
+        } else {
+            log::debug!("attempt failed: {why}");
+            self.trouble = why.into();
+            self.peers.retain(|peer| peer.token != token);
+        }
+    }
+
+    /// The connection in use is gone.
+    fn lose(&mut self, why: &str) {
+        let now = net::now();
+        log::debug!("connection lost: {why}");
+        self.trouble = why.into();
+        let chosen = self.chosen.take();
+        self.peers.retain(|peer| Some(peer.token) != chosen);
+        self.probes.clear();
+        self.dialer.handle_outage(now);
+        self.shared.relay.lock().handle_disconnected(now);
+    }
+
+    /// Tells the log what has changed.
+    fn tell(&mut self, now: Time) {
+        let snapshot = self.shared.relay.lock().snapshot(now);
+        if let Some(drops) = kernel_drops(&self.shared.agents) {
+            self.report.handle_kernel_drops(drops.wrapping_sub(self.kernel_drops));
+            self.kernel_drops = drops;
+        }
+        for line in self.report.observe(now, std::time::SystemTime::now(), &snapshot, &self.trouble) {
+            log::log!(line.level, "{}", line.text);
+        }
+    }
+}

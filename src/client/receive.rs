@@ -1,0 +1,63 @@
+//! Agent socket → relay.
+//!
+//! This thread waits for its socket alone: while it waits for anything else the kernel drops what does not fit the socket's buffer.
+
+use mio::{Poll, Token};
+
+use super::{Shared, events};
+use crate::net;
+use crate::net::udp::{Inbox, watch};
+use crate::relay::Origin;
+use crate::threads::Stop;
+
+/// Batches read after the stop: as many as the largest buffer that is usual holds, and a bound for a sender that never pauses.
+const LAST_BATCHES_MAX: usize = 4_096;
+
+/// Receives until the stop, then what has come in before it.
+pub(super) fn run(shared: &Shared, mut poll: Poll, stop: &Stop) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("cannot wait for the agent's socket: {error}");
+    watch(&poll, &shared.agents, Token(0)).map_err(failed)?;
+    let (mut events, mut inbox) = (events(), Inbox::default());
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+        while !stop.is_set() && take(shared, &mut inbox) {}
+        if stop.is_set() {
+            for _ in 0..LAST_BATCHES_MAX {
+                if !take(shared, &mut inbox) {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Reads one batch; whether more may wait.
+fn take(shared: &Shared, inbox: &mut Inbox) -> bool {
+    let read = match inbox.receive(&*shared.agents) {
+        Ok(read) => read,
+        Err(error) => {
+            log::debug!("cannot receive: {error}");
+            return false;
+        }
+    };
+    if read == 0 {
+        return false;
+    }
+    let now = net::now();
+    let bells = {
+        let mut relay = shared.relay.lock();
+        for datagram in inbox.iter() {
+            relay.handle_datagram(now, Origin { agent: datagram.from, local: datagram.local }, datagram.bytes);
+        }
+        relay.bells(now)
+    };
+    shared.ring(bells);
+    for datagram in inbox.iter() {
+        log::trace!(target: "ossec_broker::datagram", "received {} bytes from {}", datagram.bytes.len(), datagram.from);
+    }
+    inbox.is_full()
+}

@@ -1,0 +1,318 @@
+//! What the log says, and when.
+//!
+//! A line for each change of the link that lasts a second; shorter ones, drops and repeats are summed once a minute. An outage of a million
+//! datagrams is two lines. Pure: the moment and the state come with each call, lines go out.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use log::Level;
+
+use crate::link::Standing;
+use crate::relay::{DropReason, Snapshot};
+use crate::time::Time;
+use crate::wire::Verdict;
+
+/// A change of the link is told when it has lasted this long.
+const LASTING: Duration = Duration::from_secs(1);
+/// Everything else is summed up this often.
+const SUMMARY: Duration = Duration::from_secs(60);
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) level: Level,
+    pub(super) text: String,
+}
+
+/// Turns changes into lines.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// What was told last; `None` before the first line.
+    told: Option<State>,
+    /// What is, and since when.
+    state: State,
+    since: Time,
+    /// When the outage that was told began.
+    outage: Option<Time>,
+    sums: Sums,
+    /// What the last summary has told.
+    told_sums: Sums,
+    /// When something was first added since then.
+    added: Option<Time>,
+    summed: Option<Time>,
+    overflow: Option<Overflow>,
+    overflow_seen: u64,
+    blocked_told: bool,
+}
+
+/// What is summed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    flaps: u64,
+    kernel_drops: u64,
+    others_drops: u64,
+    doubtful: u64,
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+/// The link, as the log tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    Down(Down),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Down {
+    NoServer,
+    Remote(Verdict),
+    Refused,
+}
+
+/// A time during which the buffer overflowed.
+#[derive(Clone, Copy, Debug)]
+struct Overflow {
+    from: SystemTime,
+    to: SystemTime,
+    dropped: u64,
+    /// The newest drop.
+    latest: Time,
+}
+
+impl State {
+    const fn of(standing: Standing) -> Self {
+        match standing {
+            Standing::Up => Self::Up,
+            Standing::Unreachable | Standing::Unanswered => Self::Down(Down::NoServer),
+            Standing::Remote(verdict) => Self::Down(Down::Remote(verdict)),
+            Standing::Refused => Self::Down(Down::Refused),
+        }
+    }
+
+    const fn is_up(self) -> bool {
+        matches!(self, Self::Up)
+    }
+}
+
+impl Report {
+    pub(super) fn new(now: Time) -> Self {
+        Self {
+            told: None,
+            state: State::Down(Down::NoServer),
+            since: now,
+            outage: Some(now),
+            sums: Sums::default(),
+            told_sums: Sums::default(),
+            added: None,
+            summed: None,
+            overflow: None,
+            overflow_seen: 0,
+            blocked_told: false,
+        }
+    }
+
+    /// The kernel dropped datagrams at the agent's socket.
+    pub(super) const fn handle_kernel_drops(&mut self, count: u32) {
+        self.sums.kernel_drops += count as u64;
+    }
+
+    /// Takes in the state; the lines that follow from it. `trouble` says why there is no connection.
+    pub(super) fn observe(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot, trouble: &str) -> Vec<Line> {
+        let mut lines = Vec::new();
+        self.observe_link(now, snapshot, trouble, &mut lines);
+        self.observe_overflow(now, wall, snapshot, &mut lines);
+        self.observe_blocked(snapshot, &mut lines);
+        self.observe_sums(now, snapshot, &mut lines);
+        lines
+    }
+
+    /// When [`Self::observe`] has something to say although nothing happens.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let lasting = (self.told != Some(self.state)).then(|| self.since + LASTING);
+        let overflow = self.overflow.map(|overflow| overflow.latest + LASTING);
+        [lasting, overflow, self.summary_due()].into_iter().flatten().min()
+    }
+
+    /// The first of something is told after a second, what follows once a minute.
+    fn summary_due(&self) -> Option<Time> {
+        let added = self.added? + LASTING;
+        Some(self.summed.map_or(added, |summed| added.max(summed + SUMMARY)))
+    }
+
+    fn observe_link(&mut self, now: Time, snapshot: &Snapshot, trouble: &str, lines: &mut Vec<Line>) {
+        let state = State::of(snapshot.standing);
+        if state != self.state {
+            if state.is_up() != self.state.is_up() {
+                if !state.is_up() && self.outage.is_none() {
+                    self.outage = Some(now);
+                }
+                if state.is_up() && self.told.is_some_and(State::is_up) {
+                    self.sums.flaps += 1;
+                    self.outage = None;
+                }
+                self.since = now;
+            } else if now.since(self.since) >= LASTING {
+                // From one reason to the next within an outage.
+                self.since = now;
+            }
+            self.state = state;
+        }
+        if self.told == Some(state) || now.since(self.since) < LASTING {
+            return;
+        }
+        let held = amount(snapshot.held.datagrams, snapshot.held.bytes);
+        match state {
+            State::Up => {
+                let outage = self.outage.take().map(|began| self.since.since(began));
+                let after = match (self.told, outage) {
+                    (Some(State::Down(_)), Some(span)) => format!(" after {}", duration(span)),
+                    (None | Some(_), _) => String::new(),
+                };
+                let rest = if snapshot.held.datagrams > 0 { format!("; {held} to send") } else { String::new() };
+                lines.push(Line { level: Level::Info, text: format!("link up{after}{rest}") });
+            }
+            State::Down(down) => {
+                let why = match down {
+                    Down::NoServer => trouble.to_string(),
+                    Down::Remote(verdict) => format!("remoted {verdict}"),
+                    Down::Refused => "datagrams to remoted are refused, heartbeats are not".into(),
+                };
+                let so_far = if snapshot.held.datagrams > 0 { format!("; {held} so far") } else { String::new() };
+                lines.push(Line { level: Level::Warn, text: format!("link down: {why}; holding{so_far}") });
+            }
+        }
+        self.told = Some(state);
+    }
+
+    fn observe_overflow(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot, lines: &mut Vec<Line>) {
+        let total = snapshot.counters.dropped(DropReason::Overflow);
+        if total > self.overflow_seen {
+            let overflow = self.overflow.get_or_insert_with(|| {
+                let text = format!("buffer is full with {}: dropping", amount(snapshot.held.datagrams, snapshot.held.bytes));
+                lines.push(Line { level: Level::Warn, text });
+                Overflow { from: wall, to: wall, dropped: 0, latest: now }
+            });
+            overflow.dropped += total - self.overflow_seen;
+            overflow.to = wall;
+            overflow.latest = now;
+            self.overflow_seen = total;
+        }
+        let over = |overflow: &Overflow| now.since(overflow.latest) >= LASTING;
+        if let Some(Overflow { from, to, dropped, .. }) = self.overflow.take_if(|overflow| over(overflow)) {
+            let text = format!("buffer was full from {} to {}: {dropped} dropped", clock(from), clock(to));
+            lines.push(Line { level: Level::Warn, text });
+        }
+    }
+
+    fn observe_blocked(&mut self, snapshot: &Snapshot, lines: &mut Vec<Line>) {
+        let blocked = snapshot.replies_missing || snapshot.standing == Standing::Refused;
+        if blocked && !self.blocked_told {
+            let why = if snapshot.replies_missing { "no replies any more" } else { "datagrams are refused" };
+            lines.push(Line { level: Level::Warn, text: format!("UDP to remoted seems blocked: {why}, and heartbeats are good") });
+        }
+        self.blocked_told = blocked;
+    }
+
+    /// What has added up since the last summary.
+    fn observe_sums(&mut self, now: Time, snapshot: &Snapshot, lines: &mut Vec<Line>) {
+        self.sums.others_drops = snapshot.counters.others_drops;
+        self.sums.doubtful = snapshot.counters.doubtful;
+        self.sums.dropped = DropReason::ALL.map(|reason| snapshot.counters.dropped(reason));
+        // The overflow of the buffer has lines of its own.
+        self.sums.dropped[DropReason::Overflow as usize] = 0;
+        if self.sums == self.told_sums {
+            return;
+        }
+        let added = *self.added.get_or_insert(now);
+        if self.summary_due().is_none_or(|due| now < due) {
+            return;
+        }
+        let (sums, told) = (self.sums, self.told_sums);
+        let mut warn = |text: String| lines.push(Line { level: Level::Warn, text });
+        let flaps = sums.flaps - told.flaps;
+        if flaps > 0 {
+            warn(format!("link was down for less than a second, {flaps} times"));
+        }
+        let others = sums.others_drops - told.others_drops;
+        if others > 0 {
+            let rate = others as f64 / now.since(added).as_secs_f64().max(1.0);
+            warn(format!("remoted's socket overflows: {rate:.0}/s, by other senders"));
+        }
+        if sums.doubtful > told.doubtful {
+            let doubtful = sums.doubtful - told.doubtful;
+            warn(format!("{doubtful} confirmed are doubtful: remoted's socket was overflowing by other senders"));
+        }
+        if sums.kernel_drops > told.kernel_drops {
+            let drops = sums.kernel_drops - told.kernel_drops;
+            warn(format!("the kernel dropped {drops} datagrams from agents: raise --rcvbuf"));
+        }
+        for reason in DropReason::ALL {
+            let dropped = sums.dropped[reason as usize] - told.dropped[reason as usize];
+            if dropped > 0 {
+                warn(format!("{dropped} dropped: {}", reason.text()));
+            }
+        }
+        self.told_sums = sums;
+        self.added = None;
+        self.summed = Some(now);
+    }
+}
+
+/// The last words: what is left, and what became of the rest.
+pub(super) fn farewell(snapshot: &Snapshot) {
+    let counters = snapshot.counters;
+    log::info!(
+        "stopped: {} received, {} confirmed, {} dropped, {} left",
+        counters.received,
+        counters.confirmed,
+        counters.dropped_total(),
+        snapshot.held.datagrams
+    );
+    if snapshot.held.datagrams > 0 {
+        log::warn!("lost with this stop: {}, not confirmed", amount(snapshot.held.datagrams, snapshot.held.bytes));
+    }
+}
+
+/// `1204 datagrams (812 KiB)`.
+fn amount(datagrams: u64, bytes: u64) -> String {
+    let plural = if datagrams == 1 { "" } else { "s" };
+    format!("{datagrams} datagram{plural} ({})", size(bytes))
+}
+
+/// `812 KiB`, `64 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
+    let mut value = bytes;
+    let mut unit = 0;
+    while value >= 10 * 1024 && unit + 1 < UNITS.len() || (value >= 1024 && value.is_multiple_of(1024) && unit + 1 < UNITS.len()) {
+        value /= 1024;
+        unit += 1;
+    }
+    format!("{value} {}", UNITS[unit])
+}
+
+/// `3m12s`, `12s`, `2h5m`.
+fn duration(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours, minutes, rest) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    let mut text = String::new();
+    for (value, unit) in [(days, "d"), (hours, "h"), (minutes, "m")] {
+        if value > 0 || !text.is_empty() {
+            let _ = write!(text, "{value}{unit}");
+        }
+    }
+    if days == 0 && (rest > 0 || text.is_empty()) {
+        let _ = write!(text, "{rest}s");
+    }
+    text
+}
+
+/// `02:10:03Z`: the time of day, UTC like the timestamps of the log.
+fn clock(at: SystemTime) -> String {
+    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}

@@ -1,0 +1,625 @@
+//! Heartbeats in; release, hold, rewind and confirm out.
+//!
+//! This room decides when the client may send towards remoted, and when it may forget. It knows numbers and moments, no datagrams.
+//!
+//! ```text
+//!    no connection ──connected──► unanswered ──good heartbeat──► up ◄──► held (remoted not up)
+//!          ▲                          │                          │
+//!          └────────broken────────────┴─────────broken───────────┘
+//!                                   any of them: a heartbeat comes late ⇒ rewind, hold until the next good one
+//! ```
+//!
+//! * **Lease.** A good heartbeat (answered within `lease + srtt + 4·rttvar` of its beginning, remoted up) allows release until that span,
+//!   counted from its *beginning*, is over. An outage that lasts longer than the span therefore makes some heartbeat late.
+//! * **Confirm.** A good heartbeat confirms what was released before the previous good one of the same connection, incarnation and epoch
+//!   began: by then it had reached remoted's socket, even where UDP lags behind TCP. With `queue` bytes in the socket at the sample and
+//!   F read so far, it has been read when the server's sum reaches F + `queue`. No timer confirms anything.
+//! * **Rewind.** When data may be lost, an *epoch* ends: what was released in it counts as never sent, and its heartbeats prove nothing
+//!   any more.
+//!
+//! What a heartbeat can prove is settled when it begins, in its [`Probe`], which can be redeemed once.
+
+mod dial;
+mod rtt;
+#[cfg(test)]
+mod tests;
+
+pub use dial::{ATTEMPTS_MAX, Dialer};
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::time::Time;
+use crate::wire::{Incarnation, Pong, Seq, Verdict};
+use rtt::RoundTrip;
+
+/// Heartbeats under way at once: enough for one each fifth of a lease, and a bound for a server that never answers.
+pub const HEARTBEATS_MAX: usize = 8;
+
+/// Least time between the beginnings of two heartbeats before the server has asked for more.
+const GAP_MIN: Duration = Duration::from_millis(1);
+
+/// The pause before what was rewound twice is sent again, so that lateness caused by our own sending cannot feed itself.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Between two datagrams that test a path which refuses. Linux answers a refused datagram with at most one ICMP message per second and
+/// peer after a burst: a shorter pause would take a missing answer for a good sign.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1_200);
+/// Refusals under good heartbeats after which the path counts as refused: one or two are a restart of remoted that is about to be seen.
+const REFUSALS_TOLD: u32 = 3;
+
+/// How long the drop counter must stand still before its next growth may be ours again.
+const OTHERS_CALM: Duration = Duration::from_secs(10);
+/// A window halved this often is a sixteenth: small enough for any buffer, large enough to go on.
+const HALVINGS_MAX: u32 = 4;
+/// How long without a drop until a halving is taken back.
+const HALVING_HEALS: Duration = Duration::from_secs(10);
+
+/// Positions that wait for remoted to have read them; beyond it they are merged, which only delays their confirmation.
+const MARKS_MAX: usize = 256;
+
+/// Durations of the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Between two heartbeats of an idle link.
+    pub interval: Duration,
+    /// Added to the round trip: how long a heartbeat allows release.
+    pub lease: Duration,
+    /// Bound of the lease.
+    pub timeout: Duration,
+}
+
+/// A heartbeat under way. Neither `Copy` nor `Clone`: it is redeemed once, by its pong, or dropped with its connection.
+#[derive(Debug)]
+pub struct Probe {
+    number: u64,
+    connection: u64,
+    epoch: u64,
+    begun: Time,
+    lease: Duration,
+    /// Every datagram below this had been sent when the heartbeat began.
+    released: Seq,
+}
+
+impl Probe {
+    /// The number that its pong carries.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// When it began.
+    pub const fn begun(&self) -> Time {
+        self.begun
+    }
+
+    /// How long, from its beginning, a good answer allows release.
+    pub const fn lease(&self) -> Duration {
+        self.lease
+    }
+}
+
+/// Where the buffer's cursor stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Flight {
+    /// The oldest datagram not confirmed.
+    pub oldest: Seq,
+    /// The next datagram to release.
+    pub next: Seq,
+}
+
+impl Flight {
+    /// Something is released and not confirmed.
+    const fn is_open(self) -> bool {
+        self.oldest.0 < self.next.0
+    }
+}
+
+/// What there is to do, for the rhythm of heartbeats.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Something waits to be released.
+    pub unsent: bool,
+    /// Something is to be confirmed soon: the program is about to stop.
+    pub hurry: bool,
+}
+
+/// Why what is released counts as never sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewind {
+    /// A heartbeat did not come back within its lease.
+    Late,
+    /// The connection broke or was given up.
+    Disconnected,
+    /// remoted's process or socket is gone.
+    Gone,
+    /// remoted was started anew, or another one answers.
+    Incarnation,
+    /// The kernel dropped datagrams at remoted's socket while ours were under way.
+    Drops,
+    /// A datagram was refused (ICMP, or an error of the own system).
+    Refused,
+}
+
+/// What a pong leads to. A rewind comes first; with one, nothing is confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Everything unconfirmed is to be released again.
+    pub rewind: Option<Rewind>,
+    /// Everything below is confirmed.
+    pub confirm: Option<Seq>,
+    /// What is confirmed may have been dropped by remoted's overflowing socket.
+    pub doubtful: bool,
+    /// Datagrams of others that remoted's socket dropped since the last pong.
+    pub others_drops: u64,
+}
+
+/// What may be released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permit {
+    /// Nothing is released at or after this moment.
+    pub until: Time,
+    /// Bound of what is released and not confirmed, in bytes of buffer cost. One datagram is always allowed when nothing is under way.
+    pub window: u64,
+    /// No more than one datagram is released and not confirmed: the path is being tested.
+    pub single: bool,
+    /// The epoch in which it was given.
+    pub epoch: u64,
+}
+
+/// What stands between the client and remoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// There is no connection to the broker server.
+    Unreachable,
+    /// The connection is there and nothing has come back over it in time.
+    Unanswered,
+    /// The server answers, and remoted is not up.
+    Remote(Verdict),
+    /// Heartbeats are good and datagrams are refused.
+    Refused,
+    /// Datagrams flow.
+    Up,
+}
+
+/// The state of the way to remoted. See the head of this file.
+#[derive(Debug)]
+pub struct Link {
+    settings: Settings,
+    rtt: RoundTrip,
+    connection: Option<Connection>,
+    connections: u64,
+    heartbeats: u64,
+    epoch: u64,
+    incarnation: Option<Incarnation>,
+    drops: Drops,
+    halvings: u32,
+    halved: Time,
+    backoff: Backoff,
+    refusals: Option<Refusals>,
+    /// Something was released since the newest heartbeat began.
+    uncovered: bool,
+}
+
+#[derive(Debug)]
+struct Connection {
+    id: u64,
+    outstanding: VecDeque<Outstanding>,
+    last_begun: Option<Time>,
+    last_heard: Time,
+    /// The newest answer in time; `None` after a late one.
+    answer: Option<Answer>,
+    /// The newest good heartbeat of this epoch, for the confirmation by the next.
+    good: Option<Good>,
+    marks: VecDeque<Mark>,
+    gap: Duration,
+    /// With no window: when to ask again.
+    ask_again: Option<Time>,
+    /// The server said that something has changed.
+    nudged: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outstanding {
+    number: u64,
+    begun: Time,
+    lease: Duration,
+    late: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    verdict: Verdict,
+    until: Time,
+    window: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Good {
+    released: Seq,
+}
+
+/// Everything below `seq` has been read once the server's sum of falls reaches `read`.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    seq: Seq,
+    read: u64,
+}
+
+/// Whose the drops at remoted's socket are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drops {
+    /// The counter's value is not known yet: first pong of a connection or incarnation.
+    Unknown,
+    /// It stands still.
+    Calm { count: u64 },
+    /// It grew while ours were under way: rewound, window halved. A second growth before a confirmation shows that it is not us.
+    Suspect { count: u64 },
+    /// It grows without us.
+    Others { count: u64, grew: Time },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Backoff {
+    /// Rewinds of something released since something was confirmed last.
+    rewinds: u32,
+    until: Time,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refusals {
+    count: u32,
+    test: Time,
+}
+
+impl Link {
+    /// A link without a connection.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            rtt: RoundTrip::default(),
+            connection: None,
+            connections: 0,
+            heartbeats: 0,
+            epoch: 0,
+            incarnation: None,
+            drops: Drops::Unknown,
+            halvings: 0,
+            halved: Time::ZERO,
+            backoff: Backoff::default(),
+            refusals: None,
+            uncovered: false,
+        }
+    }
+
+    /// The current epoch; it ends with each rewind.
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How long a heartbeat that begins now would allow release.
+    pub fn lease(&self) -> Duration {
+        (self.settings.lease + self.rtt.allowance()).min(self.settings.timeout)
+    }
+
+    /// A connection was made and greeted in `round_trip`. One that was there before is given up.
+    pub fn handle_connected(&mut self, now: Time, round_trip: Duration, flight: Flight) -> Option<Rewind> {
+        let rewind = self.handle_disconnected(now, flight);
+        self.rtt.handle_sample(round_trip);
+        self.connections += 1;
+        self.connection = Some(Connection {
+            id: self.connections,
+            outstanding: VecDeque::new(),
+            last_begun: None,
+            last_heard: now,
+            answer: None,
+            good: None,
+            marks: VecDeque::new(),
+            gap: GAP_MIN,
+            ask_again: None,
+            nudged: false,
+        });
+        rewind
+    }
+
+    /// The connection is gone, whatever the reason.
+    pub fn handle_disconnected(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
+        self.connection.take()?;
+        // Another server process counts from another beginning.
+        self.drops = Drops::Unknown;
+        Some(self.rewind(now, flight, Rewind::Disconnected))
+    }
+
+    /// Begins a heartbeat. `next_heartbeat` says when.
+    ///
+    /// `None` without a connection or with [`HEARTBEATS_MAX`] under way.
+    pub fn begin(&mut self, now: Time, flight: Flight) -> Option<Probe> {
+        let lease = self.lease();
+        let connection = self.connection.as_mut().filter(|c| c.outstanding.len() < HEARTBEATS_MAX)?;
+        self.heartbeats += 1;
+        let number = self.heartbeats;
+        connection.outstanding.push_back(Outstanding { number, begun: now, lease, late: false });
+        connection.last_begun = Some(now);
+        connection.ask_again = None;
+        connection.nudged = false;
+        self.uncovered = false;
+        let (connection, epoch) = (connection.id, self.epoch);
+        Some(Probe { number, connection, epoch, begun: now, lease, released: flight.next })
+    }
+
+    /// The answer to a heartbeat came in.
+    pub fn handle_pong(&mut self, now: Time, probe: Probe, pong: &Pong, flight: Flight) -> Outcome {
+        let round_trip = now.since(probe.begun);
+        let Some(connection) = self.connection.as_mut().filter(|c| c.id == probe.connection) else {
+            return Outcome::default();
+        };
+        let was_late = connection.redeem(now, probe.number);
+        self.rtt.handle_sample(round_trip);
+        connection.gap = Duration::from_micros(u64::from(pong.gap_us)).clamp(GAP_MIN, self.settings.interval);
+        if round_trip > probe.lease {
+            connection.answer = None;
+            return Outcome { rewind: (!was_late).then(|| self.rewind(now, flight, Rewind::Late)), ..Outcome::default() };
+        }
+        connection.answer = Some(Answer { verdict: pong.verdict, until: probe.begun + probe.lease, window: pong.window });
+        if pong.window == 0 && pong.ask_again_ms > 0 {
+            connection.ask_again = Some(now + Duration::from_millis(u64::from(pong.ask_again_ms)));
+        }
+        if let Some(cause) = self.other_life(pong) {
+            return Outcome { rewind: Some(self.rewind(now, flight, cause)), ..Outcome::default() };
+        }
+        match pong.verdict {
+            Verdict::Up => self.handle_good(now, &probe, pong, flight),
+            Verdict::Stopped | Verdict::Stalled | Verdict::Starting(_) | Verdict::NoProcess | Verdict::NoSocket => {
+                Outcome::default()
+            }
+        }
+    }
+
+    /// Time has passed: a heartbeat may have become late.
+    pub fn handle_time(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
+        let connection = self.connection.as_mut()?;
+        let mut fresh = false;
+        for heartbeat in &mut connection.outstanding {
+            if !heartbeat.late && now.since(heartbeat.begun) > heartbeat.lease {
+                heartbeat.late = true;
+                fresh = true;
+            }
+        }
+        if fresh {
+            connection.answer = None;
+        }
+        fresh.then(|| self.rewind(now, flight, Rewind::Late))
+    }
+
+    /// The server said, unasked, that its verdict has changed: a heartbeat is due.
+    pub const fn handle_notice(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.nudged = true;
+        }
+    }
+
+    /// Datagrams were sent: a heartbeat must begin after them.
+    pub const fn handle_released(&mut self) {
+        self.uncovered = true;
+    }
+
+    /// A datagram was refused: by the far end (ICMP), or by the own system for want of a route.
+    pub fn handle_refused(&mut self, now: Time, flight: Flight) -> Rewind {
+        if self.has_good_answer() {
+            let count = self.refusals.map_or(0, |refusals| refusals.count) + 1;
+            self.refusals = Some(Refusals { count, test: now + REFUSED_PAUSE });
+        }
+        let rewinds = self.backoff;
+        let rewind = self.rewind(now, flight, Rewind::Refused);
+        // The pause between tests is this state's own backoff.
+        self.backoff = rewinds;
+        if let Some(connection) = &mut self.connection {
+            connection.answer = connection.answer.map(|answer| Answer { until: now, ..answer });
+        }
+        rewind
+    }
+
+    /// What may be released at this moment.
+    pub fn permit(&self, now: Time) -> Option<Permit> {
+        let answer = self.connection.as_ref()?.answer.filter(|answer| answer.verdict == Verdict::Up && now < answer.until)?;
+        if now < self.backoff.until || self.refusals.is_some_and(|refusals| now < refusals.test) || answer.window == 0 {
+            return None;
+        }
+        let window = answer.window >> self.halvings;
+        Some(Permit { until: answer.until, window, single: self.refusals.is_some(), epoch: self.epoch })
+    }
+
+    /// When the next heartbeat should begin; `None` if none can.
+    pub fn next_heartbeat(&self, work: Work) -> Option<Time> {
+        let connection = self.connection.as_ref().filter(|c| c.outstanding.len() < HEARTBEATS_MAX)?;
+        let Some(last) = connection.last_begun else {
+            return Some(connection.last_heard);
+        };
+        let idle = last + self.settings.interval;
+        if connection.nudged {
+            return Some(idle.min(last + connection.gap));
+        }
+        let up = connection.answer.is_none_or(|answer| answer.verdict == Verdict::Up);
+        if !up || !(work.unsent || work.hurry || self.uncovered) {
+            return Some(idle);
+        }
+        let spacing = if connection.outstanding.is_empty() { connection.gap } else { connection.gap.max(self.lease() / 5) };
+        let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
+        Some((last + spacing).max(pause).max(connection.ask_again.unwrap_or_default()).min(idle))
+    }
+
+    /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let connection = self.connection.as_ref()?;
+        let late = connection.outstanding.iter().find(|heartbeat| !heartbeat.late).map(|heartbeat| heartbeat.begun + heartbeat.lease);
+        let silent = self.silent_from();
+        late.into_iter().chain(silent).min().map(|at| at + Duration::from_micros(1))
+    }
+
+    /// Nothing has come in for twice the lease while an answer was due: the connection is not to be waited for.
+    pub fn is_silent(&self, now: Time) -> bool {
+        self.silent_from().is_some_and(|from| now > from)
+    }
+
+    /// What stands between the client and remoted at this moment.
+    pub fn standing(&self) -> Standing {
+        let Some(connection) = &self.connection else {
+            return Standing::Unreachable;
+        };
+        match connection.answer {
+            None => Standing::Unanswered,
+            Some(Answer { verdict: Verdict::Up, .. }) => {
+                let refused = self.refusals.is_some_and(|refusals| refusals.count >= REFUSALS_TOLD);
+                if refused { Standing::Refused } else { Standing::Up }
+            }
+            Some(Answer { verdict, .. }) => Standing::Remote(verdict),
+        }
+    }
+
+    fn silent_from(&self) -> Option<Time> {
+        let connection = self.connection.as_ref()?;
+        let due = connection.outstanding.front()?.begun;
+        Some(due.max(connection.last_heard) + 2 * self.lease())
+    }
+
+    fn has_good_answer(&self) -> bool {
+        let answer = self.connection.as_ref().and_then(|connection| connection.answer);
+        answer.is_some_and(|answer| answer.verdict == Verdict::Up)
+    }
+
+    /// Whether remoted's socket, and with it what lay there, is gone.
+    fn other_life(&mut self, pong: &Pong) -> Option<Rewind> {
+        match pong.verdict {
+            Verdict::NoProcess | Verdict::NoSocket => {
+                let fresh = self.incarnation.take().is_some();
+                self.forget_path();
+                fresh.then_some(Rewind::Gone)
+            }
+            Verdict::Up | Verdict::Stopped | Verdict::Stalled | Verdict::Starting(_) => {
+                let before = self.incarnation.replace(pong.incarnation);
+                if before == Some(pong.incarnation) {
+                    return None;
+                }
+                self.forget_path();
+                before.is_some().then_some(Rewind::Incarnation)
+            }
+        }
+    }
+
+    /// What was learnt of one incarnation says nothing of the next.
+    fn forget_path(&mut self) {
+        self.drops = Drops::Unknown;
+        self.halvings = 0;
+        self.refusals = None;
+    }
+
+    fn handle_good(&mut self, now: Time, probe: &Probe, pong: &Pong, flight: Flight) -> Outcome {
+        let (rewind, others_drops) = self.handle_drops(now, pong.drops, flight);
+        if let Some(rewind) = rewind {
+            return Outcome { rewind: Some(rewind), others_drops, ..Outcome::default() };
+        }
+        let epoch = self.epoch;
+        let Some(connection) = &mut self.connection else {
+            return Outcome::default();
+        };
+        if probe.epoch == epoch {
+            if let Some(previous) = connection.good.replace(Good { released: probe.released }) {
+                connection.mark(Mark { seq: previous.released, read: pong.read + pong.queue });
+            }
+        }
+        let confirm = connection.redeem_marks(pong.read).filter(|&seq| seq > flight.oldest);
+        if confirm.is_some() {
+            self.handle_confirmed();
+        }
+        Outcome { rewind: None, confirm, doubtful: matches!(self.drops, Drops::Others { .. }), others_drops }
+    }
+
+    fn handle_confirmed(&mut self) {
+        self.backoff = Backoff::default();
+        self.refusals = None;
+        if let Drops::Suspect { count } = self.drops {
+            self.drops = Drops::Calm { count };
+        }
+    }
+
+    /// Whose drops, and what follows. Otherwise one agent without a broker would stop all that have one.
+    fn handle_drops(&mut self, now: Time, count: u64, flight: Flight) -> (Option<Rewind>, u64) {
+        if self.halvings > 0 && now.since(self.halved) > HALVING_HEALS {
+            self.halvings -= 1;
+            self.halved = now;
+        }
+        let grown = |before: u64| count.saturating_sub(before);
+        match self.drops {
+            Drops::Unknown => self.drops = Drops::Calm { count },
+            Drops::Calm { count: before } if grown(before) > 0 => {
+                if !flight.is_open() {
+                    self.drops = Drops::Others { count, grew: now };
+                    return (None, grown(before));
+                }
+                self.drops = Drops::Suspect { count };
+                self.halvings = (self.halvings + 1).min(HALVINGS_MAX);
+                self.halved = now;
+                return (Some(self.rewind(now, flight, Rewind::Drops)), 0);
+            }
+            Drops::Suspect { count: before } if grown(before) > 0 => {
+                // With half the window it went on: a smaller window of ours would not help.
+                self.halvings = 0;
+                self.drops = Drops::Others { count, grew: now };
+                return (None, grown(before));
+            }
+            Drops::Others { count: before, .. } if grown(before) > 0 => {
+                self.drops = Drops::Others { count, grew: now };
+                return (None, grown(before));
+            }
+            Drops::Others { count, grew } if now.since(grew) > OTHERS_CALM => self.drops = Drops::Calm { count },
+            Drops::Calm { .. } | Drops::Suspect { .. } | Drops::Others { .. } => {}
+        }
+        (None, 0)
+    }
+
+    /// Ends the epoch.
+    fn rewind(&mut self, now: Time, flight: Flight, cause: Rewind) -> Rewind {
+        self.epoch += 1;
+        self.uncovered = false;
+        if let Some(connection) = &mut self.connection {
+            connection.good = None;
+            connection.marks.clear();
+        }
+        if flight.is_open() {
+            if self.backoff.rewinds > 0 {
+                let pause = BACKOFF_MIN * (1 << (self.backoff.rewinds - 1).min(6));
+                self.backoff.until = now + pause.min(BACKOFF_MAX);
+            }
+            self.backoff.rewinds += 1;
+        }
+        cause
+    }
+}
+
+impl Connection {
+    /// Takes a heartbeat off the list of those under way; whether it had been found late already.
+    fn redeem(&mut self, now: Time, number: u64) -> bool {
+        self.last_heard = now;
+        let at = self.outstanding.iter().position(|heartbeat| heartbeat.number == number);
+        at.and_then(|at| self.outstanding.remove(at)).is_some_and(|heartbeat| heartbeat.late)
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        let full = self.marks.len() == MARKS_MAX;
+        match self.marks.back_mut() {
+            // The earlier proof for the same datagrams is the one that comes true first.
+            Some(last) if last.seq == mark.seq => {}
+            Some(last) if full => *last = mark,
+            Some(_) | None => self.marks.push_back(mark),
+        }
+    }
+
+    fn redeem_marks(&mut self, read: u64) -> Option<Seq> {
+        let mut confirmed = None;
+        while let Some(mark) = self.marks.front().filter(|mark| mark.read <= read) {
+            confirmed = Some(mark.seq);
+            self.marks.pop_front();
+        }
+        confirmed
+    }
+}

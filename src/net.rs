@@ -1,0 +1,183 @@
+//! Sockets and the clock: what the system does for us, and where systems differ.
+//!
+//! The rooms above never see a file descriptor's options. UDP is received and sent in batches ([`udp`]); TCP connections are made without
+//! blocking. Nothing here decides anything.
+
+pub mod framed;
+pub mod udp;
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use mio::net::{TcpListener, TcpStream, UdpSocket};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::time::{ClockId, clock_gettime};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::time::Time;
+
+/// Connections that may wait to be accepted: all clients of a server that comes back.
+const BACKLOG: i32 = 4_096;
+
+/// Asked for each upstream socket: a server's push of configuration to an agent is some 1,250 datagrams of a kilobyte.
+const REPLY_BUFFER_BYTES: usize = 4 << 20;
+
+/// This moment. The clock goes on while the system is suspended, so that a lease does not survive a suspension.
+pub fn now() -> Time {
+    let read = clock_gettime(ClockId::CLOCK_BOOTTIME).or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC));
+    let span = read.map_or_else(|_| std::time::Duration::ZERO, std::time::Duration::from);
+    Time::from_nanos(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// A random number: names a stream, spreads retries.
+pub fn random() -> u128 {
+    let half = || getrandom::u64().unwrap_or_else(|_| now().as_nanos() ^ u64::from(std::process::id()) << 32);
+    u128::from(half()) << 64 | u128::from(half())
+}
+
+/// Raises the limit of open descriptors to `wanted`, or as far as it may be raised. What it is then.
+pub fn raise_descriptor_limit(wanted: u64) -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 0;
+    };
+    let target = wanted.min(hard);
+    if soft < target && setrlimit(Resource::RLIMIT_NOFILE, target, hard).is_ok() { target } else { soft }
+}
+
+/// The system has no descriptors or buffers left at this moment; it will have again.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
+}
+
+/// A host, by name or address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// A name, or an IPv4 or IPv6 address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// The address, if the host is one: nothing is to be resolved then.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+
+    /// All addresses of the host, as the system's resolver orders them. May block for as long as that takes.
+    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        let found: Vec<SocketAddr> = (self.host.as_str(), self.port).to_socket_addrs()?.collect();
+        if found.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")) } else { Ok(found) }
+    }
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+    }
+}
+
+/// An error of `bind`, with the likely cause where there is one.
+pub fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "address in use".into(),
+        io::ErrorKind::AddrNotAvailable => "no such address on this host".into(),
+        io::ErrorKind::PermissionDenied => "permission denied (a port below 1024 needs root)".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Binds the socket that agents send to, and asks for a receive buffer of `buffer_bytes`.
+pub fn bind_agent(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address)?;
+    // Before bind: from then on datagrams come in.
+    enlarge(&socket, buffer_bytes);
+    socket.bind(&address.into())?;
+    if address.ip().is_unspecified() {
+        // Replies must leave from the very address that the agent sent to.
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+        }
+    }
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
+/// Binds a socket for sending to remoted and for its replies.
+///
+/// It stays unconnected: the system then picks the source address for each datagram, so a changed address or route needs no new socket and no
+/// new port. Errors that come back as ICMP are reported all the same, through the error queue.
+pub fn bind_upstream(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address)?;
+    enlarge(&socket, REPLY_BUFFER_BYTES);
+    match address {
+        SocketAddr::V4(_) => {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+            setsockopt(&socket, udp::Ipv4MtuDiscover, &nix::libc::IP_PMTUDISC_DONT)?;
+        }
+        SocketAddr::V6(_) => {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+            setsockopt(&socket, udp::Ipv6MtuDiscover, &nix::libc::IPV6_PMTUDISC_DONT)?;
+            socket.set_only_v6(true)?;
+        }
+    }
+    socket.bind(&address.into())?;
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Asks for a receive buffer; by force where that is allowed, else as far as `net.core.rmem_max` goes. A smaller one is not an error: what was
+/// got is logged.
+fn enlarge(socket: &Socket, bytes: usize) {
+    if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
+        let _ = socket.set_recv_buffer_size(bytes);
+    }
+}
+
+/// Size of a socket's receive buffer in bytes as it was asked for: the kernel doubles it for its own overhead and reports the double.
+pub fn receive_buffer(socket: &UdpSocket) -> Option<usize> {
+    socket2::SockRef::from(socket).recv_buffer_size().ok().map(|doubled| doubled / 2)
+}
+
+/// Binds the socket that clients connect to. An unspecified IPv6 address takes IPv4 as well.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // A restart must not wait for the old connections to time out.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+/// Starts to connect to `address`, from `source` if that is given. The stream is writable when it is connected or has failed.
+pub fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+#[cfg(test)]
+mod tests;

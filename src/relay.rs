@@ -1,0 +1,511 @@
+//! The client's whole logic: buffer, link and sessions as one state machine.
+//!
+//! ```text
+//!   agent ──► handle_datagram ──► [ buffer ] ──► poll_release ──► handle_sent ──► remoted
+//!                                     ▲ rewind, confirm
+//!                                  [ link ] ◄── begin_heartbeat, handle_pong, handle_time
+//! ```
+//!
+//! The threads call one method each time they have something, under one lock, and do their input and output without it. Nothing here
+//! waits, reads a clock or knows a socket, so the same code runs in the simulation on virtual time.
+//!
+//! **Accounting.** `received = confirmed + held + dropped (by reason)`, checked at each step of a debug build.
+//!
+//! **Order.** There is one buffer, one cursor and one batch out at a time: nothing can overtake.
+
+mod counters;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+pub use counters::{Counters, DropReason};
+pub use sessions::{Origin, SessionRef};
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
+use crate::link::{self, Flight, Link, Outcome, Probe, Rewind, Standing, Work};
+use crate::time::Time;
+use crate::wire::{Ping, Pong, Seq, buffer_cost};
+use sessions::Sessions;
+
+/// Datagrams in one batch: more brought nothing when measured.
+pub const BATCH_DATAGRAMS_MAX: usize = 64;
+/// Bytes in one batch: keeps the copy under the lock short. One datagram always fits.
+const BATCH_BYTES_MAX: usize = 128 * 1024;
+
+/// What to do with an arrival when the buffer is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FullPolicy {
+    /// Make room by dropping the oldest.
+    #[default]
+    DropOldest,
+    /// Drop the arrival.
+    DropNewest,
+}
+
+/// What the command line says of the relay.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Memory for datagrams, in bytes.
+    pub buffer_bytes: usize,
+    /// What gives way when it is full.
+    pub full: FullPolicy,
+    /// Drop what is older.
+    pub max_age: Option<Duration>,
+    /// Never release more datagrams per second.
+    pub rate: Option<NonZeroU32>,
+    /// Send again what was not confirmed.
+    pub resend: bool,
+    /// Bound of the table of sessions.
+    pub sessions_max: SessionId,
+    /// Durations of the link.
+    pub link: link::Settings,
+}
+
+/// Datagrams on their way out, copied out of the buffer. One at a time is filled, sent and reported.
+#[derive(Debug)]
+pub struct Batch {
+    epoch: u64,
+    until: Time,
+    target: SocketAddr,
+    items: Vec<Item>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    seq: Seq,
+    session: SessionRef,
+    start: usize,
+    end: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        let target = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { epoch: 0, until: Time::ZERO, target, items: Vec::with_capacity(BATCH_DATAGRAMS_MAX), bytes: Vec::new() }
+    }
+}
+
+impl Batch {
+    /// Where it goes.
+    pub const fn target(&self) -> SocketAddr {
+        self.target
+    }
+
+    /// The lease under which it was taken out: nothing of it is sent at or after this moment.
+    pub const fn until(&self) -> Time {
+        self.until
+    }
+
+    /// How many datagrams it holds.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// It holds none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The session of the `at`-th datagram.
+    pub fn session(&self, at: usize) -> SessionRef {
+        self.items[at].session
+    }
+
+    /// The payload of the `at`-th datagram.
+    pub fn payload(&self, at: usize) -> &[u8] {
+        let item = self.items[at];
+        &self.bytes[item.start..item.end]
+    }
+
+    fn clear(&mut self) {
+        self.items.clear();
+        self.bytes.clear();
+    }
+
+    fn push(&mut self, entry: &Entry<'_>, session: SessionRef) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(entry.bytes);
+        self.items.push(Item { seq: entry.seq, session, start, end: self.bytes.len() });
+    }
+}
+
+/// Which threads have something to do that they do not know of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bells {
+    /// Something may be released.
+    pub forward: bool,
+    /// A heartbeat is due earlier than the prober waits for.
+    pub probe: bool,
+    /// Nothing is held any more and the program waits for that in order to stop.
+    pub drained: bool,
+}
+
+/// A view of the state for the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// What stands between the client and remoted.
+    pub standing: Standing,
+    /// What is held.
+    pub held: Tally,
+    /// What is held and not released.
+    pub unsent: Tally,
+    /// All counters.
+    pub counters: Counters,
+    /// A session that used to get replies gets none, although heartbeats are good.
+    pub replies_missing: bool,
+}
+
+/// The client's logic. See the head of this file.
+#[derive(Debug)]
+pub struct Relay {
+    config: Config,
+    buffer: Buffer,
+    link: Link,
+    sessions: Sessions,
+    counters: Counters,
+    target: Option<SocketAddr>,
+    /// Buffer cost of what is released and not confirmed.
+    unconfirmed_cost: u64,
+    /// With `--rate`: when the next datagram may go.
+    rate_free: Time,
+    forward_waits: bool,
+    probe_waits: Option<Time>,
+    draining: bool,
+}
+
+impl Relay {
+    /// An empty relay without a link.
+    pub fn new(config: Config) -> Self {
+        Self {
+            buffer: Buffer::new(config.buffer_bytes),
+            link: Link::new(config.link),
+            sessions: Sessions::new(config.sessions_max),
+            counters: Counters::default(),
+            target: None,
+            unconfirmed_cost: 0,
+            rate_free: Time::ZERO,
+            forward_waits: false,
+            probe_waits: None,
+            draining: false,
+            config,
+        }
+    }
+
+    /// A datagram came in from an agent.
+    pub fn handle_datagram(&mut self, now: Time, origin: Origin, bytes: &[u8]) {
+        self.counters.received += 1;
+        let Some(session) = self.sessions.admit(now, origin, bytes) else {
+            self.counters.drop(DropReason::NoSession);
+            return;
+        };
+        self.expire(now);
+        loop {
+            match self.buffer.push(now, session, bytes) {
+                Ok(_) => {
+                    self.sessions.handle_held(session);
+                    break;
+                }
+                Err(Full::ByItself) => {
+                    self.counters.drop(DropReason::TooLarge);
+                    break;
+                }
+                Err(Full::ByOthers) => {
+                    let gone = match self.config.full {
+                        FullPolicy::DropOldest => self.buffer.pop(),
+                        FullPolicy::DropNewest => None,
+                    };
+                    let Some(gone) = gone else {
+                        self.counters.drop(DropReason::Overflow);
+                        break;
+                    };
+                    self.forget(gone, DropReason::Overflow);
+                }
+            }
+        }
+        self.audit();
+    }
+
+    /// A connection to the broker server was made and greeted in `round_trip`; datagrams go to `target`.
+    pub fn handle_connected(&mut self, now: Time, round_trip: Duration, target: SocketAddr) {
+        let rewind = self.link.handle_connected(now, round_trip, self.flight());
+        self.target = Some(target);
+        self.apply(rewind);
+    }
+
+    /// The connection is gone.
+    pub fn handle_disconnected(&mut self, now: Time) {
+        let rewind = self.link.handle_disconnected(now, self.flight());
+        self.apply(rewind);
+    }
+
+    /// When the next heartbeat should begin; `None` if none can.
+    pub fn next_heartbeat(&self) -> Option<Time> {
+        let hurry = self.draining && self.buffer.held().datagrams > 0;
+        self.link.next_heartbeat(Work { unsent: self.buffer.unsent().datagrams > 0, hurry })
+    }
+
+    /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
+    pub fn begin_heartbeat(&mut self, now: Time) -> Option<(Probe, Ping)> {
+        self.expire(now);
+        let probe = self.link.begin(now, self.flight())?;
+        let ping = Ping {
+            number: probe.number(),
+            oldest: self.buffer.oldest(),
+            next: self.buffer.next(),
+            tail: self.buffer.tail(),
+            held: self.buffer.held().datagrams,
+            held_bytes: self.buffer.held().bytes,
+            unsent: self.buffer.unsent().datagrams,
+            dropped: self.counters.dropped_total(),
+            next_cost: self.buffer.peek().map_or(0, |entry| buffer_cost(entry.bytes.len())),
+            unconfirmed_cost: self.unconfirmed_cost,
+            lease_ms: u32::try_from(probe.lease().as_millis()).unwrap_or(u32::MAX),
+        };
+        self.counters.heartbeats += 1;
+        Some((probe, ping))
+    }
+
+    /// A heartbeat was answered.
+    pub fn handle_pong(&mut self, now: Time, probe: Probe, pong: &Pong) -> Outcome {
+        let outcome = self.link.handle_pong(now, probe, pong, self.flight());
+        self.apply(outcome.rewind);
+        self.counters.others_drops += outcome.others_drops;
+        if let Some(bound) = outcome.confirm {
+            while let Some(gone) = self.buffer.pop_released(bound) {
+                self.settle(&gone);
+                self.counters.confirmed += 1;
+                self.counters.doubtful += u64::from(outcome.doubtful);
+            }
+        }
+        self.audit();
+        outcome
+    }
+
+    /// The server says that its verdict has changed.
+    pub const fn handle_notice(&mut self) {
+        self.link.handle_notice();
+    }
+
+    /// Time has passed: see [`Self::next_deadline`].
+    pub fn handle_time(&mut self, now: Time) {
+        let rewind = self.link.handle_time(now, self.flight());
+        self.apply(rewind);
+    }
+
+    /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.link.next_deadline()
+    }
+
+    /// The connection has been silent for too long to be waited for.
+    pub fn is_silent(&self, now: Time) -> bool {
+        self.link.is_silent(now)
+    }
+
+    /// Fills `batch` with what may be sent at this moment; whether there is anything.
+    ///
+    /// The cursor moves when the batch has been sent: a heartbeat that begins in between must not cover it.
+    pub fn poll_release(&mut self, now: Time, batch: &mut Batch) -> bool {
+        batch.clear();
+        self.expire(now);
+        let (Some(permit), Some(target)) = (self.link.permit(now), self.target) else {
+            return false;
+        };
+        (batch.epoch, batch.until, batch.target) = (permit.epoch, permit.until, target);
+        let mut cost = self.unconfirmed_cost;
+        let mut rate_free = self.rate_free;
+        for entry in self.buffer.unsent_entries() {
+            let more = u64::from(buffer_cost(entry.bytes.len()));
+            let alone = cost == 0;
+            let fits = alone || (!permit.single && cost + more <= permit.window);
+            let full = batch.len() == BATCH_DATAGRAMS_MAX || batch.bytes.len() + entry.bytes.len() > BATCH_BYTES_MAX;
+            if !fits || (full && !batch.is_empty()) || now < rate_free {
+                break;
+            }
+            if let Some(rate) = self.config.rate {
+                rate_free = rate_free.max(now) + Duration::from_secs(1) / rate.get();
+            }
+            cost += more;
+            batch.push(&entry, self.sessions.reference(entry.session));
+        }
+        !batch.is_empty()
+    }
+
+    /// When time alone makes a release possible; `None` if something else has to happen first.
+    pub fn next_release(&mut self, now: Time) -> Option<Time> {
+        let limited = self.config.rate.is_some() && self.rate_free > now && self.may_release(now);
+        limited.then_some(self.rate_free)
+    }
+
+    /// The first `sent` datagrams of the batch have been sent.
+    pub fn handle_sent(&mut self, now: Time, batch: &Batch, sent: usize) {
+        if sent == 0 {
+            return;
+        }
+        self.counters.sent += sent as u64;
+        if let Some(rate) = self.config.rate {
+            self.rate_free = self.rate_free.max(now) + Duration::from_secs(1) / rate.get() * sent as u32;
+        }
+        // After a rewind they count as never sent: they come again, in their order, before anything newer.
+        if batch.epoch == self.link.epoch() {
+            for item in &batch.items[..sent] {
+                if self.buffer.peek().is_some_and(|entry| entry.seq == item.seq)
+                    && let Some(gone) = self.buffer.advance()
+                {
+                    self.unconfirmed_cost += u64::from(buffer_cost(gone.length));
+                    self.sessions.handle_released(gone.session);
+                }
+            }
+            self.link.handle_released();
+        }
+        self.audit();
+    }
+
+    /// The system will never send the `at`-th datagram of the batch (too large for it, say).
+    pub fn handle_unsendable(&mut self, batch: &Batch, at: usize) {
+        let seq = batch.items[at].seq;
+        if self.buffer.peek().is_some_and(|entry| entry.seq == seq)
+            && let Some(gone) = self.buffer.strike()
+        {
+            self.sessions.handle_settled(gone.session);
+            self.counters.drop(DropReason::Unsendable);
+        }
+        self.audit();
+    }
+
+    /// A datagram was refused, by the far end or by the own system.
+    pub fn handle_refused(&mut self, now: Time) {
+        self.counters.refusals += 1;
+        let rewind = self.link.handle_refused(now, self.flight());
+        self.apply(Some(rewind));
+    }
+
+    /// Where a reply to this session goes; `None` if the session has given way to another, or if it is not remoted that sends.
+    pub fn handle_reply(&mut self, now: Time, session: SessionRef, from: SocketAddr) -> Option<Origin> {
+        if self.target.is_none_or(|target| (target.ip(), target.port()) != (from.ip(), from.port())) {
+            return None;
+        }
+        let origin = self.sessions.handle_reply(now, session)?;
+        self.counters.replies += 1;
+        Some(origin)
+    }
+
+    /// From here on nothing more comes in: what is held is to be confirmed as soon as possible.
+    pub const fn handle_drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// The forward thread is about to wait until it is rung for.
+    pub const fn handle_forward_waits(&mut self) {
+        self.forward_waits = true;
+    }
+
+    /// The prober is about to wait until `at` (or until it is rung for).
+    pub const fn handle_probe_waits(&mut self, at: Option<Time>) {
+        self.probe_waits = Some(match at {
+            Some(at) => at,
+            None => Time::from_nanos(u64::MAX),
+        });
+    }
+
+    /// Who must be rung for. Each bell is rung once until its thread waits again.
+    pub fn bells(&mut self, now: Time) -> Bells {
+        let forward = self.forward_waits && self.may_release(now);
+        let probe = match (self.probe_waits, self.next_heartbeat()) {
+            (Some(waits), Some(due)) => due < waits,
+            (None, _) | (_, None) => false,
+        };
+        self.forward_waits &= !forward;
+        if probe {
+            self.probe_waits = None;
+        }
+        Bells { forward, probe, drained: self.draining && self.buffer.held().datagrams == 0 }
+    }
+
+    /// A view for the log.
+    pub fn snapshot(&self, now: Time) -> Snapshot {
+        let standing = self.link.standing();
+        Snapshot {
+            standing,
+            held: self.buffer.held(),
+            unsent: self.buffer.unsent(),
+            counters: self.counters,
+            replies_missing: standing == Standing::Up && self.sessions.replies_missing(now),
+        }
+    }
+
+    /// Something could be sent if the rate allowed it.
+    fn may_release(&mut self, now: Time) -> bool {
+        let Some(permit) = self.link.permit(now) else {
+            return false;
+        };
+        let cost = self.unconfirmed_cost;
+        self.buffer.peek().is_some_and(|entry| {
+            cost == 0 || (!permit.single && cost + u64::from(buffer_cost(entry.bytes.len())) <= permit.window)
+        })
+    }
+
+    const fn flight(&self) -> Flight {
+        Flight { oldest: self.buffer.oldest(), next: self.buffer.next() }
+    }
+
+    fn apply(&mut self, rewind: Option<Rewind>) {
+        if rewind.is_none() || self.buffer.next() == self.buffer.oldest() {
+            return;
+        }
+        self.counters.rewinds += 1;
+        if self.config.resend {
+            self.counters.copies += self.buffer.held().datagrams - self.buffer.unsent().datagrams;
+            self.buffer.rewind();
+        } else {
+            let bound = self.buffer.next();
+            while let Some(gone) = self.buffer.pop_released(bound) {
+                self.forget(gone, DropReason::NotResent);
+            }
+        }
+        self.unconfirmed_cost = 0;
+        self.audit();
+    }
+
+    /// Drops what has become too old, as far as it is not under way.
+    fn expire(&mut self, now: Time) {
+        let Some(max_age) = self.config.max_age else {
+            return;
+        };
+        while self.buffer.peek().is_some_and(|entry| now.since(entry.arrived) > max_age) {
+            // At the front it frees its place at once; behind something under way its place waits for that.
+            let gone = if self.buffer.next() == self.buffer.oldest() { self.buffer.pop() } else { self.buffer.strike() };
+            let Some(gone) = gone else {
+                return;
+            };
+            self.sessions.handle_settled(gone.session);
+            self.counters.drop(DropReason::Expired);
+        }
+    }
+
+    fn forget(&mut self, gone: Gone, reason: DropReason) {
+        self.settle(&gone);
+        self.counters.drop(reason);
+    }
+
+    /// A datagram has left the buffer.
+    fn settle(&mut self, gone: &Gone) {
+        self.sessions.handle_settled(gone.session);
+        if gone.released {
+            self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(u64::from(buffer_cost(gone.length)));
+        }
+    }
+
+    fn audit(&self) {
+        debug_assert_eq!(
+            self.counters.received,
+            self.counters.confirmed + self.buffer.held().datagrams + self.counters.dropped_total(),
+            "every datagram is accounted for"
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! The agents behind this client.
+//!
+//! An agent is its IP address, and where its key is `any` or CIDR also the `!id!` in front of each of its datagrams. Its port changes at
+//! each of its reconnects; replies go to the newest. Each session has an upstream socket of its own, so that remoted's replies find
+//! back. The table is bounded. When it is full a session with nothing held gives way, the one longest silent first; if every session has
+//! something held, the newcomer is refused.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::buffer::SessionId;
+use crate::time::Time;
+
+/// Longest agent id that is looked for in front of a datagram; OSSEC's are numbers of three to six digits.
+const AGENT_ID_BYTES_MAX: usize = 8;
+
+/// Gaps between replies shorter than this say nothing of the agent's control period (a push of configuration, say).
+const CONTROL_PERIOD_MIN: Duration = Duration::from_secs(10);
+/// Silence of this many control periods is a warning.
+const CONTROL_PERIODS_MISSED: u32 = 3;
+
+/// Where a datagram came from, and so where its replies go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Address and port of the agent.
+    pub agent: SocketAddr,
+    /// The own address that the agent sent to, where the socket listens on several.
+    pub local: Option<IpAddr>,
+}
+
+/// A session as the other threads know it: an index, and which of its tenants is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionRef {
+    /// Index into the table, counted from 0 without gaps.
+    pub id: SessionId,
+    /// Grows when the place is given to another agent.
+    pub generation: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Sessions {
+    max: SessionId,
+    table: Vec<Session>,
+    ids: HashMap<Key, SessionId>,
+}
+
+type Key = (IpAddr, Option<[u8; AGENT_ID_BYTES_MAX]>);
+
+#[derive(Debug)]
+struct Session {
+    key: Key,
+    generation: u32,
+    origin: Origin,
+    last_seen: Time,
+    held: u64,
+    replies: Replies,
+}
+
+/// Whether replies keep coming.
+#[derive(Clone, Copy, Debug, Default)]
+struct Replies {
+    last: Option<Time>,
+    longest_gap: Duration,
+    /// Something was released since the last reply.
+    asked: bool,
+}
+
+impl Sessions {
+    pub(super) fn new(max: SessionId) -> Self {
+        Self { max, table: Vec::new(), ids: HashMap::new() }
+    }
+
+    /// The session of a datagram, made if need be. `None` when every place is taken by a session with something held.
+    pub(super) fn admit(&mut self, now: Time, origin: Origin, bytes: &[u8]) -> Option<SessionId> {
+        let key = (origin.agent.ip().to_canonical(), agent_id(bytes));
+        if let Some(&id) = self.ids.get(&key) {
+            let session = &mut self.table[usize::from(id)];
+            session.origin = origin;
+            session.last_seen = now;
+            return Some(id);
+        }
+        let fresh = Session { key, generation: 0, origin, last_seen: now, held: 0, replies: Replies::default() };
+        let id = if self.table.len() < usize::from(self.max) {
+            self.table.push(fresh);
+            (self.table.len() - 1) as SessionId
+        } else {
+            let free = self.table.iter().enumerate().filter(|(_, session)| session.held == 0);
+            let (at, _) = free.min_by_key(|(_, session)| session.last_seen)?;
+            self.ids.remove(&self.table[at].key);
+            self.table[at] = Session { generation: self.table[at].generation + 1, ..fresh };
+            at as SessionId
+        };
+        self.ids.insert(key, id);
+        Some(id)
+    }
+
+    pub(super) fn reference(&self, id: SessionId) -> SessionRef {
+        SessionRef { id, generation: self.table[usize::from(id)].generation }
+    }
+
+    /// A datagram of this session was put into the buffer.
+    pub(super) fn handle_held(&mut self, id: SessionId) {
+        self.table[usize::from(id)].held += 1;
+    }
+
+    /// A datagram of this session has left the buffer.
+    pub(super) fn handle_settled(&mut self, id: SessionId) {
+        self.table[usize::from(id)].held -= 1;
+    }
+
+    pub(super) fn handle_released(&mut self, id: SessionId) {
+        self.table[usize::from(id)].replies.asked = true;
+    }
+
+    /// A reply came; where it goes.
+    pub(super) fn handle_reply(&mut self, now: Time, session: SessionRef) -> Option<Origin> {
+        let found = self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
+        let gap = found.replies.last.map_or(Duration::ZERO, |last| now.since(last));
+        let longest_gap = found.replies.longest_gap.max(gap);
+        found.replies = Replies { last: Some(now), longest_gap, asked: false };
+        Some(found.origin)
+    }
+
+    /// Some session used to get replies and has had none for three of its control periods, although it went on sending.
+    pub(super) fn replies_missing(&self, now: Time) -> bool {
+        self.table.iter().any(|session| {
+            let Replies { last, longest_gap, asked } = session.replies;
+            let period = longest_gap.max(CONTROL_PERIOD_MIN);
+            let known = longest_gap >= CONTROL_PERIOD_MIN;
+            known && asked && last.is_some_and(|last| now.since(last) > period * CONTROL_PERIODS_MISSED)
+        })
+    }
+}
+
+/// The `id` of a datagram that starts with `!id!`.
+fn agent_id(bytes: &[u8]) -> Option<[u8; AGENT_ID_BYTES_MAX]> {
+    let rest = bytes.strip_prefix(b"!")?;
+    let end = rest.iter().take(AGENT_ID_BYTES_MAX + 1).position(|&byte| byte == b'!')?;
+    let digits = &rest[..end];
+    let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    valid.then(|| {
+        let mut id = [0; AGENT_ID_BYTES_MAX];
+        id[..end].copy_from_slice(digits);
+        id
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(host: u8, port: u16) -> Origin {
+        Origin { agent: SocketAddr::from(([10, 0, 0, host], port)), local: None }
+    }
+
+    #[test]
+    fn an_agent_is_its_address_and_its_id_and_not_its_port() {
+        let mut sessions = Sessions::new(8);
+        let mut admit = |host, port, bytes: &[u8]| sessions.admit(Time::ZERO, origin(host, port), bytes);
+        assert_eq!(admit(1, 1000, b"x"), Some(0));
+        assert_eq!(admit(1, 2000, b"x"), Some(0));
+        assert_eq!(admit(2, 1000, b"x"), Some(1));
+        assert_eq!(admit(1, 1000, b"!017!x"), Some(2));
+        assert_eq!(admit(1, 3000, b"!017!y"), Some(2));
+        assert_eq!(admit(1, 1000, b"!018!x"), Some(3));
+        for odd in [&b"!x1!"[..], b"!!", b"!123456789!", b"!12", b""] {
+            assert_eq!(admit(1, 1000, odd), Some(0), "{odd:?} is no id");
+        }
+    }
+
+    #[test]
+    fn replies_go_to_the_newest_port_of_the_tenant_that_was_meant() {
+        let mut sessions = Sessions::new(1);
+        sessions.admit(Time::ZERO, origin(1, 1000), b"x");
+        sessions.admit(Time::ZERO, origin(1, 2000), b"x");
+        let first = sessions.reference(0);
+        assert_eq!(sessions.handle_reply(Time::ZERO, first), Some(origin(1, 2000)));
+        assert_eq!(sessions.admit(Time::ZERO, origin(2, 1), b"x"), Some(0));
+        assert_eq!(sessions.handle_reply(Time::ZERO, first), None, "the first agent has given way");
+        assert_eq!(sessions.handle_reply(Time::ZERO, sessions.reference(0)), Some(origin(2, 1)));
+    }
+
+    #[test]
+    fn only_a_session_with_nothing_held_gives_way_the_longest_silent_first() {
+        let mut sessions = Sessions::new(2);
+        sessions.admit(Time::from_millis(1), origin(1, 1), b"x");
+        sessions.admit(Time::from_millis(2), origin(2, 1), b"x");
+        sessions.handle_held(0);
+        assert_eq!(sessions.admit(Time::from_millis(3), origin(3, 1), b"x"), Some(1));
+        sessions.handle_held(1);
+        assert_eq!(sessions.admit(Time::from_millis(4), origin(4, 1), b"x"), None);
+        sessions.handle_settled(0);
+        assert_eq!(sessions.admit(Time::from_millis(5), origin(4, 1), b"x"), Some(0));
+    }
+
+    #[test]
+    fn replies_that_stop_are_missed_after_three_control_periods() {
+        let mut sessions = Sessions::new(1);
+        sessions.admit(Time::ZERO, origin(1, 1), b"x");
+        let session = sessions.reference(0);
+        for second in [0, 20, 40] {
+            sessions.handle_reply(Time::from_millis(second * 1_000), session);
+        }
+        assert!(!sessions.replies_missing(Time::from_millis(200_000)), "nothing was released since");
+        sessions.handle_released(0);
+        assert!(!sessions.replies_missing(Time::from_millis(100_000)));
+        assert!(sessions.replies_missing(Time::from_millis(100_001)));
+    }
+}

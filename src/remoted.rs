@@ -1,0 +1,174 @@
+//! What the system says of remoted.
+//!
+//! ```text
+//!            slow, a thread of its own, when needed             fast, the serving loop, up to 1,000 times a second
+//!  search ──────────────────────────────────────────► Found ──► Inspector::sample ──────────────────────────► Sample
+//!  walks /proc: whose name, whose socket on the port            only what was found: /proc/PID/stat, SOCK_DIAG
+//! ```
+//!
+//! A process counts when it has an accepted name *and* owns an unconnected UDP socket on the port. Neither alone is enough: another
+//! program can sit on the port, and a remoted that failed to bind it is no use. The search looks in our own network namespace first, then
+//! in that of the process (a remoted in a container).
+//!
+//! Guarantees: nothing that the system does makes this room panic, hang or grow without bound. A process id that was given to another
+//! process is not taken for the old one, because its start time differs. What cannot be read counts as not there.
+//!
+//! Left out on purpose: pid files (stale after `kill -9`), `ossec-control status` (fails when any daemon is down, and deletes
+//! files), the arguments of processes (anybody can write there what he likes), and every judgement: that is the verdict's.
+
+mod diag;
+mod proc;
+mod sample;
+mod search;
+#[cfg(test)]
+mod tests;
+
+use crate::verdict::{Owner, Presence, Sample};
+
+pub use sample::Inspector;
+pub use search::{search, search_in};
+
+/// Each remoted and the analysis daemon that it cannot work without (`ossec-remoted` drops messages 33 s after it lost its own).
+const COMPANIONS: [(&str, &str); 2] = [("ossec-remoted", "ossec-analysisd"), ("wazuh-remoted", "wazuh-analysisd")];
+
+/// Longest process name that the kernel keeps: TASK_COMM_LEN is 16, its zero included.
+const COMM_BYTES_MAX: usize = 15;
+
+/// Most processes of one name that are looked at: OSSEC runs one for each `<remote>` entry.
+const PROCESSES_MAX: usize = 64;
+
+/// Most sockets on the port that are looked at in one table: remoted has one, a group of SO_REUSEPORT at most one for each core.
+const SOCKETS_MAX: usize = 256;
+
+/// The process names that are accepted as remoted's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// No process is looked for: whatever is bound to the port in our own network namespace counts.
+    Any,
+    /// These, compared with `/proc/PID/comm`, which the kernel cuts after 15 bytes.
+    These(Vec<String>),
+}
+
+impl Names {
+    /// The names looked for; none where any will do.
+    fn listed(&self) -> &[String] {
+        match self {
+            Self::Any => &[],
+            Self::These(names) => names,
+        }
+    }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::These(COMPANIONS.iter().map(|(remoted, _)| (*remoted).to_owned()).collect())
+    }
+}
+
+/// What to look for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The UDP port of remoted.
+    pub port: u16,
+    /// Who may own it.
+    pub names: Names,
+    /// Further processes that must run, by name, compared as those of [`Names::These`].
+    pub required: Vec<String>,
+}
+
+/// What a search found: all that [`Inspector::sample`] then watches. The default is "nothing searched yet".
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Who owns the sockets, in order of process id.
+    holders: Vec<Holder>,
+    /// Processes of an accepted name that own none of them.
+    bare: Vec<Owner>,
+    /// Where the sockets are listed; each inode in one table only.
+    tables: Vec<Table>,
+    /// No process was looked for: [`Names::Any`].
+    port_alone: bool,
+    companion: Companion,
+    /// Who has each name of [`Wanted::required`], in its order.
+    required: Vec<Option<Owner>>,
+    /// Bytes of receive buffer that a socket gets which asks for none; stands in where a table does not tell.
+    buffer_default: u64,
+}
+
+/// A process that owns, or must be taken to own, a socket on the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holder {
+    process: Owner,
+    /// The socket was seen among its descriptors; otherwise they may not be read, and name and port had to do.
+    proven: bool,
+}
+
+/// The analysis daemon that belongs to remoted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Companion {
+    /// None belongs to a process of that name.
+    #[default]
+    NotExpected,
+    Missing,
+    Seen(Owner),
+}
+
+/// A table of UDP sockets, and those in it that qualify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Table {
+    view: View,
+    family: Family,
+    inodes: Vec<u64>,
+}
+
+/// Through whose eyes a table is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    /// Our own network namespace.
+    Own,
+    /// The network namespace of the process with this id.
+    Of(u32),
+}
+
+/// The address family of a socket. A dual-stack one is listed as `V6` alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Found {
+    /// Whether there is a socket to watch. If not, only another search can find one.
+    pub fn qualifies(&self) -> bool {
+        !self.tables.is_empty()
+    }
+
+    /// Whether `/proc/PID/fd` of a process with an accepted name may not be read, so that name and port had to do.
+    ///
+    /// Reading it takes the user of remoted, or CAP_DAC_READ_SEARCH to open the directory *and* CAP_SYS_PTRACE to follow its links.
+    pub fn fd_unreadable(&self) -> bool {
+        self.holders.iter().any(|holder| !holder.proven)
+    }
+
+    /// Whether `sample`, taken of this, calls for another search: something that was found is gone, or has not been found yet.
+    pub fn is_outdated_by(&self, sample: &Sample) -> bool {
+        let running = matches!(sample.presence, Presence::Running | Presence::Stopped);
+        let sockets: usize = self.tables.iter().map(|table| table.inodes.len()).sum();
+        let owners = self.holders.iter().filter(|holder| holder.proven).count();
+        !running
+            || sample.sockets.len() < sockets
+            || sample.owners.len() < owners
+            || sample.companion == Some(false)
+            || sample.missing.is_some()
+    }
+}
+
+/// The analysis daemon that belongs to a process with this name.
+fn companion_of(comm: &[u8]) -> Option<&'static str> {
+    COMPANIONS.iter().find(|(remoted, _)| is_named(comm, remoted)).map(|(_, companion)| *companion)
+}
+
+/// Whether the kernel would show a process called `name` as `comm`.
+fn is_named(comm: &[u8], name: &str) -> bool {
+    let name = name.as_bytes();
+    comm == &name[..name.len().min(COMM_BYTES_MAX)]
+}

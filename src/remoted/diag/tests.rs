@@ -1,0 +1,170 @@
+use std::net::UdpSocket;
+use std::num::NonZeroI32;
+
+use netlink_packet_core::{DoneMessage, ErrorMessage};
+use netlink_packet_sock_diag::inet::InetResponseHeader;
+use netlink_packet_sock_diag::inet::nlas::MemInfo;
+use proptest::prelude::*;
+
+use super::*;
+
+const SEQUENCE: u32 = 7;
+
+fn bytes(sequence: u32, payload: NetlinkPayload<SockDiagMessage>) -> Vec<u8> {
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
+    message.header.sequence_number = sequence;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+fn response(inode: u32, attributes: &[Nla]) -> NetlinkPayload<SockDiagMessage> {
+    let header = InetResponseHeader {
+        family: AF_INET6,
+        state: 7,
+        timer: None,
+        socket_id: SocketId::new_v6(),
+        recv_queue: 4_096,
+        send_queue: 0,
+        uid: 0,
+        inode,
+    };
+    SockDiagMessage::InetResponse(Box::new(InetResponse { header, nlas: attributes.iter().cloned().collect() })).into()
+}
+
+fn memory() -> Nla {
+    Nla::MemInfo(MemInfo {
+        receive_queue: 8_192,
+        receive_queue_max: 212_992,
+        bottom_send_queues: 0,
+        send_queue_max: 212_992,
+        cache: 0,
+        send_queue: 0,
+        options: 0,
+        backlog_queue_length: 0,
+        drops: 44,
+    })
+}
+
+fn done(code: i32) -> NetlinkPayload<SockDiagMessage> {
+    let mut done = DoneMessage::default();
+    done.code = code;
+    NetlinkPayload::Done(done)
+}
+
+fn expected(inode: u64) -> Socket {
+    Socket { inode, rx_queue: 4_096, drops: 44, buffer: Some(212_992) }
+}
+
+#[test]
+fn an_answer_gives_the_known_sockets_of_its_request() {
+    let mut sockets = Vec::new();
+    let stale = bytes(SEQUENCE - 1, response(100, &[memory()]));
+    let stale_end = bytes(SEQUENCE - 1, done(0));
+    let known = bytes(SEQUENCE, response(100, &[Nla::Shutdown(0), Nla::SkV6Only(false), memory()]));
+    let stranger = bytes(SEQUENCE, response(101, &[memory()]));
+    let noop = bytes(SEQUENCE, NetlinkPayload::Noop);
+    let end = bytes(SEQUENCE, done(0));
+
+    let first = [stale, stale_end, noop, stranger, known].concat();
+    assert!(!collect(&first, SEQUENCE, &[100, 200], &mut sockets).expect("a good answer"));
+    let second = [bytes(SEQUENCE, response(200, &[memory()])), end].concat();
+    assert!(collect(&second, SEQUENCE, &[100, 200], &mut sockets).expect("a good answer"));
+    assert_eq!(sockets, [expected(100), expected(200)]);
+}
+
+#[test]
+fn the_upper_half_of_an_inode_comes_from_the_search() {
+    let mut sockets = Vec::new();
+    let inode = (5 << 32) + 100;
+    collect(&bytes(SEQUENCE, response(100, &[memory()])), SEQUENCE, &[inode], &mut sockets).expect("a good answer");
+    assert_eq!(sockets, [expected(inode)]);
+}
+
+#[test]
+fn an_error_of_the_kernel_is_told() {
+    let mut error = ErrorMessage::default();
+    error.code = NonZeroI32::new(-libc::ENOENT);
+    // The kernel sends the header of the request back.
+    error.header = vec![0; 16];
+    for answer in [NetlinkPayload::Error(error), done(-libc::ENOENT)] {
+        let error = collect(&bytes(SEQUENCE, answer), SEQUENCE, &[], &mut Vec::new()).expect_err("an error");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+    }
+}
+
+#[test]
+fn what_is_no_answer_is_an_error() {
+    let without_memory = bytes(SEQUENCE, response(100, &[]));
+    let mut a_request = request(Family::V4, 1_514);
+    NetlinkBuffer::new(&mut a_request).set_sequence_number(SEQUENCE);
+    let mut too_long = bytes(SEQUENCE, response(100, &[memory()]));
+    too_long[0] += 4;
+    let mut too_short = bytes(SEQUENCE, done(0));
+    too_short[..4].copy_from_slice(&15_u32.to_ne_bytes());
+    for answer in [without_memory, a_request, too_long, too_short, vec![0; 3]] {
+        let error = collect(&answer, SEQUENCE, &[100], &mut Vec::new()).expect_err("an error");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+    }
+}
+
+#[test]
+fn a_request_asks_for_one_port_and_for_unconnected_sockets() {
+    for (family, number) in [(Family::V4, AF_INET), (Family::V6, AF_INET6)] {
+        let request = request(family, 1_514);
+        // struct nlmsghdr, 16 bytes, then struct inet_diag_req_v2, 56 bytes.
+        assert_eq!(request.len(), 72);
+        assert_eq!(request[16..19], [number, IPPROTO_UDP, 1 << 6]);
+        assert_eq!(request[20..24], (1_u32 << 7).to_ne_bytes());
+        assert_eq!(request[24..26], 1_514_u16.to_be_bytes());
+    }
+}
+
+#[test]
+fn a_lost_answer_is_given_up_and_the_next_dump_works() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = socket.local_addr().expect("an address").port();
+    let mut diag = Diag::new(port);
+    diag.dump(Family::V4, &[], &mut Vec::new()).expect("the kernel answers");
+    // The kernel passes over a message that says to be shorter than its header.
+    let connection = diag.connection.as_mut().expect("it is kept");
+    connection.request_v4[..4].fill(0);
+    assert_eq!(diag.dump(Family::V4, &[], &mut Vec::new()), None);
+    assert_eq!(diag.dump(Family::V4, &[], &mut Vec::new()), Some(()));
+    assert!(diag.take_reason().is_none());
+}
+
+#[test]
+fn failures_in_a_row_end_it_for_good_and_are_told_once() {
+    let mut diag = Diag::new(1_514);
+    let failure = || Err(io::Error::from_raw_os_error(libc::ENOENT));
+    for _ in 1..FAILURES_MAX {
+        assert_eq!(diag.account(failure()), None);
+    }
+    assert_eq!(diag.account(Ok(())), Some(()));
+    for _ in 0..FAILURES_MAX {
+        assert!(diag.take_reason().is_none());
+        assert_eq!(diag.account(failure()), None);
+    }
+    assert_eq!(diag.dump(Family::V4, &[], &mut Vec::new()), None);
+    assert_eq!(diag.take_reason().and_then(|error| error.raw_os_error()), Some(libc::ENOENT));
+    assert!(diag.take_reason().is_none());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(
+        random in prop::collection::vec(any::<u8>(), 0..200),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let _ = collect(&random, SEQUENCE, &[100], &mut Vec::new());
+        let mut answer = [bytes(SEQUENCE, response(100, &[memory(), Nla::Shutdown(0)])), bytes(SEQUENCE, done(0))].concat();
+        for (index, byte) in changes {
+            *index.get_mut(&mut answer) = byte;
+        }
+        let length = cut.index(answer.len() + 1);
+        let _ = collect(&answer[..length], SEQUENCE, &[100], &mut Vec::new());
+    }
+}

@@ -1,0 +1,237 @@
+//! `/proc`: small readers, and the pure parsers below them.
+//!
+//! Parsers take bytes and give `None`, or leave the line out, where these are not what the kernel writes: they never panic.
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::{Family, View};
+use crate::verdict::Owner;
+
+/// Most bytes of `/proc/PID/stat` that are read: 52 fields of at most 20 digits, and the name.
+const STAT_BYTES_MAX: usize = 2_048;
+
+/// Most bytes of a table of sockets that are read: a line of 128 bytes for each port there is. A line of `udp6` has some 170.
+const TABLE_BYTES_MAX: u64 = 65_536 * 128;
+
+/// Room made before a table is read. Without it the first reads would be of 32 bytes, and each finds its place in the table anew.
+const TABLE_BYTES_USUAL: usize = 64 * 1_024;
+
+/// How often a table is read before it is believed that a socket is not in it.
+///
+/// The kernel hands out a page at a time, some 30 lines, and goes on by counting from the start: if a socket is closed meanwhile, another
+/// one is passed over.
+pub(super) const READINGS: usize = 2;
+
+/// Most descriptors of one process that are looked at: remoted opens its socket early, so it has a low number.
+const DESCRIPTORS_MAX: usize = 65_536;
+
+/// What Linux gives a socket that asks for no buffer, where the system does not tell (`net.core.rmem_default`).
+const RMEM_DEFAULT_BYTES: u64 = 212_992;
+
+/// TCP_CLOSE, the state of a UDP socket that is not connected. A connected one hears a single peer only.
+const STATE_UNCONNECTED: u8 = 7;
+
+/// How a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// No such process, a zombie, or another process that got its id.
+    Gone,
+    /// Stopped by a signal or a tracer.
+    Stopped,
+    /// It can run.
+    Running,
+}
+
+/// A proc file system.
+#[derive(Debug)]
+pub(super) struct Proc {
+    root: PathBuf,
+}
+
+impl Proc {
+    pub(super) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// All processes there are; the kernel bounds them (`kernel.pid_max`).
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
+        fs::read_dir(&self.root)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+    }
+
+    /// The name of a process, at most 15 bytes.
+    pub(super) fn comm(&self, pid: u32) -> Option<Vec<u8>> {
+        let mut comm = Vec::with_capacity(32);
+        File::open(self.of(pid, "comm")).ok()?.take(64).read_to_end(&mut comm).ok()?;
+        comm.pop_if(|last| *last == b'\n');
+        Some(comm)
+    }
+
+    /// The process that has this id; `None` if there is none or it is dead.
+    pub(super) fn process(&self, pid: u32) -> Option<Owner> {
+        let stat = self.stat(pid)?;
+        (stat.life() != Life::Gone).then_some(Owner { pid, start_ticks: stat.start_ticks })
+    }
+
+    /// How a process is that was seen before.
+    pub(super) fn life(&self, process: Owner) -> Life {
+        match self.stat(process.pid) {
+            Some(stat) if stat.start_ticks == process.start_ticks => stat.life(),
+            Some(_) | None => Life::Gone,
+        }
+    }
+
+    fn stat(&self, pid: u32) -> Option<Stat> {
+        let mut text = [0; STAT_BYTES_MAX];
+        // The kernel hands out the whole line with the first read.
+        let length = File::open(self.of(pid, "stat")).ok()?.read(&mut text).ok()?;
+        stat(&text[..length])
+    }
+
+    /// Whether a process lives in our own network namespace; `None` where that may not be read.
+    pub(super) fn shares_our_network(&self, pid: u32) -> Option<bool> {
+        let ours = fs::read_link(self.root.join("self/ns/net")).ok()?;
+        let its = fs::read_link(self.of(pid, "ns/net")).ok()?;
+        Some(ours == its)
+    }
+
+    /// Those of the sockets `among` that a process has open.
+    ///
+    /// # Errors
+    /// `PermissionDenied` where its descriptors may not be read.
+    pub(super) fn holds(&self, pid: u32, among: &[u64]) -> io::Result<Vec<u64>> {
+        let mut held = Vec::new();
+        for entry in fs::read_dir(self.of(pid, "fd"))?.take(DESCRIPTORS_MAX) {
+            let target = match entry.and_then(|entry| fs::read_link(entry.path())) {
+                Ok(target) => target,
+                // Closed since the directory was read.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let inode = socket_link(target.as_os_str()).filter(|inode| among.contains(inode) && !held.contains(inode));
+            held.extend(inode);
+            if held.len() == among.len() {
+                break;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Reads a table of sockets into `text`, in place of what was there. One that is not in it may be there all the same: see [`READINGS`].
+    ///
+    /// # Errors
+    /// That of the system, as where there is no IPv6.
+    pub(super) fn read_table(&self, view: View, family: Family, text: &mut Vec<u8>) -> io::Result<()> {
+        let name = match family {
+            Family::V4 => "net/udp",
+            Family::V6 => "net/udp6",
+        };
+        let path = match view {
+            View::Own => self.root.join(name),
+            View::Of(pid) => self.of(pid, name),
+        };
+        text.clear();
+        text.reserve(TABLE_BYTES_USUAL);
+        File::open(path)?.take(TABLE_BYTES_MAX).read_to_end(text)?;
+        Ok(())
+    }
+
+    /// Bytes of receive buffer of a socket that asks for none.
+    pub(super) fn rmem_default(&self) -> u64 {
+        let text = fs::read(self.root.join("sys/net/core/rmem_default")).unwrap_or_default();
+        decimal(text.trim_ascii_end()).unwrap_or(RMEM_DEFAULT_BYTES)
+    }
+
+    fn of(&self, pid: u32, name: &str) -> PathBuf {
+        self.root.join(format!("{pid}/{name}"))
+    }
+}
+
+/// What is needed of `/proc/PID/stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    /// One letter, as in proc_pid_stat(5).
+    state: u8,
+    /// When the process started, in clock ticks since boot.
+    start_ticks: u64,
+}
+
+impl Stat {
+    /// What the state means to us. A zombie's sockets are closed already.
+    fn life(self) -> Life {
+        match self.state {
+            b'Z' | b'X' | b'x' => Life::Gone,
+            b'T' | b't' => Life::Stopped,
+            _ => Life::Running,
+        }
+    }
+}
+
+/// Parses `/proc/PID/stat`. The name may hold spaces and parentheses, but no `)` follows the one that ends it.
+fn stat(text: &[u8]) -> Option<Stat> {
+    let name_end = text.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = text[name_end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
+    // The state is field 3, the start time field 22.
+    let state = *fields.next()?.first()?;
+    let start_ticks = decimal(fields.nth(18)?)?;
+    Some(Stat { state, start_ticks })
+}
+
+/// A line of `/proc/net/udp` or `/proc/net/udp6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    port: u16,
+    state: u8,
+    /// Bytes of buffer in use, already without what the kernel has yet to give back.
+    pub(super) rx_queue: u64,
+    pub(super) inode: u64,
+    pub(super) drops: u32,
+}
+
+impl Row {
+    /// Whether the socket receives from everybody on this port.
+    pub(super) fn receives_on(&self, port: u16) -> bool {
+        self.port == port && self.state == STATE_UNCONNECTED
+    }
+}
+
+/// The sockets of a table; the heading and lines that make no sense are left out.
+pub(super) fn rows(table: &[u8]) -> impl Iterator<Item = Row> {
+    table.split(|&byte| byte == b'\n').filter_map(row)
+}
+
+/// `sl local_address rem_address st tx_queue:rx_queue tr:when retrnsmt uid timeout inode ref pointer drops`, hexadecimal as far as `retrnsmt`.
+fn row(line: &[u8]) -> Option<Row> {
+    let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace().skip(1);
+    let (_, port) = fields.next()?.rsplit_once(':')?;
+    let state = fields.nth(1)?;
+    let (_, rx_queue) = fields.next()?.split_once(':')?;
+    let inode = fields.nth(4)?;
+    let drops: i64 = fields.nth(2)?.parse().ok()?;
+    Some(Row {
+        port: u16::from_str_radix(port, 16).ok()?,
+        state: u8::from_str_radix(state, 16).ok()?,
+        rx_queue: u64::from_str_radix(rx_queue, 16).ok()?,
+        inode: inode.parse().ok()?,
+        // Older kernels print the counter with a sign once it has passed 2^31.
+        drops: u32::try_from(drops & i64::from(u32::MAX)).ok()?,
+    })
+}
+
+/// The inode in the target of a descriptor's link, `socket:[123]`.
+fn socket_link(target: &OsStr) -> Option<u64> {
+    decimal(target.as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    str::from_utf8(digits).ok()?.parse().ok()
+}

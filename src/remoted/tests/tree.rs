@@ -1,0 +1,98 @@
+//! An imitation of `/proc`.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(super) const OUR_NETWORK: &str = "net:[4026531840]";
+pub(super) const CONTAINER: &str = "net:[4026532574]";
+
+/// A directory of its own, gone when the test ends.
+pub(super) struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    /// No process, and no socket.
+    pub(super) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ossec-broker-proc-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let tree = Self { root: std::env::temp_dir().join(name) };
+        tree.write("sys/net/core/rmem_default", "425984\n");
+        tree.link("self/ns/net", OUR_NETWORK);
+        tree.udp("net/udp", &[]);
+        tree.udp("net/udp6", &[]);
+        tree
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A sleeping process in our own network namespace that started `pid` ticks after boot and has these sockets open.
+    pub(super) fn process(&self, pid: u32, comm: &str, inodes: &[u64]) {
+        self.process_in(OUR_NETWORK, pid, comm, inodes);
+        self.link(&format!("{pid}/net"), "../net");
+    }
+
+    /// The same in another network namespace; its `net` is yet to be made.
+    pub(super) fn process_in(&self, network: &str, pid: u32, comm: &str, inodes: &[u64]) {
+        self.write(&format!("{pid}/comm"), &format!("{comm}\n"));
+        self.write(&format!("{pid}/cmdline"), "/var/ossec/bin/ossec-remoted\0-f\0");
+        self.state(pid, comm, 'S', u64::from(pid));
+        self.link(&format!("{pid}/ns/net"), network);
+        self.link(&format!("{pid}/fd/0"), "/dev/null");
+        self.link(&format!("{pid}/fd/1"), "pipe:[1]");
+        for (index, inode) in inodes.iter().enumerate() {
+            self.link(&format!("{pid}/fd/{}", index + 3), &format!("socket:[{inode}]"));
+        }
+    }
+
+    pub(super) fn state(&self, pid: u32, comm: &str, state: char, start_ticks: u64) {
+        let line =
+            format!("{pid} ({comm}) {state} 1 1 1 0 -1 4194560 101 0 0 0 0 0 0 0 20 0 1 0 {start_ticks} 3133440 393\n");
+        self.write(&format!("{pid}/stat"), &line);
+    }
+
+    /// A table of sockets: port, state, rx_queue, inode, drops.
+    pub(super) fn udp(&self, path: &str, rows: &[(u16, u8, u64, u64, u32)]) {
+        let address = "0".repeat(if path.ends_with('6') { 32 } else { 8 });
+        let mut table =
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+                .to_owned();
+        for (port, state, rx_queue, inode, drops) in rows {
+            let columns = [
+                format!("   0: {address}:{port:04X} {address}:0000 {state:02X} 00000000:{rx_queue:08X}"),
+                format!("00:00000000 00000000     0        0 {inode} 2 00000000b85f6373 {drops}\n"),
+            ];
+            table += &columns.join(" ");
+        }
+        self.write(path, &table);
+    }
+
+    pub(super) fn remove(&self, path: &str) {
+        let path = self.root.join(path);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("it was there");
+    }
+
+    pub(super) fn link(&self, path: &str, target: &str) {
+        symlink(target, self.parent_of(path)).expect("a new link");
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::write(self.parent_of(path), text).expect("a file");
+    }
+
+    fn parent_of(&self, path: &str) -> PathBuf {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().expect("below the root")).expect("a directory");
+        path
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}

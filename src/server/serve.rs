@@ -1,0 +1,434 @@
+//! Serving all connections with one thread.
+//!
+//! Each turn of the loop reads what has come in, then answers all that wait from one sample of remoted. A sample is always begun after the
+//! ping was read, never a cached one: between the two remoted may have died.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token};
+
+use super::Config;
+use super::conn::{Close, Conn, Request};
+use crate::net::framed::Filled;
+use crate::net::{self};
+use crate::remoted::{Found, Inspector, Wanted};
+use crate::threads::{DOORBELL, Stop};
+use crate::time::Time;
+use crate::verdict::{self, Judge, Presence, Room, Sample, Windows};
+use crate::wire::{Frame, Notice, Ping, Pong, Refusal, Verdict};
+
+const LISTENER: Token = Token(usize::MAX - 1);
+
+/// Least time between two samples: more often would only measure the measuring.
+const SAMPLE_GAP_MIN: Duration = Duration::from_millis(1);
+/// Sampling may take this part of one core at most.
+const SAMPLE_SHARE: u32 = 10;
+/// Least time between two searches of `/proc`.
+const SEARCH_GAP: Duration = Duration::from_secs(1);
+/// While clients wait for remoted: how often to look without being asked, so that they are told soon.
+const WATCH_GAP: Duration = Duration::from_millis(500);
+/// How often silent connections are looked for.
+const SWEEP_GAP: Duration = Duration::from_secs(5);
+/// No descriptor is left: how long to leave newcomers waiting.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// The same complaint is logged once in this time.
+const COMPLAINT_GAP: Duration = Duration::from_secs(60);
+/// remoted's buffer where the system does not tell: the kernel's default.
+const BUFFER_BYTES_DEFAULT: u64 = 212_992;
+/// How long remoted's socket must not have overflowed before its queue says something of the cost of datagrams.
+const OVERFLOW_CALM: Duration = Duration::from_secs(60);
+
+/// The serving thread.
+#[derive(Debug)]
+pub(super) struct Server<'a> {
+    config: &'a Config,
+    poll: Poll,
+    listener: TcpListener,
+    conns: HashMap<Token, Conn>,
+    tokens: usize,
+    /// Connections with more to read than one turn takes.
+    unread: Vec<Token>,
+    waiting: Vec<(Token, Request)>,
+    inspector: Inspector,
+    found: Found,
+    judge: Judge,
+    windows: Windows,
+    ask_search: Sender<()>,
+    founds: Receiver<Found>,
+    /// When the newest search was asked for; `open` until its result is in.
+    searched: Option<Time>,
+    search_open: bool,
+    sampled: Option<Time>,
+    gap: Duration,
+    told: Option<Verdict>,
+    drops: u64,
+    overflowed: Option<Time>,
+    swept: Time,
+    accept_again: Option<Time>,
+    complaints: Complaints,
+    unreadable_told: bool,
+}
+
+/// Repeated trouble, told once a minute.
+#[derive(Debug, Default)]
+struct Complaints {
+    told: Option<Time>,
+    refused: u64,
+    garbage: u64,
+    shortage: u64,
+}
+
+impl<'a> Server<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        wanted: Wanted,
+        mut listener: TcpListener,
+        poll: Poll,
+        ask_search: Sender<()>,
+        founds: Receiver<Found>,
+    ) -> Result<Self, String> {
+        let register = poll.registry().register(&mut listener, LISTENER, Interest::READABLE);
+        register.map_err(|error| format!("cannot wait for connections: {error}"))?;
+        Ok(Self {
+            config,
+            poll,
+            listener,
+            conns: HashMap::new(),
+            tokens: 0,
+            unread: Vec::new(),
+            waiting: Vec::new(),
+            inspector: Inspector::new(wanted),
+            found: Found::default(),
+            judge: Judge::new(config.settle),
+            windows: Windows::default(),
+            ask_search,
+            founds,
+            searched: None,
+            search_open: false,
+            sampled: None,
+            gap: SAMPLE_GAP_MIN,
+            told: None,
+            drops: 0,
+            overflowed: None,
+            swept: net::now(),
+            accept_again: None,
+            complaints: Complaints::default(),
+            unreadable_told: false,
+        })
+    }
+
+    /// Serves until the stop.
+    pub(super) fn run(mut self, stop: &Stop) -> Result<(), String> {
+        let mut events = Events::with_capacity(1_024);
+        self.search(net::now());
+        while !stop.is_set() {
+            let wait = self.next_turn().map(|at| at.since(net::now()));
+            match self.poll.poll(&mut events, wait) {
+                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                    return Err(format!("cannot wait for connections: {error}"));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            let now = net::now();
+            self.take_events(now, &events);
+            self.turn(net::now());
+        }
+        Ok(())
+    }
+
+    /// When there is something to do without an event.
+    fn next_turn(&self) -> Option<Time> {
+        if !self.unread.is_empty() {
+            return Some(Time::ZERO);
+        }
+        let answers = (!self.waiting.is_empty() && !self.search_open).then(|| self.next_sample());
+        let watch = self.is_watching().then(|| self.sampled.map_or(Time::ZERO, |sampled| sampled + WATCH_GAP));
+        let settle = self.judge.next_deadline().filter(|_| !self.conns.is_empty());
+        let sweep = (!self.conns.is_empty()).then(|| self.swept + SWEEP_GAP);
+        [answers, watch, settle, sweep, self.accept_again].into_iter().flatten().min()
+    }
+
+    /// Somebody waits for remoted: its return is looked for unasked.
+    fn is_watching(&self) -> bool {
+        self.judge.verdict() != Verdict::Up && self.sampled.is_some() && self.conns.values().any(Conn::is_client)
+    }
+
+    fn next_sample(&self) -> Time {
+        self.sampled.map_or(Time::ZERO, |sampled| sampled + self.gap)
+    }
+
+    fn take_events(&mut self, now: Time, events: &Events) {
+        let unread = std::mem::take(&mut self.unread);
+        for token in unread {
+            self.attend(now, token);
+        }
+        for event in events {
+            match event.token() {
+                LISTENER => self.accept(now),
+                DOORBELL => self.take_found(),
+                token => self.attend(now, token),
+            }
+        }
+    }
+
+    /// What is due after the events.
+    fn turn(&mut self, now: Time) {
+        if self.accept_again.is_some_and(|at| at <= now) {
+            self.accept_again = None;
+            self.accept(now);
+        }
+        let asked = !self.waiting.is_empty() && !self.search_open && self.next_sample() <= now;
+        let watch = self.is_watching() && self.sampled.is_some_and(|sampled| sampled + WATCH_GAP <= now);
+        let settled = self.judge.next_deadline().is_some_and(|at| at <= now);
+        if asked || watch || settled {
+            self.sample(now);
+        }
+        if now.since(self.swept) >= SWEEP_GAP {
+            self.swept = now;
+            self.sweep(now);
+        }
+        self.complaints.tell(now);
+    }
+
+    fn accept(&mut self, now: Time) {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, address)) => self.admit(now, stream, address.ip().to_canonical()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) if net::is_shortage(&error) => {
+                    self.complaints.shortage += 1;
+                    self.accept_again = Some(now + SHORTAGE_PAUSE);
+                    return;
+                }
+                // The newcomer is gone again.
+                Err(error) => log::debug!("cannot accept: {error}"),
+            }
+        }
+    }
+
+    fn admit(&mut self, now: Time, stream: mio::net::TcpStream, address: std::net::IpAddr) {
+        // Answers are small and waited for.
+        let _ = stream.set_nodelay(true);
+        let token = Token(self.tokens);
+        // Wrapping takes an age; the two highest are taken.
+        self.tokens = (self.tokens + 1) % LISTENER.0;
+        let mut conn = Conn::new(now, stream, address, token.0 as u64);
+        if self.conns.len() >= self.config.connections_max {
+            self.complaints.refused += 1;
+            let text = format!("too many connections: {}", self.config.connections_max);
+            let _ = conn.framed.send(&Frame::Refusal(Refusal { text }));
+            return;
+        }
+        match self.poll.registry().register(&mut conn.framed, token, Interest::READABLE | Interest::WRITABLE) {
+            Ok(()) => {
+                self.conns.insert(token, conn);
+            }
+            Err(error) => log::debug!("cannot wait for {address}: {error}"),
+        }
+    }
+
+    fn attend(&mut self, now: Time, token: Token) {
+        let Some(conn) = self.conns.get_mut(&token) else {
+            return;
+        };
+        let was_client = conn.is_client();
+        match conn.attend(now) {
+            Ok((requests, filled)) => {
+                if conn.is_client() && !was_client {
+                    log::debug!("client {} connected", conn.address);
+                }
+                self.waiting.extend(requests.into_iter().map(|request| (token, request)));
+                if filled == Filled::More {
+                    self.unread.push(token);
+                }
+            }
+            Err(close) => self.close(token, &close),
+        }
+    }
+
+    fn close(&mut self, token: Token, close: &Close) {
+        let Some(conn) = self.conns.remove(&token) else {
+            return;
+        };
+        match close {
+            Close::Ended => log::debug!("{} closed its connection", conn.address),
+            Close::Garbage(what) => {
+                self.complaints.garbage += 1;
+                log::debug!("{} is cut off: {what}", conn.address);
+            }
+            Close::Broken(broken) => log::debug!("connection of {} lost: {broken}", conn.address),
+        }
+        self.windows.handle_gone(conn.id);
+        self.waiting.retain(|(waiting, _)| *waiting != token);
+    }
+
+    /// Closes what has been silent for too long.
+    fn sweep(&mut self, now: Time) {
+        let silent: Vec<Token> = self.conns.iter().filter(|(_, conn)| conn.deadline() <= now).map(|(token, _)| *token).collect();
+        for token in silent {
+            self.close(token, &Close::Garbage("silent for too long".into()));
+        }
+    }
+
+    fn search(&mut self, now: Time) {
+        if self.ask_search.try_send(()).is_ok() {
+            self.searched = Some(now);
+            self.search_open = true;
+        }
+    }
+
+    fn take_found(&mut self) {
+        while let Ok(found) = self.founds.try_recv() {
+            if found.fd_unreadable() && !self.unreadable_told {
+                self.unreadable_told = true;
+                log::warn!("cannot see which sockets remoted owns: going by process name and port; run as root, or with CAP_SYS_PTRACE");
+            }
+            self.found = found;
+            self.search_open = false;
+            // The result is looked at as soon as somebody wants to know.
+            if self.is_watching() {
+                self.sample(net::now());
+            }
+        }
+    }
+
+    /// Looks at remoted and answers everybody who waits, unless remoted has to be searched for first.
+    fn sample(&mut self, now: Time) {
+        let sample = self.inspector.sample(&self.found);
+        let after = net::now();
+        let stale = incomplete(&sample) && self.searched.is_none_or(|searched| now.since(searched) >= SEARCH_GAP);
+        if stale && !self.search_open {
+            // What was found last is not there any more: the answer waits for a fresh search.
+            self.search(now);
+            if self.search_open && !self.waiting.is_empty() {
+                self.sampled = Some(now);
+                return;
+            }
+        }
+        self.sampled = Some(now);
+        self.gap = SAMPLE_GAP_MIN.max(after.since(now) * SAMPLE_SHARE);
+        self.judge.handle_sample(now, &sample);
+        self.learn(now);
+        for (token, request) in std::mem::take(&mut self.waiting) {
+            self.answer(now, token, request);
+        }
+        self.tell_change(&sample);
+    }
+
+    /// What the queue says of the cost of datagrams, unless others fill it.
+    fn learn(&mut self, now: Time) {
+        if self.judge.drops() != self.drops {
+            self.drops = self.judge.drops();
+            self.overflowed = Some(now);
+        }
+        let calm = self.overflowed.is_none_or(|at| now.since(at) >= OVERFLOW_CALM);
+        if calm && self.judge.verdict() == Verdict::Up {
+            self.windows.handle_queue(now, self.judge.queue());
+        }
+    }
+
+    fn answer(&mut self, now: Time, token: Token, request: Request) {
+        let Some(conn) = self.conns.get_mut(&token) else {
+            return;
+        };
+        let outcome = match request {
+            Request::Plain(end) => {
+                let word: &[u8] = if self.judge.verdict() == Verdict::Up { b"pong" } else { b"ossec_not_found" };
+                conn.answer_plain(now, &[word, &end].concat())
+            }
+            Request::Ping(ping) => {
+                let asking = verdict::Request {
+                    client: conn.id,
+                    address: conn.address,
+                    wants: ping.unsent > 0,
+                    next_cost: u64::from(ping.next_cost),
+                    unconfirmed_cost: ping.unconfirmed_cost,
+                    lease: Duration::from_millis(u64::from(ping.lease_ms)),
+                };
+                let pong = pong(now, &self.judge, &mut self.windows, &ping, asking, self.gap);
+                log::trace!("{} holds {}, {} unsent: remoted {}, window {}", conn.address, ping.held, ping.unsent, pong.verdict, pong.window);
+                conn.framed.send(&Frame::Pong(pong)).map_err(Close::from)
+            }
+        };
+        if let Err(close) = outcome {
+            self.close(token, &close);
+        }
+    }
+
+    /// Logs a changed verdict, and tells the clients.
+    fn tell_change(&mut self, sample: &Sample) {
+        let verdict = self.judge.verdict();
+        if self.told == Some(verdict) {
+            return;
+        }
+        match (verdict, &sample.missing) {
+            (Verdict::Up, _) => {
+                let buffer = self.judge.buffer().map_or_else(|| "unknown".into(), |bytes| bytes.to_string());
+                log::info!("remoted up: process {}, receive buffer {buffer} bytes", self.judge.pid());
+            }
+            (Verdict::Starting(_), Some(name)) => log::warn!("remoted {verdict}: {name}"),
+            _ => log::warn!("remoted {verdict}"),
+        }
+        let first = self.told.replace(verdict).is_none();
+        if first {
+            return;
+        }
+        let clients: Vec<Token> = self.conns.iter().filter(|(_, conn)| conn.is_client()).map(|(token, _)| *token).collect();
+        for token in clients {
+            let sent = self.conns.get_mut(&token).map(|conn| conn.framed.send(&Frame::Notice(Notice { verdict })));
+            if let Some(Err(broken)) = sent {
+                self.close(token, &Close::Broken(broken));
+            }
+        }
+    }
+}
+
+/// Something is missing that a search might find.
+fn incomplete(sample: &Sample) -> bool {
+    let absent = matches!(sample.presence, Presence::NoProcess | Presence::NoSocket);
+    absent || sample.missing.is_some() || sample.companion == Some(false)
+}
+
+fn pong(now: Time, judge: &Judge, windows: &mut Windows, ping: &Ping, asking: verdict::Request, gap: Duration) -> Pong {
+    let room = Room { buffer: judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT), queue: judge.queue() };
+    let (window, ask_again) = if judge.verdict() == Verdict::Up {
+        let grant = windows.handle_request(now, asking, room);
+        (grant.window, grant.ask_again)
+    } else {
+        (0, Duration::ZERO)
+    };
+    Pong {
+        number: ping.number,
+        verdict: judge.verdict(),
+        incarnation: judge.incarnation(),
+        pid: judge.pid(),
+        read: judge.read(),
+        queue: judge.queue(),
+        drops: judge.drops(),
+        window,
+        gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
+        ask_again_ms: u32::try_from(ask_again.as_millis()).unwrap_or(u32::MAX),
+    }
+}
+
+impl Complaints {
+    fn tell(&mut self, now: Time) {
+        let due = self.told.is_none_or(|told| now.since(told) >= COMPLAINT_GAP);
+        if !due || self.refused + self.garbage + self.shortage == 0 {
+            return;
+        }
+        if self.shortage > 0 {
+            log::warn!("no descriptors left: newcomers wait; raise the limit of open files");
+        }
+        if self.refused > 0 {
+            log::warn!("{} connections refused: --max-connections reached", self.refused);
+        }
+        if self.garbage > 0 {
+            log::warn!("{} connections cut off: not a client, or silent for too long", self.garbage);
+        }
+        *self = Self { told: Some(now), ..Self::default() };
+    }
+}

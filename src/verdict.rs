@@ -1,0 +1,241 @@
+//! Samples in; verdict, F and windows out.
+//!
+//! The server looks at remoted each time a client asks (a [`Sample`]), and this room draws the conclusions: whether remoted is up
+//! ([`Judge`]), how much it has read, and how much each client may have under way so that remoted's socket never overflows
+//! ([`Windows`]). It does no input or output; the moment comes with each call.
+//!
+//! | verdict | when |
+//! |---|---|
+//! | no process, no socket, stopped | as the sample says |
+//! | stalled | datagrams wait in a socket and none was read for [`STALL`] |
+//! | starting | there for less than `--settle`; or the analysis daemon once seen beside it is gone; or a `--require`d process is missing |
+//! | up | otherwise |
+//!
+//! **F** is the sum of all falls of the sockets' queues from one sample to the next: a lower bound of what remoted read, since a fall that
+//! is refilled between two samples is not seen.
+
+mod windows;
+#[cfg(test)]
+mod tests;
+
+pub use windows::{ClientId, Grant, Request, Room, Windows};
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use crate::time::Time;
+use crate::wire::{Incarnation, Reason, Verdict};
+
+/// How long a queue may stand still before remoted counts as stalled: longer than a pause for a busy disk, shorter than an
+/// administrator's patience.
+pub const STALL: Duration = Duration::from_secs(2);
+
+/// What became of the processes that should own remoted's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// No process of an accepted name exists.
+    NoProcess,
+    /// A process of an accepted name exists, but none owns a UDP socket on the port.
+    NoSocket,
+    /// An owner of a socket is stopped (`SIGSTOP`, a debugger).
+    Stopped,
+    /// Every owner can run.
+    Running,
+}
+
+/// One qualifying socket in one sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// The socket's inode, unique while it lives.
+    pub inode: u64,
+    /// Bytes of buffer in use by datagrams not yet read, overhead included.
+    pub rx_queue: u64,
+    /// Datagrams that the kernel dropped because the buffer was full, since the socket exists (wraps at 32 bits).
+    pub drops: u32,
+    /// Size of the receive buffer in bytes, overhead included; `None` where the system does not tell.
+    pub buffer: Option<u64>,
+}
+
+/// A process that owns a qualifying socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: tells a reused process id.
+    pub start_ticks: u64,
+}
+
+/// What one look at the system showed of remoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// State of the owning processes.
+    pub presence: Presence,
+    /// The qualifying sockets, sorted by inode; empty unless `presence` is `Stopped` or `Running`.
+    pub sockets: Vec<Socket>,
+    /// Who owns them, sorted; empty where owners cannot be known (`--process any`, `/proc/PID/fd` not readable).
+    pub owners: Vec<Owner>,
+    /// How long ago the youngest owner started; `None` where unknown.
+    pub age: Option<Duration>,
+    /// Whether the analysis daemon that belongs to remoted is there; `None` where none belongs to it.
+    pub companion: Option<bool>,
+    /// The first of the names asked for with `--require` that no running process has.
+    pub missing: Option<String>,
+}
+
+/// Draws conclusions from one sample after the other.
+#[derive(Debug)]
+pub struct Judge {
+    settle: Duration,
+    life: Option<Life>,
+    companion_seen: bool,
+    verdict: Verdict,
+    read: u64,
+}
+
+/// One incarnation under observation.
+#[derive(Debug)]
+struct Life {
+    incarnation: Incarnation,
+    pid: u32,
+    /// From this moment on it is old enough.
+    settled: Time,
+    sockets: Vec<Watched>,
+    drops: u64,
+}
+
+/// One socket under observation.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    latest: Socket,
+    /// The newest moment at which its queue was empty or fell.
+    moved: Time,
+}
+
+impl Judge {
+    /// A judge that has seen nothing: remoted counts as absent.
+    pub const fn new(settle: Duration) -> Self {
+        Self { settle, life: None, companion_seen: false, verdict: Verdict::NoProcess, read: 0 }
+    }
+
+    /// Takes in a sample. The verdict is then that of this moment.
+    pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
+        self.verdict = match sample.presence {
+            Presence::NoProcess => self.absent(Verdict::NoProcess),
+            Presence::NoSocket => self.absent(Verdict::NoSocket),
+            Presence::Stopped | Presence::Running if sample.sockets.is_empty() => self.absent(Verdict::NoSocket),
+            Presence::Stopped => {
+                self.observe(now, sample);
+                Verdict::Stopped
+            }
+            Presence::Running => {
+                self.observe(now, sample);
+                self.present(now, sample)
+            }
+        };
+    }
+
+    /// What the newest sample led to.
+    pub const fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Which life of remoted the newest sample showed; the default where it showed none.
+    pub fn incarnation(&self) -> Incarnation {
+        self.life.as_ref().map_or_else(Incarnation::default, |life| life.incarnation)
+    }
+
+    /// Process id of an owner of the socket; 0 where unknown.
+    pub fn pid(&self) -> u32 {
+        self.life.as_ref().map_or(0, |life| life.pid)
+    }
+
+    /// F: bytes that remoted has read at least, since this judge exists.
+    pub const fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// Bytes that waited in remoted's sockets at the newest sample.
+    pub fn queue(&self) -> u64 {
+        self.life.iter().flat_map(|life| &life.sockets).map(|socket| socket.latest.rx_queue).sum()
+    }
+
+    /// Datagrams dropped at remoted's sockets, counted since this incarnation was seen first.
+    pub fn drops(&self) -> u64 {
+        self.life.as_ref().map_or(0, |life| life.drops)
+    }
+
+    /// The smallest receive buffer among remoted's sockets, in bytes.
+    pub fn buffer(&self) -> Option<u64> {
+        let sizes = self.life.iter().flat_map(|life| &life.sockets).filter_map(|socket| socket.latest.buffer);
+        sizes.min()
+    }
+
+    /// When the verdict may change by time alone: a sample is then due.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let settling = self.verdict == Verdict::Starting(Reason::Settling);
+        self.life.as_ref().filter(|_| settling).map(|life| life.settled)
+    }
+
+    fn absent(&mut self, verdict: Verdict) -> Verdict {
+        self.life = None;
+        verdict
+    }
+
+    fn present(&mut self, now: Time, sample: &Sample) -> Verdict {
+        let analysis_gone = sample.companion == Some(false) && self.companion_seen;
+        self.companion_seen |= sample.companion == Some(true);
+        let Some(life) = &self.life else {
+            return Verdict::NoSocket;
+        };
+        let stalled = |socket: &Watched| socket.latest.rx_queue > 0 && now.since(socket.moved) >= STALL;
+        if life.sockets.iter().any(stalled) {
+            Verdict::Stalled
+        } else if analysis_gone {
+            Verdict::Starting(Reason::AnalysisGone)
+        } else if sample.missing.is_some() {
+            Verdict::Starting(Reason::RequiredMissing)
+        } else if now < life.settled {
+            Verdict::Starting(Reason::Settling)
+        } else {
+            Verdict::Up
+        }
+    }
+
+    /// Adds up what has happened to the sockets since the last sample.
+    fn observe(&mut self, now: Time, sample: &Sample) {
+        let incarnation = incarnation(sample);
+        let life = match self.life.take().filter(|life| life.incarnation == incarnation) {
+            Some(mut life) => {
+                for (watched, seen) in life.sockets.iter_mut().zip(&sample.sockets) {
+                    let fall = watched.latest.rx_queue.saturating_sub(seen.rx_queue);
+                    self.read += fall;
+                    if fall > 0 || seen.rx_queue == 0 || watched.latest.rx_queue == 0 {
+                        watched.moved = now;
+                    }
+                    // The kernel's counter has 32 bits and wraps.
+                    life.drops += u64::from(seen.drops.wrapping_sub(watched.latest.drops));
+                    watched.latest = *seen;
+                }
+                life
+            }
+            None => Life {
+                incarnation,
+                pid: sample.owners.first().map_or(0, |owner| owner.pid),
+                settled: now + self.settle.saturating_sub(sample.age.unwrap_or_default()),
+                sockets: sample.sockets.iter().map(|&latest| Watched { latest, moved: now }).collect(),
+                drops: 0,
+            },
+        };
+        self.life = Some(life);
+    }
+}
+
+/// Owners and sockets, digested. The inodes come sorted, so that equal incarnations list equal sockets in equal places.
+fn incarnation(sample: &Sample) -> Incarnation {
+    let mut digest = DefaultHasher::new();
+    sample.owners.hash(&mut digest);
+    for socket in &sample.sockets {
+        socket.inode.hash(&mut digest);
+    }
+    Incarnation(digest.finish())
+}

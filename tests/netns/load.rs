@@ -1,0 +1,91 @@
+//! More than remoted can take: bursts, many clients at once, and senders that ask nobody.
+
+use std::time::Duration;
+
+use crate::scene::{AGENT, Scene};
+use crate::support::namespaces::Side;
+use crate::support::{pause_for, wait_until};
+
+/// A receiver that takes a third of the burst.
+const SLOW: [&str; 2] = ["--rate", "3500"];
+
+#[test]
+fn a_burst_of_small_datagrams_is_paced() {
+    burst(24_000, "150");
+}
+
+#[test]
+fn a_burst_of_large_datagrams_is_paced() {
+    // 9,000 of them fit into the client's default buffer of 64 MiB even if remoted takes none meanwhile.
+    burst(9_000, "5500");
+}
+
+fn burst(count: u64, size: &str) {
+    let mut scene = Scene::up_with(&SLOW);
+    let traffic = scene.send_as(AGENT, count, &["--rate", "12000", "--size", size]);
+    scene.expect_all(traffic, 0);
+}
+
+#[test]
+fn thirty_clients_that_come_back_at_once_do_not_overflow_the_receiver() {
+    const CLIENTS: u64 = 30;
+    let (before, cut, after) = (100, Duration::from_secs(5), 150);
+    let mut scene = Scene::empty();
+    scene.start_remoted(&[]);
+    scene.start_server(&[]);
+    scene.wait_until_up();
+    let mut clients = Vec::new();
+    let mut agents = Vec::new();
+    for index in 0..CLIENTS {
+        let (source, listen) = (format!("10.77.0.{}", 100 + index), format!("127.0.0.1:{}", 2000 + index));
+        scene.net.add_address(Side::Agent, &source);
+        scene.start_client(&["--source", &source, "--listen", &listen]);
+        clients.push(scene.take_client());
+        // 50/s each: 7,500 datagrams are held at the end of the cut, thirty times what the receiver's buffer has room for.
+        let count = before + cut.as_secs() * 50 + after;
+        agents.push(scene.send_as(&format!("{}", 100 + index), count, &["--rate", "50", "--server", &listen]));
+    }
+    for index in 0..CLIENTS {
+        scene.wait_until_accepted(&format!("{}", 100 + index), before);
+    }
+    scene.net.cut();
+    pause_for(cut);
+    scene.net.heal();
+    for agent in agents {
+        scene.expect_all(agent, 1);
+    }
+}
+
+#[test]
+fn a_sender_without_a_broker_that_overflows_the_receiver_does_not_stop_the_client() {
+    const FLOOD: &str = "900";
+    let count = 1_000;
+    let mut scene = Scene::up_with(&["--rate", "2000"]);
+    // The client's own: the first session's source port.
+    scene.net.count_datagrams(Side::Server, 1517);
+    let flood = ["--server", &format!("{}:1514", Side::Server.ipv4()), "--rate", "6000"];
+    // Far more than is sent before the test ends it.
+    let mut flood = scene.send_as(FLOOD, 6_000 * 120, &flood);
+    scene.wait_until_dropped(1_000);
+    let mut traffic = scene.send_as(AGENT, count, &["--rate", "100"]);
+    Scene::wait_until_sent(&mut traffic);
+    // It goes on under the flood: although the receiver's socket loses two of three of everybody's datagrams, some of the last
+    // ones come through.
+    scene.wait_until_newest(AGENT, count - 50);
+    scene.wait_until_client_says(&["by other senders"]);
+    assert!(flood.process.is_running(), "the flood was over too early");
+    flood.process.kill();
+    // It does not send again for ever: on average a datagram may go out twice, no more.
+    let released = scene.net.counted_datagrams(Side::Server);
+    assert!(released <= 2 * count, "{count} datagrams were released {released} times");
+    // And nothing of this lasts: what comes after the flood arrives whole.
+    scene.wait_until_read();
+    let start = count + 1;
+    let mut traffic = scene.send_as(AGENT, 500, &["--start", &start.to_string()]);
+    Scene::wait_until_sent(&mut traffic);
+    wait_until("all arrives after the flood", || {
+        let received = scene.received(AGENT);
+        let whole = received.took.range(start..).count() == 500;
+        whole.then_some(()).ok_or_else(|| format!("{received:?}"))
+    });
+}

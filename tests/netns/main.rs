@@ -1,0 +1,23 @@
+//! The broker between two hosts: real processes in network namespaces, a real cable that is cut, a receiver that dies.
+//!
+//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd` and `logger` (Debian: iproute2, nftables, netcat-openbsd, rsyslog,
+//! bsdutils) and the examples beside the binary:
+//!
+//! ```text
+//! cargo build --examples && cargo test --features netns --test netns
+//! ```
+//!
+//! Each scenario sends numbered datagrams and compares them with what the stand-in for remoted wrote down. Counts are compared,
+//! never times: a slow machine makes a test slow, not wrong. They take turns (`Scene` holds the turn), so that one does not
+//! disturb what another measures; `--test-threads` makes no difference.
+#![cfg(target_os = "linux")]
+
+mod idle;
+mod load;
+mod outages;
+mod programs;
+mod replies;
+mod scene;
+mod stops;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,276 @@
+//! The scene of every test: remoted and the broker's server on one host, agent and client on the other.
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{env, fs};
+
+use crate::support::directory::Directory;
+use crate::support::journal::{Journal, Received};
+use crate::support::namespaces::{Namespaces, Side};
+use crate::support::process::Process;
+use crate::support::wait_until;
+
+/// Datagrams a second of an ordinary agent here.
+pub(crate) const RATE: u64 = 500;
+/// What may reach remoted twice for each outage. It drops them, but each has cost somebody a datagram's work.
+const COPIES_PER_OUTAGE_MAX: u64 = 200;
+/// What may reach it twice although nothing happened: a machine that stalls for longer than the lease makes one window doubtful,
+/// half of remoted's buffer.
+const COPIES_PER_STALL_MAX: u64 = 128;
+/// Replies on their way when an outage begins are lost: nobody keeps them, as nobody does without the broker.
+const REPLIES_LOST_MAX: u64 = 200;
+/// The id of the agent where there is only one.
+pub(crate) const AGENT: &str = "001";
+
+/// Two hosts and what runs on them. The fields are dropped in this order: processes first, then the ground they stand on.
+pub(crate) struct Scene {
+    client: Option<Process>,
+    server: Option<Process>,
+    remoted: Option<Process>,
+    pub(crate) journal: Journal,
+    pub(crate) net: Namespaces,
+    pub(crate) directory: Directory,
+    started: u32,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// An agent that sends.
+pub(crate) struct Traffic {
+    pub(crate) process: Process,
+    id: String,
+    count: u64,
+}
+
+/// What an agent says at its end, by name.
+pub(crate) struct Summary(String);
+
+impl Summary {
+    pub(crate) fn get(&self, name: &str) -> u64 {
+        let mut words = self.0.split_ascii_whitespace();
+        let value = words.find(|word| *word == name).and_then(|_| words.next()?.parse().ok());
+        value.unwrap_or_else(|| panic!("the agent does not say `{name}` but: {}", self.0))
+    }
+}
+
+impl Scene {
+    /// Two hosts on which nothing runs yet.
+    pub(crate) fn empty() -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        // A test that failed in its turn has cleaned up like any other.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = Directory::new();
+        let journal = Journal::new(directory.join("journal"));
+        let net = Namespaces::new();
+        Self { client: None, server: None, remoted: None, journal, net, directory, started: 0, _turn: turn }
+    }
+
+    /// Two hosts with everything running and the link up.
+    pub(crate) fn up() -> Self {
+        Self::up_with(&[])
+    }
+
+    /// The same with options for the stand-in for remoted.
+    pub(crate) fn up_with(remoted: &[&str]) -> Self {
+        let mut scene = Self::empty();
+        scene.start_remoted(remoted);
+        scene.start_server(&[]);
+        scene.wait_until_up();
+        scene.start_client(&[]);
+        scene
+    }
+
+    pub(crate) fn start_remoted(&mut self, options: &[&str]) {
+        let journal = self.journal.path().to_str().expect("is plain text").to_owned();
+        let options = [&["--journal", &journal], options].concat();
+        self.start_receiver(example("ossec-remoted"), &options);
+    }
+
+    /// Starts whatever stands in remoted's place.
+    pub(crate) fn start_receiver(&mut self, program: PathBuf, options: &[&str]) {
+        self.remoted = Some(self.start(Side::Server, program, "remoted", options));
+    }
+
+    pub(crate) fn start_server(&mut self, options: &[&str]) {
+        let options = [&["server", "--settle", "200ms", "-v"], options].concat();
+        self.server = Some(self.start(Side::Server, broker(), "server", &options));
+    }
+
+    /// Starts the client and waits until it has its socket for the agent. It need not have found the server by then.
+    pub(crate) fn start_client(&mut self, options: &[&str]) {
+        let server: &[&str] = if options.contains(&"--server") { &[] } else { &["--server", Side::Server.ipv4()] };
+        let options = [&["client", "-v"], server, options].concat();
+        self.client = Some(self.start(Side::Agent, broker(), "client", &options));
+        let listen = options.iter().skip_while(|option| **option != "--listen").nth(1).unwrap_or(&"127.0.0.1:1514");
+        let port = listen.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port is given");
+        wait_until("the client listens", || {
+            self.net.has_udp_socket(Side::Agent, port).then_some(()).ok_or("it has no socket yet".to_owned())
+        });
+    }
+
+    /// Makes room for one more client; the caller keeps this one alive.
+    pub(crate) fn take_client(&mut self) -> Process {
+        self.client.take().expect("the client was started")
+    }
+
+    pub(crate) fn remoted(&mut self) -> &mut Process {
+        self.remoted.as_mut().expect("remoted was started")
+    }
+
+    pub(crate) fn server(&mut self) -> &mut Process {
+        self.server.as_mut().expect("the server was started")
+    }
+
+    pub(crate) fn client(&mut self) -> &mut Process {
+        self.client.as_mut().expect("the client was started")
+    }
+
+    /// Starts a program on one of the hosts; what it prints goes to a file of its own.
+    pub(crate) fn start(&mut self, side: Side, program: PathBuf, name: &str, options: &[&str]) -> Process {
+        self.started += 1;
+        let mut command = self.net.command(side, program);
+        command.args(options);
+        Process::start(command, name, self.directory.join(format!("{}-{name}", self.started)))
+    }
+
+    /// Starts the agent: `count` datagrams, each of which asks for a reply.
+    pub(crate) fn send(&mut self, count: u64, options: &[&str]) -> Traffic {
+        self.send_as(AGENT, count, &[&["--ping"], options].concat())
+    }
+
+    /// Starts an agent with an id of its own.
+    pub(crate) fn send_as(&mut self, id: &str, count: u64, options: &[&str]) -> Traffic {
+        let numbers = count.to_string();
+        let options = [&["--agent", id, "--count", &numbers], options].concat();
+        let process = self.start(Side::Agent, example("ossec-agent"), &format!("agent {id}"), &options);
+        Traffic { process, id: id.to_owned(), count }
+    }
+
+    /// One heartbeat by `ossec-broker check`, from the agent's host.
+    pub(crate) fn check(&self) -> Output {
+        let mut command = self.net.command(Side::Agent, broker());
+        command.args(["check", "--broker", Side::Server.ipv4()]).output().expect("ip runs, as it did before")
+    }
+
+    /// Waits until the server answers that remoted is up.
+    pub(crate) fn wait_until_up(&self) {
+        wait_until("remoted is up", || {
+            let output = self.check();
+            output.status.success().then_some(()).ok_or_else(|| format!("{output:?}"))
+        });
+    }
+
+    /// Waits until remoted has accepted so many datagrams of that agent.
+    pub(crate) fn wait_until_accepted(&mut self, id: &str, count: u64) {
+        wait_until(&format!("{count} datagrams of agent {id} are accepted"), || {
+            let received = self.journal.read().of(id);
+            let enough = received.took.len() as u64 >= count;
+            enough.then_some(()).ok_or_else(|| format!("{received:?}"))
+        });
+    }
+
+    /// Waits until remoted has accepted that counter or a greater one.
+    pub(crate) fn wait_until_newest(&mut self, id: &str, counter: u64) {
+        wait_until(&format!("counter {counter} of agent {id} is accepted"), || {
+            let received = self.journal.read().of(id);
+            (received.newest() >= counter).then_some(()).ok_or_else(|| format!("{received:?}"))
+        });
+    }
+
+    /// Waits until the receiver's socket has dropped so many datagrams.
+    pub(crate) fn wait_until_dropped(&mut self, count: u64) {
+        wait_until(&format!("the receiver's socket has dropped {count}"), || {
+            let drops = self.drops();
+            (drops >= count).then_some(()).ok_or_else(|| format!("{drops} so far"))
+        });
+    }
+
+    /// Waits until remoted has read all that is in its socket's queue.
+    pub(crate) fn wait_until_read(&mut self) {
+        wait_until("the receiver's queue is empty", || {
+            let queue = self.net.udp_queue(Side::Server, 1514);
+            (queue == 0).then_some(()).ok_or_else(|| format!("{queue} bytes are in it"))
+        });
+    }
+
+    /// Waits for the agent's end and returns what it says.
+    pub(crate) fn wait_until_sent(traffic: &mut Traffic) -> Summary {
+        assert!(traffic.process.wait().success(), "the agent fails");
+        let summary = Summary(traffic.process.output());
+        assert_eq!(summary.get("sent"), traffic.count, "the client's socket was away: {}", summary.0);
+        summary
+    }
+
+    /// Waits until everything has arrived and holds it against the promise: nothing lost, nothing dropped by the receiver's
+    /// socket, order kept, hardly any copies.
+    pub(crate) fn expect_all(&mut self, mut traffic: Traffic, outages: u64) -> Summary {
+        let summary = Self::wait_until_sent(&mut traffic);
+        self.wait_until_accepted(&traffic.id, traffic.count);
+        let received = self.received(&traffic.id);
+        assert!(received.took.iter().copied().eq(1..=traffic.count), "strange counters: {received:?}");
+        assert_eq!(received.overtaken(), 0, "order was not kept: {received:?}");
+        assert!(received.copies() <= copies_max(outages), "too many copies: {received:?}");
+        assert_eq!(self.drops(), 0, "the receiver's socket overflowed: {:?}", self.received(&traffic.id));
+        summary
+    }
+
+    /// The same, and the replies: in order, all but those that an outage caught on their way, and again after it.
+    pub(crate) fn expect_all_and_replies(&mut self, traffic: Traffic, outages: u64) {
+        let count = traffic.count;
+        let summary = self.expect_all(traffic, outages);
+        assert_eq!(summary.get("reordered"), 0, "replies out of order: {}", summary.0);
+        assert_eq!(summary.get("last"), count, "the last reply is missing: {}", summary.0);
+        assert!(summary.get("replies") + REPLIES_LOST_MAX * outages >= count, "replies are missing: {}", summary.0);
+    }
+
+    pub(crate) fn received(&mut self, id: &str) -> &Received {
+        self.journal.read().of(id)
+    }
+
+    /// What the receiver's sockets dropped, in all lives.
+    pub(crate) fn drops(&mut self) -> u64 {
+        let live = self.net.udp_drops(Side::Server, 1514);
+        live.max(self.journal.read().drops())
+    }
+
+    /// Waits until the client's log has a line with all of `words`.
+    pub(crate) fn wait_until_client_says(&mut self, words: &[&str]) {
+        let client = self.client();
+        wait_until(&format!("the client says {words:?}"), || find_line(&client.output(), words));
+    }
+}
+
+/// How many copies are forgiven.
+pub(crate) fn copies_max(outages: u64) -> u64 {
+    COPIES_PER_OUTAGE_MAX * outages + COPIES_PER_STALL_MAX
+}
+
+/// The first line that has all of `words`.
+pub(crate) fn find_line(text: &str, words: &[&str]) -> Result<String, String> {
+    let line = text.lines().find(|line| words.iter().all(|word| line.contains(word)));
+    line.map(str::to_owned).ok_or_else(|| format!("no line has {words:?}"))
+}
+
+/// Seconds of traffic at [`RATE`], in datagrams.
+pub(crate) fn worth(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).expect("is a short span") * RATE / 1_000
+}
+
+/// The program under test.
+pub(crate) fn broker() -> PathBuf {
+    env!("CARGO_BIN_EXE_ossec-broker").into()
+}
+
+/// A program from `examples/`. Cargo puts them beside the tests: `target/PROFILE/examples` and `target/PROFILE/deps`.
+fn example(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("a test knows itself");
+    let profile = test.parent().and_then(|deps| deps.parent()).expect("tests are in target/PROFILE/deps");
+    let path = profile.join("examples").join(name);
+    assert!(
+        fs::exists(&path).is_ok_and(|exists| exists),
+        "{} is missing: `cargo build --examples` makes it",
+        path.display()
+    );
+    path
+}

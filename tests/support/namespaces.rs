@@ -1,0 +1,261 @@
+//! Two hosts on this machine: a pair of network namespaces with a cable between them.
+//!
+//! ```text
+//!   agent's host: 10.77.0.1, fd00:77::1                 server's host: 10.77.0.2, fd00:77::2
+//!   [ obk-PID-N-a ] wire ═════════════ veth ════════════ wire [ obk-PID-N-s ]
+//! ```
+//!
+//! A cut drops what arrives at an end of the cable, before anything of the host sees it (nftables' `netdev` family), so that
+//! packets vanish without an error and address resolution dies as it does behind a dead switch. A rejecting firewall answers
+//! with ICMP errors and TCP resets.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fs, process};
+
+/// Every namespace of these tests is called `obk-PID-…`, after the test process that made it.
+const PREFIX: &str = "obk-";
+/// Where `ip netns` keeps its names.
+const NETNS: &str = "/run/netns";
+/// The name of the cable's end in both namespaces.
+const WIRE: &str = "wire";
+/// Both ends of the cable, in the order of [`Side`].
+const ADDRESSES: [(&str, &str); 2] = [("10.77.0.1", "fd00:77::1"), ("10.77.0.2", "fd00:77::2")];
+
+/// One of the two hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Where the agent and the broker's client run.
+    Agent,
+    /// Where remoted and the broker's server run.
+    Server,
+}
+
+impl Side {
+    pub(crate) const BOTH: [Self; 2] = [Self::Agent, Self::Server];
+
+    pub(crate) fn ipv4(self) -> &'static str {
+        ADDRESSES[self as usize].0
+    }
+
+    pub(crate) fn ipv6(self) -> &'static str {
+        ADDRESSES[self as usize].1
+    }
+}
+
+/// How a firewall stands in the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Firewall {
+    /// At the server's host: datagrams to remoted are answered with `port unreachable`.
+    RejectsUdp,
+    /// At the server's host: everything is refused, TCP by reset.
+    RejectsAll,
+    /// At the agent's host: datagrams to remoted may not leave, and whoever sends them gets an error.
+    ForbidsUdp,
+}
+
+/// A pair of namespaces; deleted in the end, with everything that still runs in them.
+pub(crate) struct Namespaces {
+    names: [String; 2],
+}
+
+impl Namespaces {
+    pub(crate) fn new() -> Self {
+        static SWEEP: Once = Once::new();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        SWEEP.call_once(remove_leftovers);
+        let stem = format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let pair = Self { names: [format!("{stem}-a"), format!("{stem}-s")] };
+        for name in &pair.names {
+            run(Command::new("ip").args(["netns", "add", name]));
+        }
+        let [agent, server] = &pair.names;
+        run(Command::new("ip")
+            .args(["-n", agent, "link", "add", WIRE, "type", "veth"])
+            .args(["peer", "name", WIRE, "netns", server]));
+        for side in Side::BOTH {
+            pair.set_up(side);
+        }
+        pair
+    }
+
+    fn set_up(&self, side: Side) {
+        // Addresses are usable at once and survive a link that goes down: duplicate detection would take seconds.
+        for setting in ["accept_dad=0", "keep_addr_on_down=1"] {
+            let (key, value) = setting.split_once('=').expect("is written with a sign of equality");
+            let write = format!("echo {value} >/proc/sys/net/ipv6/conf/{WIRE}/{key}");
+            run(self.command(side, "sh").args(["-c", &write]));
+        }
+        self.ip(side, &["addr", "add", &format!("{}/24", side.ipv4()), "dev", WIRE]);
+        self.ip(side, &["addr", "add", &format!("{}/64", side.ipv6()), "dev", WIRE, "nodad"]);
+        for link in ["lo", WIRE] {
+            self.ip(side, &["link", "set", link, "up"]);
+        }
+    }
+
+    /// One more IPv4 address for the host.
+    pub(crate) fn add_address(&self, side: Side, address: &str) {
+        self.ip(side, &["addr", "add", &format!("{address}/24"), "dev", WIRE]);
+    }
+
+    /// A command that runs `program` on that host. `ip netns exec` becomes the program: its process id is the program's.
+    pub(crate) fn command(&self, side: Side, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", self.name(side)]).arg(program.as_ref());
+        command
+    }
+
+    /// Nothing passes, in either direction.
+    pub(crate) fn cut(&self) {
+        for side in Side::BOTH {
+            self.cut_towards(side);
+        }
+    }
+
+    /// Nothing arrives at `side` any more; what it sends still passes.
+    pub(crate) fn cut_towards(&self, side: Side) {
+        let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; policy drop; }}");
+        self.nft(side, &format!("add table netdev obk\nadd chain netdev obk cut {chain}\n"));
+    }
+
+    /// Puts a firewall in the way.
+    pub(crate) fn raise(&self, firewall: Firewall) {
+        let (side, hook, rules) = match firewall {
+            Firewall::RejectsUdp => (Side::Server, "input", &["udp dport 1514 reject"][..]),
+            Firewall::RejectsAll => {
+                (Side::Server, "input", &["meta l4proto tcp reject with tcp reset", "meta l4proto udp reject"][..])
+            }
+            Firewall::ForbidsUdp => (Side::Agent, "output", &["udp dport 1514 drop"][..]),
+        };
+        let device = if hook == "input" { "iif" } else { "oif" };
+        let mut script =
+            format!("add table inet obk\nadd chain inet obk wall {{ type filter hook {hook} priority 0; }}\n");
+        for rule in rules {
+            script.extend(["add rule inet obk wall ", device, " ", WIRE, " ", rule, "\n"]);
+        }
+        self.nft(side, &script);
+    }
+
+    /// Takes every cut and every firewall away.
+    pub(crate) fn heal(&self) {
+        for side in Side::BOTH {
+            self.nft(side, "flush ruleset\n");
+        }
+    }
+
+    /// Pulls the cable out of that host: it loses its routes, the other one its carrier.
+    pub(crate) fn link_down(&self, side: Side) {
+        self.ip(side, &["link", "set", WIRE, "down"]);
+    }
+
+    /// Plugs it in again.
+    pub(crate) fn link_up(&self, side: Side) {
+        self.ip(side, &["link", "set", WIRE, "up"]);
+    }
+
+    /// What the kernel has dropped at the sockets on that UDP port because their buffers were full.
+    pub(crate) fn udp_drops(&self, side: Side, port: u16) -> u64 {
+        let drops = |line: &str| line.split_ascii_whitespace().last()?.parse::<u64>().ok();
+        self.udp_sockets(side, port).iter().filter_map(|line| drops(line)).sum()
+    }
+
+    /// Bytes of receive buffer in use at the sockets on that UDP port.
+    pub(crate) fn udp_queue(&self, side: Side, port: u16) -> u64 {
+        let queue = |line: &str| u64::from_str_radix(line.split_ascii_whitespace().nth(4)?.split_once(':')?.1, 16).ok();
+        self.udp_sockets(side, port).iter().filter_map(|line| queue(line)).sum()
+    }
+
+    /// Whether somebody has a UDP socket on that port.
+    pub(crate) fn has_udp_socket(&self, side: Side, port: u16) -> bool {
+        !self.udp_sockets(side, port).is_empty()
+    }
+
+    /// The lines of `/proc/net/udp{,6}` for the sockets on that port.
+    fn udp_sockets(&self, side: Side, port: u16) -> Vec<String> {
+        let tables = run(self.command(side, "cat").args(["/proc/self/net/udp", "/proc/self/net/udp6"]));
+        let suffix = format!(":{port:04X}");
+        let is_there = |line: &&str| line.split_ascii_whitespace().nth(1).is_some_and(|at| at.ends_with(&suffix));
+        tables.lines().filter(is_there).map(str::to_owned).collect()
+    }
+
+    /// Starts to count the datagrams that arrive at `side` from that source port.
+    pub(crate) fn count_datagrams(&self, side: Side, source_port: u16) {
+        let chain = "{ type filter hook input priority 0; }";
+        let rule = format!("udp sport {source_port} counter");
+        self.nft(
+            side,
+            &format!("add table inet tally\nadd chain inet tally seen {chain}\nadd rule inet tally seen {rule}\n"),
+        );
+    }
+
+    /// What has been counted since [`Self::count_datagrams`].
+    pub(crate) fn counted_datagrams(&self, side: Side) -> u64 {
+        let table = run(self.command(side, "nft").args(["list", "table", "inet", "tally"]));
+        let mut words = table.split_ascii_whitespace();
+        let count = words.find(|word| *word == "packets").and_then(|_| words.next()?.parse().ok());
+        count.expect("the rule counts")
+    }
+
+    fn name(&self, side: Side) -> &str {
+        &self.names[side as usize]
+    }
+
+    fn ip(&self, side: Side, arguments: &[&str]) {
+        run(Command::new("ip").args(["-n", self.name(side)]).args(arguments));
+    }
+
+    fn nft(&self, side: Side, script: &str) {
+        let mut command = self.command(side, "nft");
+        let mut child = command.args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("ip runs, as it did before");
+        let mut input = child.stdin.take().expect("is a pipe");
+        input.write_all(script.as_bytes()).expect("nft reads its script");
+        drop(input);
+        assert!(child.wait().expect("nft ends").success(), "nft refuses (is it installed?): {script}");
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.names {
+            remove(name);
+        }
+    }
+}
+
+/// Deletes a namespace and ends what still runs in it.
+fn remove(name: &str) {
+    // Failures are ignored: this runs while a test is failing, too, and what stays behind the next run removes.
+    if let Ok(Output { stdout, .. }) = Command::new("ip").args(["netns", "pids", name]).output() {
+        for pid in String::from_utf8_lossy(&stdout).split_ascii_whitespace() {
+            let _ = Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).output();
+        }
+    }
+    let _ = Command::new("ip").args(["netns", "del", name]).output();
+}
+
+/// Removes the namespaces of test processes that are no more.
+fn remove_leftovers() {
+    for entry in fs::read_dir(NETNS).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_leftover(&name, PREFIX) {
+            remove(&name);
+        }
+    }
+}
+
+/// Whether `name`, which goes `prefix PID-…`, was made by a process that is no more.
+pub(crate) fn is_leftover(name: &str, prefix: &str) -> bool {
+    let maker = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+    maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+}
+
+/// Runs a command that has to succeed and returns what it printed.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error} (is it installed?)"));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} fails ({}): {complaint}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

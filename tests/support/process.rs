@@ -1,0 +1,90 @@
+//! A process that ends with the test, and what the system tells about it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use super::{namespaces, wait_until};
+
+/// How much of a process's output a failing test prints.
+const TAIL_LINES: usize = 60;
+
+/// A running process. When the value goes, so does the process; if the test is failing, the end of its output is printed.
+pub(crate) struct Process {
+    child: Child,
+    name: String,
+    output: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; what it prints goes to the file `output`.
+    pub(crate) fn start(mut command: Command, name: &str, output: PathBuf) -> Self {
+        let file = File::create(&output).unwrap_or_else(|error| panic!("cannot create {}: {error}", output.display()));
+        let second = file.try_clone().expect("a file can be opened twice");
+        command.stdin(Stdio::null()).stdout(file).stderr(second);
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        Self { child, name: name.to_owned(), output }
+    }
+
+    /// Sends a signal, by its name (`STOP`). The shell's own `kill` needs no package.
+    pub(crate) fn signal(&self, signal: &str) {
+        namespaces::run(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]));
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it is ours");
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let (child, name) = (&mut self.child, &self.name);
+        wait_until(&format!("{name} ends"), || child.try_wait().expect("it is ours").ok_or("it still runs".to_owned()))
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is ours").is_none()
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn output(&self) -> String {
+        fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        status_field(Path::new(&format!("/proc/{}", self.child.id())), "VmRSS:")
+    }
+
+    /// How often its threads were switched to since they started, of their own will or not.
+    pub(crate) fn context_switches(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let paths = tasks.flatten().map(|task| task.path());
+        let both = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
+        paths.map(|path| both.iter().map(|field| status_field(&path, field)).sum::<u64>()).sum()
+    }
+}
+
+/// The number behind `field` in a `status` file of `/proc`.
+fn status_field(directory: &Path, field: &str) -> u64 {
+    let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
+    let value = status.lines().find_map(|line| line.strip_prefix(field));
+    value.and_then(|value| value.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail if it has ended already, which is just as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let output = self.output();
+            let lines: Vec<&str> = output.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+            eprintln!("---- {} ({} lines, the last ones):\n{}", self.name, lines.len(), tail.join("\n"));
+        }
+    }
+}
