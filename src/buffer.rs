@@ -208,7 +208,8 @@ impl Buffer {
             return Err(Full::ByItself);
         }
         let room = self.chunks.back().is_some_and(|last| last.data.capacity() - last.data.len() >= span);
-        let closing = if room { 0 } else { self.chunks.back().map_or(0, |last| last.data.capacity() - last.data.len()) };
+        let closing =
+            if room { 0 } else { self.chunks.back().map_or(0, |last| last.data.capacity() - last.data.len()) };
         if self.charged + closing + span > self.charged_max {
             return Err(Full::ByOthers);
         }

@@ -99,7 +99,8 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     net::raise_descriptor_limit(u64::from(config.relay.sessions_max) + 64);
 
     let failed = |error: std::io::Error| format!("cannot set up the wait for sockets: {error}");
-    let (receive_poll, probe_poll, reply_poll) = (Poll::new().map_err(failed)?, Poll::new().map_err(failed)?, Poll::new().map_err(failed)?);
+    let (receive_poll, probe_poll, reply_poll) =
+        (Poll::new().map_err(failed)?, Poll::new().map_err(failed)?, Poll::new().map_err(failed)?);
     let receive_bell = Doorbell::new(&receive_poll).map_err(failed)?;
     let probe_bell = Doorbell::new(&probe_poll).map_err(failed)?;
     let reply_bell = Doorbell::new(&reply_poll).map_err(failed)?;
@@ -120,7 +121,9 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
             let (own, stop) = (shared.clone(), rest_stop.clone());
             crew.spawn("probe", move || probe::Prober::new(own, config, addresses, probe_poll).run(&stop))?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
-            crew.spawn("forward", move || forward::Forwarder::new(own, config, upstreams, reply_bell).run(&forward_rung, &stop))?;
+            crew.spawn("forward", move || {
+                forward::Forwarder::new(own, config, upstreams, reply_bell).run(&forward_rung, &stop)
+            })?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
             crew.spawn("reply", move || reply::run(&own, reply_poll, &new_upstreams, &stop))
         })();
@@ -178,7 +181,9 @@ fn conduct(
 fn failure(report: Option<Ended>) -> String {
     match report {
         Some(Ended { name, outcome: Outcome::Failed(why) }) => format!("{name}: {why}"),
-        Some(Ended { name, outcome: Outcome::Stopped | Outcome::Panicked }) => format!("the thread {name} ended unexpectedly"),
+        Some(Ended { name, outcome: Outcome::Stopped | Outcome::Panicked }) => {
+            format!("the thread {name} ended unexpectedly")
+        }
         None => "a thread ended unexpectedly".into(),
     }
 }
@@ -192,7 +197,9 @@ fn bind(config: &Config) -> Result<UdpSocket, String> {
     let size = report::size(got as u64);
     if got < config.receive_buffer_bytes {
         let asked = report::size(config.receive_buffer_bytes as u64);
-        log::warn!("listening on {address}, receive buffer {size} of {asked}: raise net.core.rmem_max or run as root for more");
+        log::warn!(
+            "listening on {address}, receive buffer {size} of {asked}: raise net.core.rmem_max or run as root for more"
+        );
     } else {
         log::info!("listening on {address}, receive buffer {size}");
     }
@@ -202,7 +209,9 @@ fn bind(config: &Config) -> Result<UdpSocket, String> {
 /// The likely cause, where there is one.
 fn explain(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "address in use (another ossec-broker client, or remoted on this host?)".into(),
+        std::io::ErrorKind::AddrInUse => {
+            "address in use (another ossec-broker client, or remoted on this host?)".into()
+        }
         _ => net::explain(error),
     }
 }

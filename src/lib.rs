@@ -1,15 +1,15 @@
 //! wip
-pub mod time;
-pub mod wire;
 pub mod buffer;
-pub mod link;
-pub mod relay;
-pub mod verdict;
-pub mod net;
-pub mod threads;
-pub mod remoted;
-pub mod client;
-pub mod server;
 pub mod check;
 pub mod cli;
+pub mod client;
+pub mod link;
 pub mod logging;
+pub mod net;
+pub mod relay;
+pub mod remoted;
+pub mod server;
+pub mod threads;
+pub mod time;
+pub mod verdict;
+pub mod wire;

@@ -358,9 +358,13 @@ impl Link {
         connection.gap = Duration::from_micros(u64::from(pong.gap_us)).clamp(GAP_MIN, self.settings.interval);
         if round_trip > probe.lease {
             connection.answer = None;
-            return Outcome { rewind: (!was_late).then(|| self.rewind(now, flight, Rewind::Late)), ..Outcome::default() };
+            return Outcome {
+                rewind: (!was_late).then(|| self.rewind(now, flight, Rewind::Late)),
+                ..Outcome::default()
+            };
         }
-        connection.answer = Some(Answer { verdict: pong.verdict, until: probe.begun + probe.lease, window: pong.window });
+        connection.answer =
+            Some(Answer { verdict: pong.verdict, until: probe.begun + probe.lease, window: pong.window });
         if pong.window == 0 && pong.ask_again_ms > 0 {
             connection.ask_again = Some(now + Duration::from_millis(u64::from(pong.ask_again_ms)));
         }
@@ -421,7 +425,8 @@ impl Link {
 
     /// What may be released at this moment.
     pub fn permit(&self, now: Time) -> Option<Permit> {
-        let answer = self.connection.as_ref()?.answer.filter(|answer| answer.verdict == Verdict::Up && now < answer.until)?;
+        let answer =
+            self.connection.as_ref()?.answer.filter(|answer| answer.verdict == Verdict::Up && now < answer.until)?;
         if now < self.backoff.until || self.refusals.is_some_and(|refusals| now < refusals.test) || answer.window == 0 {
             return None;
         }
@@ -443,7 +448,8 @@ impl Link {
         if !up || !(work.unsent || work.hurry || self.uncovered) {
             return Some(idle);
         }
-        let spacing = if connection.outstanding.is_empty() { connection.gap } else { connection.gap.max(self.lease() / 5) };
+        let spacing =
+            if connection.outstanding.is_empty() { connection.gap } else { connection.gap.max(self.lease() / 5) };
         let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
         Some((last + spacing).max(pause).max(connection.ask_again.unwrap_or_default()).min(idle))
     }
@@ -451,7 +457,11 @@ impl Link {
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
     pub fn next_deadline(&self) -> Option<Time> {
         let connection = self.connection.as_ref()?;
-        let late = connection.outstanding.iter().find(|heartbeat| !heartbeat.late).map(|heartbeat| heartbeat.begun + heartbeat.lease);
+        let late = connection
+            .outstanding
+            .iter()
+            .find(|heartbeat| !heartbeat.late)
+            .map(|heartbeat| heartbeat.begun + heartbeat.lease);
         let silent = self.silent_from();
         late.into_iter().chain(silent).min().map(|at| at + Duration::from_micros(1))
     }

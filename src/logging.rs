@@ -22,7 +22,8 @@ pub fn start(verbosity: u8) {
     };
     builder.filter_level(LevelFilter::Warn).filter_module("ossec_broker", level).filter_module(DATAGRAMS, datagrams);
     builder.parse_default_env();
-    let journald = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let journald =
+        std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::IsTerminal::is_terminal(&std::io::stderr());
     builder.target(Target::Stderr).format(move |out, record| {
         if journald {
             writeln!(out, "<{}>{}", priority(record.level()), record.args())

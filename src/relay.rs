@@ -479,7 +479,8 @@ impl Relay {
         };
         while self.buffer.peek().is_some_and(|entry| now.since(entry.arrived) > max_age) {
             // At the front it frees its place at once; behind something under way its place waits for that.
-            let gone = if self.buffer.next() == self.buffer.oldest() { self.buffer.pop() } else { self.buffer.strike() };
+            let gone =
+                if self.buffer.next() == self.buffer.oldest() { self.buffer.pop() } else { self.buffer.strike() };
             let Some(gone) = gone else {
                 return;
             };

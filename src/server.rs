@@ -48,7 +48,10 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let wanted_descriptors = config.connections_max as u64 + DESCRIPTORS_BESIDES;
     let descriptors = net::raise_descriptor_limit(wanted_descriptors);
     if descriptors < wanted_descriptors {
-        log::warn!("{descriptors} descriptors allowed: not enough for {} connections; raise the limit", config.connections_max);
+        log::warn!(
+            "{descriptors} descriptors allowed: not enough for {} connections; raise the limit",
+            config.connections_max
+        );
     }
     let wanted = Wanted {
         port: config.port,

@@ -44,13 +44,18 @@ pub struct Stopper {
 
 /// What a thread looks at to learn that it must stop.
 #[derive(Clone, Debug)]
-pub struct Stop(Receiver<Never>);
+pub struct Stop {
+    closed: Receiver<Never>,
+    /// Keeps the bells alive: a bell that is rung and closed at once is never heard.
+    _doorbells: Vec<Doorbell>,
+}
 
 impl Stopper {
     /// A stopper, and what its threads look at. `doorbells` are those of threads that wait for sockets.
     pub fn new(doorbells: Vec<Doorbell>) -> (Self, Stop) {
         let (sender, receiver) = bounded(0);
-        (Self { sender: Some(sender), doorbells }, Stop(receiver))
+        let stop = Stop { closed: receiver, _doorbells: doorbells.clone() };
+        (Self { sender: Some(sender), doorbells }, stop)
     }
 }
 
@@ -66,19 +71,19 @@ impl Drop for Stopper {
 impl Stop {
     /// The thread must end.
     pub fn is_set(&self) -> bool {
-        matches!(self.0.try_recv(), Err(TryRecvError::Disconnected))
+        matches!(self.closed.try_recv(), Err(TryRecvError::Disconnected))
     }
 
     /// The channel that closes, for a thread that waits for more than a bell.
     pub const fn channel(&self) -> &Receiver<Never> {
-        &self.0
+        &self.closed
     }
 
     /// Waits for a bell, for the stop, or until `wait` is over (for ever if `None`).
     pub fn wait(&self, bell: &Receiver<()>, wait: Option<std::time::Duration>) {
         let timeout = wait.map_or_else(crossbeam_channel::never, crossbeam_channel::after);
         crossbeam_channel::select! {
-            recv(self.0) -> _ => {}
+            recv(self.closed) -> _ => {}
             recv(bell) -> _ => {}
             recv(timeout) -> _ => {}
         }
@@ -120,7 +125,11 @@ impl<'scope, 'env> Crew<'scope, 'env> {
     }
 
     /// Starts a thread.
-    pub fn spawn(&self, name: &'static str, body: impl FnOnce() -> Result<(), String> + Send + 'scope) -> io::Result<()> {
+    pub fn spawn(
+        &self,
+        name: &'static str,
+        body: impl FnOnce() -> Result<(), String> + Send + 'scope,
+    ) -> io::Result<()> {
         let report = Report { name, outcome: Outcome::Panicked, ended: self.ended.clone() };
         let run = move || report.of(body);
         std::thread::Builder::new().name(name.into()).spawn_scoped(self.scope, run).map(|_| ())

@@ -14,9 +14,9 @@
 //! **F** is the sum of all falls of the sockets' queues from one sample to the next: a lower bound of what remoted read, since a fall that
 //! is refilled between two samples is not seen.
 
-mod windows;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 pub use windows::{ClientId, Grant, Request, Room, Windows};
 

@@ -356,5 +356,6 @@ const fn cost_in_fragments(bytes: usize) -> u32 {
     const UDP_HEADER_BYTES: usize = 8;
     let wire = bytes + UDP_HEADER_BYTES;
     let last = wire % FRAGMENT_BYTES;
-    (wire / FRAGMENT_BYTES) as u32 * cost_whole(FRAGMENT_BYTES - UDP_HEADER_BYTES) + if last == 0 { 0 } else { cost_whole(last) }
+    (wire / FRAGMENT_BYTES) as u32 * cost_whole(FRAGMENT_BYTES - UDP_HEADER_BYTES)
+        + if last == 0 { 0 } else { cost_whole(last) }
 }

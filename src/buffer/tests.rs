@@ -104,7 +104,10 @@ fn take(buffer: &mut Buffer, naive: &mut Naive, step: &Step) {
                 assert!(gone.released && gone.seq.0 < bound);
                 assert_eq!(naive.pop(), Some((gone.seq.0, true)));
             }
-            assert!(naive.held.iter().all(|record| record.3 || record.0 >= bound.min(naive.next)), "one was left behind");
+            assert!(
+                naive.held.iter().all(|record| record.3 || record.0 >= bound.min(naive.next)),
+                "one was left behind"
+            );
         }
     }
 }

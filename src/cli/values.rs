@@ -165,7 +165,11 @@ impl FromStr for BufferBytes {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bytes = size(text)?;
-        if bytes < BUFFER_BYTES_MIN { Err(format!("{text}: at least {} KiB", BUFFER_BYTES_MIN >> 10)) } else { Ok(Self(bytes)) }
+        if bytes < BUFFER_BYTES_MIN {
+            Err(format!("{text}: at least {} KiB", BUFFER_BYTES_MIN >> 10))
+        } else {
+            Ok(Self(bytes))
+        }
     }
 }
 
@@ -183,7 +187,11 @@ impl FromStr for Sessions {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let most = SESSION_ID_MAX - 1;
-        text.parse().ok().filter(|n| (1..=most).contains(n)).map(Self).ok_or_else(|| format!("{text:?}: from 1 to {most}"))
+        text.parse()
+            .ok()
+            .filter(|n| (1..=most).contains(n))
+            .map(Self)
+            .ok_or_else(|| format!("{text:?}: from 1 to {most}"))
     }
 }
 

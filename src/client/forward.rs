@@ -57,7 +57,12 @@ enum Halt {
 }
 
 impl<'a> Forwarder<'a> {
-    pub(super) const fn new(shared: Shared, config: &'a Config, new_upstreams: Sender<Upstream>, reply_bell: Doorbell) -> Self {
+    pub(super) const fn new(
+        shared: Shared,
+        config: &'a Config,
+        new_upstreams: Sender<Upstream>,
+        reply_bell: Doorbell,
+    ) -> Self {
         Self { shared, config, upstreams: Vec::new(), new_upstreams, reply_bell, shortage_told: None }
     }
 
@@ -178,7 +183,10 @@ impl<'a> Forwarder<'a> {
         let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         let ip = self.config.source.unwrap_or(any);
         if ip.is_ipv4() != target.is_ipv4() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "--source and the server are of different address families"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "--source and the server are of different address families",
+            ));
         }
         let first = self.config.source_port;
         let mut last_error = None;

@@ -77,7 +77,9 @@ impl<'a> Prober<'a> {
         while !stop.is_set() {
             let wait = self.act();
             match self.poll.poll(&mut events, wait) {
-                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(format!("cannot wait for the server: {error}")),
+                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                    return Err(format!("cannot wait for the server: {error}"));
+                }
                 Ok(()) | Err(_) => {}
             }
             self.take_events(&events);
@@ -103,7 +105,12 @@ impl<'a> Prober<'a> {
         drop(relay);
         let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
         let dial = self.addresses.is_some().then(|| self.dialer.next_start(attempts)).flatten();
-        let attempt = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).map(|peer| peer.since + self.config.timeout).min();
+        let attempt = self
+            .peers
+            .iter()
+            .filter(|peer| Some(peer.token) != self.chosen)
+            .map(|peer| peer.since + self.config.timeout)
+            .min();
         let report = self.report.next_deadline();
         let next = [heartbeat, link, dial, attempt, report].into_iter().flatten().min()?;
         Some(next.since(net::now()))
@@ -216,16 +223,21 @@ impl<'a> Prober<'a> {
             match frame {
                 Frame::Welcome(welcome) if welcome.version == crate::wire::VERSION => self.adopt(token),
                 Frame::Welcome(welcome) => {
-                    return self.drop_peer(token, &format!("{address} speaks version {} of the protocol", welcome.version));
+                    return self
+                        .drop_peer(token, &format!("{address} speaks version {} of the protocol", welcome.version));
                 }
-                Frame::Refusal(refusal) => return self.drop_peer(token, &format!("{address} refuses: {}", refusal.text)),
+                Frame::Refusal(refusal) => {
+                    return self.drop_peer(token, &format!("{address} refuses: {}", refusal.text));
+                }
                 Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(&pong),
                 Frame::Notice(notice) if Some(token) == self.chosen => {
                     log::debug!("{address} says: remoted {}", notice.verdict);
                     self.shared.relay.lock().handle_notice();
                 }
                 Frame::Pong(_) | Frame::Notice(_) => {}
-                Frame::Hello(_) | Frame::Ping(_) => return self.drop_peer(token, &format!("{address} is not a broker server")),
+                Frame::Hello(_) | Frame::Ping(_) => {
+                    return self.drop_peer(token, &format!("{address} is not a broker server"));
+                }
             }
         }
         if ended {
@@ -263,7 +275,9 @@ impl<'a> Prober<'a> {
         match self.addresses.as_ref().and_then(|addresses| addresses.server.as_ref()) {
             None => SocketAddr::new(reached.ip(), self.config.server.port),
             Some(servers) => {
-                let fits = |address: &&SocketAddr| self.config.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+                let fits = |address: &&SocketAddr| {
+                    self.config.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4())
+                };
                 *servers.iter().find(fits).unwrap_or(&servers[0])
             }
         }

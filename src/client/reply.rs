@@ -37,7 +37,11 @@ pub(super) fn run(shared: &Shared, mut poll: Poll, fresh: &Receiver<Upstream>, s
 }
 
 /// Takes in the sockets of new sessions. A session that gave way takes its socket along.
-fn take_fresh(poll: &Poll, fresh: &Receiver<Upstream>, upstreams: &mut HashMap<Token, Upstream>) -> std::io::Result<()> {
+fn take_fresh(
+    poll: &Poll,
+    fresh: &Receiver<Upstream>,
+    upstreams: &mut HashMap<Token, Upstream>,
+) -> std::io::Result<()> {
     for upstream in fresh.try_iter() {
         let token = Token(usize::from(upstream.session.id));
         watch(poll, &upstream.socket, token)?;

@@ -192,7 +192,8 @@ impl Report {
         let total = snapshot.counters.dropped(DropReason::Overflow);
         if total > self.overflow_seen {
             let overflow = self.overflow.get_or_insert_with(|| {
-                let text = format!("buffer is full with {}: dropping", amount(snapshot.held.datagrams, snapshot.held.bytes));
+                let text =
+                    format!("buffer is full with {}: dropping", amount(snapshot.held.datagrams, snapshot.held.bytes));
                 lines.push(Line { level: Level::Warn, text });
                 Overflow { from: wall, to: wall, dropped: 0, latest: now }
             });
@@ -212,7 +213,10 @@ impl Report {
         let blocked = snapshot.replies_missing || snapshot.standing == Standing::Refused;
         if blocked && !self.blocked_told {
             let why = if snapshot.replies_missing { "no replies any more" } else { "datagrams are refused" };
-            lines.push(Line { level: Level::Warn, text: format!("UDP to remoted seems blocked: {why}, and heartbeats are good") });
+            lines.push(Line {
+                level: Level::Warn,
+                text: format!("UDP to remoted seems blocked: {why}, and heartbeats are good"),
+            });
         }
         self.blocked_told = blocked;
     }
@@ -288,7 +292,9 @@ pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
     let mut value = bytes;
     let mut unit = 0;
-    while value >= 10 * 1024 && unit + 1 < UNITS.len() || (value >= 1024 && value.is_multiple_of(1024) && unit + 1 < UNITS.len()) {
+    while value >= 10 * 1024 && unit + 1 < UNITS.len()
+        || (value >= 1024 && value.is_multiple_of(1024) && unit + 1 < UNITS.len())
+    {
         value /= 1024;
         unit += 1;
     }

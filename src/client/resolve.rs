@@ -47,12 +47,18 @@ impl Resolver {
 
 /// Starts to resolve, if there is a name; `bell` is rung with each answer.
 pub(super) fn start(config: &Config, bell: Doorbell) -> Result<Resolver, String> {
-    let broker = config.broker.clone().unwrap_or_else(|| HostPort { host: config.server.host.clone(), port: config.broker_port });
+    let broker = config
+        .broker
+        .clone()
+        .unwrap_or_else(|| HostPort { host: config.server.host.clone(), port: config.broker_port });
     let server = config.broker.is_some().then(|| config.server.clone());
     let (answer, answers) = bounded(1);
-    if let (Some(broker), Some(server)) = (broker.address(), server.as_ref().map_or(Some(None), |name| name.address().map(Some))) {
+    if let (Some(broker), Some(server)) =
+        (broker.address(), server.as_ref().map_or(Some(None), |name| name.address().map(Some)))
+    {
         let fixed = Addresses { broker: vec![broker], server: server.map(|address| vec![address]) };
         answer.send(Ok(fixed)).map_err(|_| "the resolver's channel is closed".to_string())?;
+        bell.ring();
         return Ok(Resolver { ask: None, answers });
     }
     let (ask, asked) = bounded(1);

@@ -9,7 +9,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, recvmsg, sendmmsg, sendmsg,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, recvmsg,
+    sendmmsg, sendmsg,
 };
 use nix::{cmsg_space, getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 
@@ -86,12 +87,14 @@ impl Inbox {
     /// Reads what has come in, up to a batch, without waiting. How many datagrams; 0 when none waits.
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
         self.arrivals.clear();
-        let mut slices: Vec<[IoSliceMut<'_>; 1]> = self.slots.chunks_exact_mut(SLOT_BYTES).map(|slot| [IoSliceMut::new(slot)]).collect();
-        let received = match recvmmsg(socket.as_raw_fd(), &mut self.headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
-            Ok(received) => received,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(0),
-            Err(error) => return Err(error.into()),
-        };
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+            self.slots.chunks_exact_mut(SLOT_BYTES).map(|slot| [IoSliceMut::new(slot)]).collect();
+        let received =
+            match recvmmsg(socket.as_raw_fd(), &mut self.headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
+                Ok(received) => received,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(0),
+                Err(error) => return Err(error.into()),
+            };
         for (slot, message) in received.enumerate() {
             let local = message.cmsgs().ok().and_then(|mut all| all.find_map(|one| local_address(&one)));
             if let Some(from) = message.address.as_ref().and_then(socket_address) {
@@ -144,7 +147,12 @@ pub fn send_batch(socket: &impl AsRawFd, to: SocketAddr, payloads: &[&[u8]]) -> 
 }
 
 /// Sends one datagram from the own address `local`, where that is known.
-pub fn send_from(socket: &impl AsRawFd, local: Option<IpAddr>, to: SocketAddr, payload: &[u8]) -> Result<(), SendError> {
+pub fn send_from(
+    socket: &impl AsRawFd,
+    local: Option<IpAddr>,
+    to: SocketAddr,
+    payload: &[u8],
+) -> Result<(), SendError> {
     let (v4, v6);
     let control = match local {
         Some(IpAddr::V4(address)) => {
@@ -160,7 +168,8 @@ pub fn send_from(socket: &impl AsRawFd, local: Option<IpAddr>, to: SocketAddr, p
     };
     let address = SockaddrStorage::from(to);
     let iov = [IoSlice::new(payload)];
-    sendmsg(socket.as_raw_fd(), &iov, control.as_slice(), MsgFlags::MSG_DONTWAIT, Some(&address)).map_err(SendError::from)?;
+    sendmsg(socket.as_raw_fd(), &iov, control.as_slice(), MsgFlags::MSG_DONTWAIT, Some(&address))
+        .map_err(SendError::from)?;
     Ok(())
 }
 
@@ -195,7 +204,9 @@ impl From<Errno> for SendError {
 
 fn local_address(control: &ControlMessageOwned) -> Option<IpAddr> {
     match control {
-        ControlMessageOwned::Ipv4PacketInfo(info) => Some(IpAddr::from(u32::from_be(info.ipi_addr.s_addr).to_be_bytes())),
+        ControlMessageOwned::Ipv4PacketInfo(info) => {
+            Some(IpAddr::from(u32::from_be(info.ipi_addr.s_addr).to_be_bytes()))
+        }
         ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(info.ipi6_addr.s6_addr)),
         _ => None,
     }

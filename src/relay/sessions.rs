@@ -115,7 +115,8 @@ impl Sessions {
 
     /// A reply came; where it goes.
     pub(super) fn handle_reply(&mut self, now: Time, session: SessionRef) -> Option<Origin> {
-        let found = self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
+        let found =
+            self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
         let gap = found.replies.last.map_or(Duration::ZERO, |last| now.since(last));
         let longest_gap = found.replies.longest_gap.max(gap);
         found.replies = Replies { last: Some(now), longest_gap, asked: false };

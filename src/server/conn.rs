@@ -186,6 +186,9 @@ mod tests {
         assert_eq!(plain(b"ping\n"), Plain::Whole(b"\n".to_vec()));
         assert_eq!(plain(b"ping\r\n"), Plain::Whole(b"\r\n".to_vec()));
         assert_eq!([plain(b"p"), plain(b"pin")], [Plain::Begun, Plain::Begun]);
-        assert_eq!([plain(b""), plain(b"pang"), plain(b"pingping"), plain(&[0, 0])], [Plain::No, Plain::No, Plain::No, Plain::No]);
+        assert_eq!(
+            [plain(b""), plain(b"pang"), plain(b"pingping"), plain(&[0, 0])],
+            [Plain::No, Plain::No, Plain::No, Plain::No]
+        );
     }
 }

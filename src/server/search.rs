@@ -6,7 +6,13 @@ use crate::remoted::{Found, Wanted, search};
 use crate::threads::{Doorbell, Stop};
 
 /// Searches each time it is asked to, until the stop.
-pub(super) fn run(wanted: &Wanted, asked: &Receiver<()>, found: &Sender<Found>, bell: &Doorbell, stop: &Stop) -> Result<(), String> {
+pub(super) fn run(
+    wanted: &Wanted,
+    asked: &Receiver<()>,
+    found: &Sender<Found>,
+    bell: &Doorbell,
+    stop: &Stop,
+) -> Result<(), String> {
     while !stop.is_set() {
         stop.wait(asked, None);
         if stop.is_set() {

@@ -267,7 +267,8 @@ impl<'a> Server<'a> {
 
     /// Closes what has been silent for too long.
     fn sweep(&mut self, now: Time) {
-        let silent: Vec<Token> = self.conns.iter().filter(|(_, conn)| conn.deadline() <= now).map(|(token, _)| *token).collect();
+        let silent: Vec<Token> =
+            self.conns.iter().filter(|(_, conn)| conn.deadline() <= now).map(|(token, _)| *token).collect();
         for token in silent {
             self.close(token, &Close::Garbage("silent for too long".into()));
         }
@@ -284,7 +285,9 @@ impl<'a> Server<'a> {
         while let Ok(found) = self.founds.try_recv() {
             if found.fd_unreadable() && !self.unreadable_told {
                 self.unreadable_told = true;
-                log::warn!("cannot see which sockets remoted owns: going by process name and port; run as root, or with CAP_SYS_PTRACE");
+                log::warn!(
+                    "cannot see which sockets remoted owns: going by process name and port; run as root, or with CAP_SYS_PTRACE"
+                );
             }
             self.found = found;
             self.search_open = false;
@@ -349,7 +352,14 @@ impl<'a> Server<'a> {
                     lease: Duration::from_millis(u64::from(ping.lease_ms)),
                 };
                 let pong = pong(now, &self.judge, &mut self.windows, &ping, asking, self.gap);
-                log::trace!("{} holds {}, {} unsent: remoted {}, window {}", conn.address, ping.held, ping.unsent, pong.verdict, pong.window);
+                log::trace!(
+                    "{} holds {}, {} unsent: remoted {}, window {}",
+                    conn.address,
+                    ping.held,
+                    ping.unsent,
+                    pong.verdict,
+                    pong.window
+                );
                 conn.framed.send(&Frame::Pong(pong)).map_err(Close::from)
             }
         };
@@ -376,7 +386,8 @@ impl<'a> Server<'a> {
         if first {
             return;
         }
-        let clients: Vec<Token> = self.conns.iter().filter(|(_, conn)| conn.is_client()).map(|(token, _)| *token).collect();
+        let clients: Vec<Token> =
+            self.conns.iter().filter(|(_, conn)| conn.is_client()).map(|(token, _)| *token).collect();
         for token in clients {
             let sent = self.conns.get_mut(&token).map(|conn| conn.framed.send(&Frame::Notice(Notice { verdict })));
             if let Some(Err(broken)) = sent {

@@ -103,7 +103,12 @@ struct Client {
 
 impl Client {
     fn booked(&self, now: Time) -> u64 {
-        [self.newest, self.larger].into_iter().filter(|(_, expires)| *expires > now).map(|(bytes, _)| bytes).max().unwrap_or(0)
+        [self.newest, self.larger]
+            .into_iter()
+            .filter(|(_, expires)| *expires > now)
+            .map(|(bytes, _)| bytes)
+            .max()
+            .unwrap_or(0)
     }
 
     fn book(&mut self, now: Time, window: u64, lease: Duration) {
@@ -323,7 +328,8 @@ impl Windows {
             }
             client.wants &= silent < WAIT_FORGOTTEN;
         }
-        self.clients.retain(|_, client| client.wants || client.booked(now) > 0 || now.since(client.asked) < WAIT_FORGOTTEN);
+        self.clients
+            .retain(|_, client| client.wants || client.booked(now) > 0 || now.since(client.asked) < WAIT_FORGOTTEN);
         let clients = &self.clients;
         self.waiting.retain(|waiting| clients.get(waiting).is_some_and(|client| client.wants));
     }

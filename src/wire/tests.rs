@@ -122,7 +122,9 @@ fn what_is_not_this_protocol_is_refused_by_its_first_bytes() {
 #[test]
 fn a_refusal_cannot_write_control_characters_into_a_log() {
     let bytes = encoded(&Frame::Refusal(Refusal { text: format!("a\nb\x1b[31m{}", "x".repeat(999)) }));
-    let Ok([Frame::Refusal(refusal)]) = decoded(&bytes, 64).as_deref().map(|f| <[Frame; 1]>::try_from(f.to_vec()).unwrap()) else {
+    let Ok([Frame::Refusal(refusal)]) =
+        decoded(&bytes, 64).as_deref().map(|f| <[Frame; 1]>::try_from(f.to_vec()).unwrap())
+    else {
         panic!("one refusal expected");
     };
     assert!(refusal.text.starts_with("a?b?[31mx"));
@@ -132,7 +134,9 @@ fn a_refusal_cannot_write_control_characters_into_a_log() {
 #[test]
 fn the_cost_of_a_datagram_is_never_below_what_the_kernel_was_seen_to_charge() {
     let loopback = [(0, 832), (160, 832), (300, 1_280), (600, 1_280), (1_400, 2_304), (2_000, 4_352), (4_000, 8_448)];
-    for (bytes, charged) in loopback.into_iter().chain([(5_500, 8_448), (8_000, 16_640), (20_000, 20_832), (65_507, 66_339)]) {
+    for (bytes, charged) in
+        loopback.into_iter().chain([(5_500, 8_448), (8_000, 16_640), (20_000, 20_832), (65_507, 66_339)])
+    {
         assert!(buffer_cost(bytes) >= charged, "{bytes} bytes: {} against {charged}", buffer_cost(bytes));
     }
     // In fragments: how many of a size a buffer of 212,992 bytes held, one of them beyond the limit.
