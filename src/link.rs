@@ -532,10 +532,10 @@ impl Link {
         let Some(connection) = &mut self.connection else {
             return Outcome::default();
         };
-        if probe.epoch == epoch {
-            if let Some(previous) = connection.good.replace(Good { released: probe.released }) {
-                connection.mark(Mark { seq: previous.released, read: pong.read + pong.queue });
-            }
+        if probe.epoch == epoch
+            && let Some(previous) = connection.good.replace(Good { released: probe.released })
+        {
+            connection.mark(Mark { seq: previous.released, read: pong.read + pong.queue });
         }
         let confirm = connection.redeem_marks(pong.read).filter(|&seq| seq > flight.oldest);
         if confirm.is_some() {

@@ -123,11 +123,11 @@ pub fn bind_upstream(address: SocketAddr) -> io::Result<UdpSocket> {
     match address {
         SocketAddr::V4(_) => {
             setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
-            setsockopt(&socket, udp::Ipv4MtuDiscover, &nix::libc::IP_PMTUDISC_DONT)?;
+            setsockopt(&socket, udp::Ipv4MtuDiscover, &libc::IP_PMTUDISC_DONT)?;
         }
         SocketAddr::V6(_) => {
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
-            setsockopt(&socket, udp::Ipv6MtuDiscover, &nix::libc::IPV6_PMTUDISC_DONT)?;
+            setsockopt(&socket, udp::Ipv6MtuDiscover, &libc::IPV6_PMTUDISC_DONT)?;
             socket.set_only_v6(true)?;
         }
     }
@@ -181,7 +181,7 @@ pub fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream
     }
     match socket.connect(&address.into()) {
         Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(nix::libc::EINPROGRESS) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
     Ok(TcpStream::from_std(socket.into()))

@@ -96,21 +96,18 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
 }
 
 fn listen(config: &Config) -> Result<TcpListener, String> {
-    let bound = match &config.listen {
-        Some(name) => {
-            let cannot = |error: io::Error| format!("cannot bind {name}: {}", explain(&error));
-            let addresses = name.resolve().map_err(cannot)?;
-            net::listen(addresses[0]).map_err(|error| format!("cannot bind {}: {}", addresses[0], explain(&error)))?
+    let bound = if let Some(name) = &config.listen {
+        let cannot = |error: io::Error| format!("cannot bind {name}: {}", explain(&error));
+        let addresses = name.resolve().map_err(cannot)?;
+        net::listen(addresses[0]).map_err(|error| format!("cannot bind {}: {}", addresses[0], explain(&error)))?
+    } else {
+        let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), config.default_port);
+        let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), config.default_port);
+        match net::listen(v6) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => net::listen(v4),
+            outcome => outcome,
         }
-        None => {
-            let v6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), config.default_port);
-            let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), config.default_port);
-            match net::listen(v6) {
-                Err(error) if error.kind() != io::ErrorKind::AddrInUse => net::listen(v4),
-                outcome => outcome,
-            }
-            .map_err(|error| format!("cannot bind port {}: {}", config.default_port, explain(&error)))?
-        }
+        .map_err(|error| format!("cannot bind port {}: {}", config.default_port, explain(&error)))?
     };
     if let Ok(address) = bound.local_addr() {
         log::info!("listening on {address}");

@@ -139,7 +139,7 @@ proptest! {
 #[test]
 fn a_full_buffer_says_whether_dropping_helps() {
     let mut buffer = Buffer::new(BUFFER_BYTES_MIN);
-    assert_eq!(buffer.push(Time::ZERO, 0, &[0; 65_507]), Err(Full::ByItself));
+    assert_eq!(buffer.push(Time::ZERO, 0, &vec![0; 65_507]), Err(Full::ByItself));
     let mut pushed = 0;
     while buffer.push(Time::ZERO, 0, &[0; 1_000]).is_ok() {
         pushed += 1;

@@ -8,7 +8,7 @@ use crate::buffer::{BUFFER_BYTES_MIN, SESSION_ID_MAX};
 use crate::relay::FullPolicy;
 
 /// Longest duration that is taken: longer ones are mistakes.
-const SPAN_MAX: Duration = Duration::from_secs(366 * 86_400);
+const SPAN_MAX: Duration = Duration::from_hours(366 * 24);
 /// A receive buffer larger than this is refused by every kernel.
 const RECEIVE_BYTES_MAX: usize = 1 << 30;
 

@@ -201,7 +201,7 @@ impl<'a> Forwarder<'a> {
 
     fn tell_shortage(&mut self, error: &io::Error) {
         let now = net::now();
-        if self.shortage_told.is_none_or(|told| now.since(told) >= Duration::from_secs(60)) {
+        if self.shortage_told.is_none_or(|told| now.since(told) >= Duration::from_mins(1)) {
             self.shortage_told = Some(now);
             log::warn!("cannot open a socket for a session: {error}; holding");
         }

@@ -19,7 +19,7 @@ use crate::wire::Verdict;
 /// A change of the link is told when it has lasted this long.
 const LASTING: Duration = Duration::from_secs(1);
 /// Everything else is summed up this often.
-const SUMMARY: Duration = Duration::from_secs(60);
+const SUMMARY: Duration = Duration::from_mins(1);
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::net::HostPort;
 use crate::threads::{Doorbell, detach};
 
 /// Names are resolved again after this, for the next outage.
-const REFRESH: Duration = Duration::from_secs(5 * 60);
+const REFRESH: Duration = Duration::from_mins(5);
 
 /// What the names mean. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ const SPACING_MIN: Duration = Duration::from_millis(500);
 /// ... and once it is old: thousands of clients of a dead server must not add up to a load on the network.
 const SPACING_MAX: Duration = Duration::from_secs(5);
 /// How long an outage counts as young.
-const YOUNG: Duration = Duration::from_secs(60);
+const YOUNG: Duration = Duration::from_mins(1);
 
 /// Paces attempts to connect. Holds no connection.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ mod tests {
     fn attempts_start_at_once_then_half_a_second_apart_then_ever_slower() {
         let mut dialer = Dialer::new(Time::ZERO, 42);
         let mut starts = Vec::new();
-        while starts.last().is_none_or(|last: &Time| last.since(Time::ZERO) < Duration::from_secs(1_200)) {
+        while starts.last().is_none_or(|last: &Time| last.since(Time::ZERO) < Duration::from_mins(20)) {
             let at = dialer.next_start(0).expect("an outage lasts");
             dialer.handle_start(at);
             starts.push(at);

@@ -170,9 +170,8 @@ enum Plain {
 fn plain(bytes: &[u8]) -> Plain {
     match bytes.strip_prefix(PLAIN_REQUEST) {
         Some(end) if [&b""[..], b"\n", b"\r\n"].contains(&end) => Plain::Whole(end.to_vec()),
-        Some(_) => Plain::No,
         None if !bytes.is_empty() && PLAIN_REQUEST.starts_with(bytes) => Plain::Begun,
-        None => Plain::No,
+        Some(_) | None => Plain::No,
     }
 }
 

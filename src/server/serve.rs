@@ -35,11 +35,11 @@ const SWEEP_GAP: Duration = Duration::from_secs(5);
 /// No descriptor is left: how long to leave newcomers waiting.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// The same complaint is logged once in this time.
-const COMPLAINT_GAP: Duration = Duration::from_secs(60);
+const COMPLAINT_GAP: Duration = Duration::from_mins(1);
 /// remoted's buffer where the system does not tell: the kernel's default.
 const BUFFER_BYTES_DEFAULT: u64 = 212_992;
 /// How long remoted's socket must not have overflowed before its queue says something of the cost of datagrams.
-const OVERFLOW_CALM: Duration = Duration::from_secs(60);
+const OVERFLOW_CALM: Duration = Duration::from_mins(1);
 
 /// The serving thread.
 #[derive(Debug)]
@@ -343,7 +343,7 @@ impl<'a> Server<'a> {
                 conn.answer_plain(now, &[word, &end].concat())
             }
             Request::Ping(ping) => {
-                let asking = verdict::Request {
+                let question = verdict::Request {
                     client: conn.id,
                     address: conn.address,
                     wants: ping.unsent > 0,
@@ -351,7 +351,7 @@ impl<'a> Server<'a> {
                     unconfirmed_cost: ping.unconfirmed_cost,
                     lease: Duration::from_millis(u64::from(ping.lease_ms)),
                 };
-                let pong = pong(now, &self.judge, &mut self.windows, &ping, asking, self.gap);
+                let pong = pong(now, &self.judge, &mut self.windows, &ping, question, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,
@@ -403,10 +403,17 @@ fn incomplete(sample: &Sample) -> bool {
     absent || sample.missing.is_some() || sample.companion == Some(false)
 }
 
-fn pong(now: Time, judge: &Judge, windows: &mut Windows, ping: &Ping, asking: verdict::Request, gap: Duration) -> Pong {
+fn pong(
+    now: Time,
+    judge: &Judge,
+    windows: &mut Windows,
+    ping: &Ping,
+    question: verdict::Request,
+    gap: Duration,
+) -> Pong {
     let room = Room { buffer: judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT), queue: judge.queue() };
     let (window, ask_again) = if judge.verdict() == Verdict::Up {
-        let grant = windows.handle_request(now, asking, room);
+        let grant = windows.handle_request(now, question, room);
         (grant.window, grant.ask_again)
     } else {
         (0, Duration::ZERO)

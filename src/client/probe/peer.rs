@@ -45,18 +45,16 @@ impl Peer {
             return Ok((Vec::new(), false));
         }
         self.framed.flush().map_err(|broken| broken.to_string())?;
+        let filled = self.framed.fill().map_err(|broken| broken.to_string())?;
         let mut frames = Vec::new();
-        loop {
-            let filled = self.framed.fill().map_err(|broken| broken.to_string())?;
-            while let Some(frame) = self.framed.next_frame().map_err(|error| error.to_string())? {
-                frames.push(frame);
-            }
-            match filled {
-                Filled::Dry => return Ok((frames, false)),
-                Filled::Ended => return Ok((frames, true)),
-                // A server sends one small frame for each of ours: more than that is none.
-                Filled::More => return Err("it sends too much".into()),
-            }
+        while let Some(frame) = self.framed.next_frame().map_err(|error| error.to_string())? {
+            frames.push(frame);
+        }
+        match filled {
+            Filled::Dry => Ok((frames, false)),
+            Filled::Ended => Ok((frames, true)),
+            // A server sends one small frame for each of ours: more than that is none.
+            Filled::More => Err("it sends too much".into()),
         }
     }
 
