@@ -1,20 +1,23 @@
 //! What the system says of remoted.
 //!
 //! ```text
-//!            slow, a thread of its own, when needed             fast, the serving loop, up to 1,000 times a second
-//!  search ──────────────────────────────────────────► Found ──► Inspector::sample ──────────────────────────► Sample
-//!  walks /proc: whose name, whose socket on the port            only what was found: /proc/PID/stat, SOCK_DIAG
+//!   slow, on a thread of its own             fast, up to 1,000 times a second
+//!   search ───────────────────────► Found ─► Inspector::sample ─────────────► Sample
+//!   walks /proc: who has the name,           looks at what was found alone:
+//!   and whose is the socket                  /proc/PID/stat, SOCK_DIAG
 //! ```
 //!
-//! A process counts when it has an accepted name *and* owns an unconnected UDP socket on the port. Neither alone is enough: another
-//! program can sit on the port, and a remoted that failed to bind it is no use. The search looks in our own network namespace first, then
-//! in that of the process (a remoted in a container).
+//! A process counts when it has an accepted name *and* owns an unconnected UDP socket on the port. Neither alone is
+//! enough: another program can sit on the port, and a remoted that failed to bind it is no use. The search looks in our
+//! own network namespace first, then in that of the process (a remoted in a container).
 //!
-//! Guarantees: nothing that the system does makes this room panic, hang or grow without bound. A process id that was given to another
-//! process is not taken for the old one, because its start time differs. What cannot be read counts as not there.
+//! Guarantees: nothing that the system does makes this room panic, hang or grow without bound. A process id that was
+//! given to another process is not taken for the old one, because its start time differs. What cannot be read counts as
+//! not there (a process hidden by the mount option `hidepid`).
 //!
-//! Left out on purpose: pid files (stale after `kill -9`), `ossec-control status` (fails when any daemon is down, and deletes
-//! files), the arguments of processes (anybody can write there what he likes), and every judgement: that is the verdict's.
+//! Left out on purpose: pid files (stale after `kill -9`), `ossec-control status` (fails when any daemon is down, and
+//! deletes files), the arguments of processes (an editor that has a file of remoted's open bears its name there), and
+//! every judgement: that is the verdict's.
 
 mod diag;
 mod proc;
@@ -28,7 +31,8 @@ use crate::verdict::{Owner, Presence, Sample};
 pub use sample::Inspector;
 pub use search::{search, search_in};
 
-/// Each remoted and the analysis daemon that it cannot work without (`ossec-remoted` drops messages 33 s after it lost its own).
+/// Each remoted and the analysis daemon that it cannot work without (`ossec-remoted` drops messages 33 s after it lost
+/// its own).
 const COMPANIONS: [(&str, &str); 2] = [("ossec-remoted", "ossec-analysisd"), ("wazuh-remoted", "wazuh-analysisd")];
 
 /// Longest process name that the kernel keeps: TASK_COMM_LEN is 16, its zero included.
@@ -37,7 +41,8 @@ const COMM_BYTES_MAX: usize = 15;
 /// Most processes of one name that are looked at: OSSEC runs one for each `<remote>` entry.
 const PROCESSES_MAX: usize = 64;
 
-/// Most sockets on the port that are looked at in one table: remoted has one, a group of SO_REUSEPORT at most one for each core.
+/// Most sockets on the port that are looked at in one table: remoted has one, a group of SO_REUSEPORT at most one for
+/// each core.
 const SOCKETS_MAX: usize = 256;
 
 /// The process names that are accepted as remoted's.
@@ -144,12 +149,15 @@ impl Found {
 
     /// Whether `/proc/PID/fd` of a process with an accepted name may not be read, so that name and port had to do.
     ///
-    /// Reading it takes the user of remoted, or CAP_DAC_READ_SEARCH to open the directory *and* CAP_SYS_PTRACE to follow its links.
+    /// Without being root it takes CAP_DAC_READ_SEARCH to open that directory, and CAP_SYS_PTRACE to follow the links
+    /// in it. Remoted's own user may not: what `setuid` has changed is not dumpable, and its `/proc/PID` belongs to
+    /// root.
     pub fn fd_unreadable(&self) -> bool {
         self.holders.iter().any(|holder| !holder.proven)
     }
 
-    /// Whether `sample`, taken of this, calls for another search: something that was found is gone, or has not been found yet.
+    /// Whether `sample`, taken of this, calls for another search: something that was found is gone, or has not been
+    /// found yet.
     pub fn is_outdated_by(&self, sample: &Sample) -> bool {
         let running = matches!(sample.presence, Presence::Running | Presence::Stopped);
         let sockets: usize = self.tables.iter().map(|table| table.inodes.len()).sum();

@@ -1,11 +1,12 @@
-//! NETLINK_SOCK_DIAG: what the kernel tells of a UDP socket beyond `/proc/net/udp{,6}`, above all the size of its buffer.
+//! NETLINK_SOCK_DIAG: what the kernel tells of a UDP socket beyond `/proc/net/udp{,6}`, above all the size of its
+//! buffer.
 //!
-//! One dump for each address family, which the kernel already restricts to the port and to unconnected sockets (`udp_dump` in its
-//! `net/ipv4/udp_diag.c`). It takes half the time of reading the table, and needs no privilege.
+//! One dump for each address family, which the kernel already restricts to the port and to unconnected sockets
+//! (`udp_dump` in its `net/ipv4/udp_diag.c`). It takes half the time of reading the table, and needs no privilege.
 //!
-//! Any error means: not this time. The connection is then opened afresh, since the kernel refuses a new dump on one that was left in the
-//! middle of another (EBUSY); after [`FAILURES_MAX`] in a row there is no further attempt. An old kernel, one without `udp_diag`,
-//! or a sandbox (`RestrictAddressFamilies=`) fails always.
+//! Any error means: not this time. The connection is then opened afresh, since the kernel refuses a new dump on one
+//! that was left in the middle of another (EBUSY); after [`FAILURES_MAX`] in a row there is no further attempt. An old
+//! kernel, one without `udp_diag`, or a sandbox (`RestrictAddressFamilies=`) fails always.
 
 #[cfg(test)]
 mod tests;
@@ -28,11 +29,12 @@ use crate::verdict::Socket;
 /// Failures in a row after which the kernel is not asked again: each attempt may make it look for a module.
 const FAILURES_MAX: u8 = 3;
 
-/// How long an answer is waited for. The kernel has it ready when the request returns; this only keeps a fault from hanging the caller.
+/// How long an answer is waited for. The kernel has it ready when the request returns; this only keeps a fault from
+/// hanging the caller.
 const ANSWER_MILLIS_MAX: i64 = 200;
 
-/// The kernel makes the datagrams of a dump as large as the buffer that the last one was read into, but no smaller than a page or 8 KiB,
-/// whichever is less (`netlink_dump` in its `net/netlink/af_netlink.c`): so this is always enough.
+/// The kernel makes the datagrams of a dump as large as the buffer that the last one was read into, but no smaller than
+/// a page or 8 KiB, whichever is less (`netlink_dump` in its `net/netlink/af_netlink.c`): so this is always enough.
 const DATAGRAM_BYTES_MAX: usize = 8 * 1_024;
 
 /// Datagrams read for one dump: some 45 sockets fit in each, and a port has a few.
@@ -59,31 +61,28 @@ impl Diag {
         Self { failures: FAILURES_MAX, ..Self::new(0) }
     }
 
-    /// Adds those of our own network namespace's sockets on the port that have one of the `inodes`. `None`, and nothing added, if the
-    /// kernel did not answer.
-    pub(super) fn dump(&mut self, family: Family, inodes: &[u64], sockets: &mut Vec<Socket>) -> Option<()> {
+    /// Adds those of our own network namespace's sockets on the port that have one of the `inodes`. Whether the kernel
+    /// told of all there are.
+    pub(super) fn dump(&mut self, family: Family, inodes: &[u64], sockets: &mut Vec<Socket>) -> bool {
         if self.failures >= FAILURES_MAX {
-            return None;
+            return false;
         }
-        let before = sockets.len();
         let outcome = self.try_dump(family, inodes, sockets);
-        if outcome.is_err() {
-            sockets.truncate(before);
-        }
         self.account(outcome)
     }
 
-    fn account(&mut self, outcome: io::Result<()>) -> Option<()> {
+    /// Whether the `outcome` of a dump was a good one; a bad one costs the connection.
+    fn account(&mut self, outcome: io::Result<()>) -> bool {
         match outcome {
             Ok(()) => {
                 self.failures = 0;
-                Some(())
+                true
             }
             Err(error) => {
                 self.connection = None;
                 self.failures += 1;
                 self.last_error = Some(error);
-                None
+                false
             }
         }
     }
@@ -148,7 +147,8 @@ impl Connection {
     }
 }
 
-/// A request for all unconnected UDP sockets on `port`, with their memory figures; its sequence number is yet to be set.
+/// A request for all unconnected UDP sockets on `port`, with their memory figures; its sequence number is yet to be
+/// set.
 fn request(family: Family, port: u16) -> Vec<u8> {
     let (family, mut socket_id) = match family {
         Family::V4 => (AF_INET, SocketId::new_v4()),
@@ -171,7 +171,8 @@ fn request(family: Family, port: u16) -> Vec<u8> {
     bytes
 }
 
-/// Takes the sockets with one of the `inodes` out of one datagram of the answer to request `sequence`. Whether it was the last one.
+/// Takes the sockets with one of the `inodes` out of one datagram of the answer to request `sequence`. Whether it was
+/// the last one.
 ///
 /// # Errors
 /// That of the kernel, or `InvalidData` for what is no such answer.
@@ -211,7 +212,8 @@ fn socket(response: &InetResponse, inodes: &[u64]) -> io::Result<Option<Socket>>
     let memory = memory.ok_or_else(|| invalid("an answer without SK_MEMINFO"))?;
     Ok(Some(Socket {
         inode,
-        // Not `memory.receive_queue`: that still has what was read but not yet given back by the kernel (`udp_rmem_release`).
+        // Not `memory.receive_queue`: that still has what was read but not yet given back by the kernel
+        // (`udp_rmem_release`).
         rx_queue: u64::from(response.header.recv_queue),
         drops: memory.drops,
         buffer: Some(u64::from(memory.receive_queue_max)),

@@ -1,6 +1,7 @@
 //! `/proc`: small readers, and the pure parsers below them.
 //!
-//! Parsers take bytes and give `None`, or leave the line out, where these are not what the kernel writes: they never panic.
+//! Parsers take bytes and give `None`, or leave the line out, where these are not what the kernel writes: they never
+//! panic.
 
 #[cfg(test)]
 mod tests;
@@ -17,16 +18,18 @@ use crate::verdict::Owner;
 /// Most bytes of `/proc/PID/stat` that are read: 52 fields of at most 20 digits, and the name.
 const STAT_BYTES_MAX: usize = 2_048;
 
-/// Most bytes of a table of sockets that are read: a line of 128 bytes for each port there is. A line of `udp6` has some 170.
+/// Most bytes of a table of sockets that are read: a line of 128 bytes for each port there is. A line of `udp6` has
+/// some 170.
 const TABLE_BYTES_MAX: u64 = 65_536 * 128;
 
-/// Room made before a table is read. Without it the first reads would be of 32 bytes, and each finds its place in the table anew.
+/// Room made before a table is read. Without it the first reads would be of 32 bytes, and each finds its place in the
+/// table anew.
 const TABLE_BYTES_USUAL: usize = 64 * 1_024;
 
 /// How often a table is read before it is believed that a socket is not in it.
 ///
-/// The kernel hands out a page at a time, some 30 lines, and goes on by counting from the start: if a socket is closed meanwhile, another
-/// one is passed over.
+/// The kernel hands out a page at a time, some 30 lines, and goes on by counting from the start: if a socket is closed
+/// meanwhile, another one is passed over.
 pub(super) const READINGS: usize = 2;
 
 /// Most descriptors of one process that are looked at: remoted opens its socket early, so it has a low number.
@@ -126,7 +129,8 @@ impl Proc {
         Ok(held)
     }
 
-    /// Reads a table of sockets into `text`, in place of what was there. One that is not in it may be there all the same: see [`READINGS`].
+    /// Reads a table of sockets into `text`, in place of what was there. One that is not in it may be there all the
+    /// same: see [`READINGS`].
     ///
     /// # Errors
     /// That of the system, as where there is no IPv6.
@@ -209,10 +213,11 @@ pub(super) fn rows(table: &[u8]) -> impl Iterator<Item = Row> {
     table.split(|&byte| byte == b'\n').filter_map(row)
 }
 
-/// `sl local_address rem_address st tx_queue:rx_queue tr:when retrnsmt uid timeout inode ref pointer drops`, hexadecimal as far as `retrnsmt`.
+/// `sl local_address rem_address st tx_queue:rx_queue tr:when retrnsmt uid timeout inode ref pointer drops`,
+/// hexadecimal as far as `retrnsmt`.
 fn row(line: &[u8]) -> Option<Row> {
     let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace().skip(1);
-    let (_, port) = fields.next()?.rsplit_once(':')?;
+    let (_, port) = fields.next()?.split_once(':')?;
     let state = fields.nth(1)?;
     let (_, rx_queue) = fields.next()?.split_once(':')?;
     let inode = fields.nth(4)?;

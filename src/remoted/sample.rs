@@ -1,5 +1,6 @@
-//! The sample: one look at what the search found, in some ten microseconds.
+//! The sample: one look at what the search found, in some tens of microseconds.
 
+use std::iter;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use super::proc::{Life, Proc, READINGS, rows};
 use super::{Companion, Found, Table, View, Wanted};
 use crate::verdict::{Owner, Presence, Sample, Socket};
 
-/// Milliseconds in a clock tick of `/proc/PID/stat`: USER_HZ, which the kernel shows to programs whatever its own HZ, is 100 on all
-/// systems that Rust's standard library runs on.
+/// Milliseconds in a clock tick of `/proc/PID/stat`: USER_HZ, which the kernel shows to programs whatever its own HZ,
+/// is 100 on all systems that Rust's standard library runs on.
 const TICK_MILLIS: u64 = 10;
 
 /// Looks at what a search found; kept by the serving loop, so that buffers and the netlink socket are made once.
@@ -42,8 +43,9 @@ impl Inspector {
     /// `found` must come from a search for what this inspector was made for.
     pub fn sample(&mut self, found: &Found) -> Sample {
         let holders = self.holders(found);
-        let sockets = if holders.alive || found.port_alone { self.sockets(found) } else { Vec::new() };
-        let presence = if !holders.alive && !found.port_alone {
+        let owned = holders.alive || found.port_alone;
+        let sockets = if owned { self.sockets(found) } else { Vec::new() };
+        let presence = if !owned {
             self.without_holders(found)
         } else if sockets.is_empty() {
             Presence::NoSocket
@@ -66,7 +68,8 @@ impl Inspector {
     pub fn notice(&mut self) -> Option<String> {
         let reason = self.diag.take_reason()?;
         Some(format!(
-            "NETLINK_SOCK_DIAG does not work here: {reason}; reading /proc/net/udp and assuming remoted's buffer to have the default size"
+            "NETLINK_SOCK_DIAG does not work here: {reason}; reading /proc/net/udp, \
+             and taking the size of remoted's buffer to be the default"
         ))
     }
 
@@ -99,9 +102,11 @@ impl Inspector {
     }
 
     fn missing(&self, found: &Found) -> Option<String> {
-        let is_there =
-            |index: usize| found.required.get(index).copied().flatten().is_some_and(|process| self.lives(process));
-        self.wanted.required.iter().enumerate().find(|(index, _)| !is_there(*index)).map(|(_, name)| name.clone())
+        // Before the first search nothing is known of any of them.
+        let known = found.required.iter().copied().chain(iter::repeat(None));
+        let mut required = self.wanted.required.iter().zip(known);
+        let (name, _) = required.find(|(_, process)| !process.is_some_and(|process| self.lives(process)))?;
+        Some(name.clone())
     }
 
     fn lives(&self, process: Owner) -> bool {
@@ -112,9 +117,8 @@ impl Inspector {
     fn sockets(&mut self, found: &Found) -> Vec<Socket> {
         let mut sockets = Vec::new();
         for table in &found.tables {
-            // The netlink socket belongs to our own network namespace.
-            let answered =
-                table.view == View::Own && self.diag.dump(table.family, &table.inodes, &mut sockets).is_some();
+            // The netlink socket belongs to our own network namespace. What it told before it failed comes twice then.
+            let answered = table.view == View::Own && self.diag.dump(table.family, &table.inodes, &mut sockets);
             if !answered {
                 self.read_table(table, found.buffer_default, &mut sockets);
             }
@@ -128,7 +132,6 @@ impl Inspector {
     fn read_table(&mut self, table: &Table, buffer: u64, sockets: &mut Vec<Socket>) {
         let before = sockets.len();
         for _ in 0..READINGS {
-            sockets.truncate(before);
             if self.proc.read_table(table.view, table.family, &mut self.table).is_err() {
                 return;
             }

@@ -39,7 +39,8 @@ pub fn search_in(root: &Path, wanted: &Wanted) -> Found {
         let accepted = census.accepted(&wanted.names);
         let claims: Vec<_> = accepted.map(|resident| Claim::of(resident, &proc, &ours, wanted.port)).collect();
         found.settle(&claims);
-        found.companion = census.companion(&claims);
+        let owner = claims.iter().find(|claim| found.is_held_by(claim.resident.process)).or(claims.first());
+        found.companion = owner.map_or(Companion::NotExpected, |claim| census.companion_of(claim.resident));
     }
     found
 }
@@ -60,6 +61,10 @@ impl Found {
             }
         }
         self.holders.sort_unstable_by_key(|holder| holder.process);
+    }
+
+    fn is_held_by(&self, process: Owner) -> bool {
+        self.holders.iter().any(|holder| holder.process == process)
     }
 
     /// Adds sockets to the tables. One that two processes share, or that two of them see, is watched once.
@@ -115,10 +120,9 @@ impl Census {
         self.0.iter().find(|resident| is_named(&resident.comm, name)).map(|resident| resident.process)
     }
 
-    /// The analysis daemon that belongs to whoever owns a socket, or else to whoever should.
-    fn companion(&self, claims: &[Claim<'_>]) -> Companion {
-        let claim = claims.iter().find(|claim| !claim.sockets.is_empty()).or(claims.first());
-        match claim.and_then(|claim| companion_of(&claim.resident.comm)) {
+    /// The analysis daemon that belongs to a remoted.
+    fn companion_of(&self, remoted: &Resident) -> Companion {
+        match companion_of(&remoted.comm) {
             None => Companion::NotExpected,
             Some(name) => self.first(name).map_or(Companion::Missing, Companion::Seen),
         }
@@ -155,7 +159,8 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Which of the `visible` sockets are a process's own, given what could be learnt of its descriptors; and whether that is proven.
+/// Which of the `visible` sockets are a process's own, given what could be learnt of its descriptors; and whether that
+/// is proven.
 ///
 /// Where they may not be read, whatever is on the port in its own network namespace (`its`) counts.
 pub(super) fn claimed(visible: &[Sighting], its: &[Sighting], held: io::Result<Vec<u64>>) -> (Vec<Sighting>, bool) {

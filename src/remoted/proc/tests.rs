@@ -97,7 +97,8 @@ fn the_link_of_a_descriptor_shows_its_socket() {
     }
 }
 
-/// A real text with some bytes overwritten, which gets past the first checks of a parser more often than random bytes do.
+/// A real text with some bytes overwritten, which gets past the first checks of a parser more often than random bytes
+/// do.
 fn garbled(text: &'static str) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec((0..text.len(), any::<u8>()), 0..8).prop_map(move |changes| {
         let mut bytes = text.as_bytes().to_vec();

@@ -1,6 +1,7 @@
 //! The system that the tests run on: our own sockets, and a child that has one.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -60,6 +61,18 @@ fn our_own_socket_is_found_with_the_size_of_its_buffer() {
     assert_eq!((socket.rx_queue, socket.drops, socket.buffer), (0, 0, Some(target.buffer())));
     assert!(sample.age.is_some());
     assert_eq!(inspector.notice(), None);
+}
+
+#[test]
+fn netlink_is_not_asked_for_a_socket_in_another_namespace() {
+    let target = Target::at("127.0.0.1:0");
+    SockRef::from(&target.socket).set_recv_buffer_size(20_000).expect("a smaller buffer");
+    let mut found = search(&target.wanted);
+    // Our own tables by another way.
+    found.tables[0].view = View::Of(std::process::id());
+    let sample = Inspector::new(target.wanted.clone()).sample(&found);
+    assert_eq!(sample.sockets[0].buffer, Some(found.buffer_default));
+    assert_ne!(found.buffer_default, target.buffer());
 }
 
 #[test]
@@ -133,9 +146,12 @@ fn a_connected_socket_is_not_found() {
 }
 
 /// Samples until one shows this; some things take effect a moment later.
-fn wait_for(inspector: &mut Inspector, found: &Found, presence: Presence) -> Sample {
-    let mut samples = (0..1_000_000).map(|_| inspector.sample(found));
-    samples.find(|sample| sample.presence == presence).expect("it comes about")
+fn wait_for(inspector: &mut Inspector, found: &Found, shows: impl Fn(&Sample) -> bool) -> Sample {
+    (0..1_000_000).map(|_| inspector.sample(found)).find(shows).expect("it comes about")
+}
+
+fn is(presence: Presence) -> impl Fn(&Sample) -> bool {
+    move |sample| sample.presence == presence
 }
 
 #[test]
@@ -146,7 +162,7 @@ fn closing_the_socket_shows() {
     assert_eq!(inspector.sample(&found).presence, Presence::Running);
     drop(socket);
     // A child that another test is about to start has it, too, until it executes its program.
-    wait_for(&mut inspector, &found, Presence::NoSocket);
+    wait_for(&mut inspector, &found, is(Presence::NoSocket));
     assert_eq!(without_netlink(&wanted).sample(&found).presence, Presence::NoSocket);
     let found = search(&wanted);
     assert!(!found.qualifies());
@@ -183,19 +199,21 @@ fn another_process_is_watched_from_its_start_to_its_end() {
     let sleeper = Sleeper::with(socket);
     // A child gets its name a moment after the parent goes on.
     let found = (0..10_000).map(|_| search(&wanted)).find(Found::qualifies).expect("it is there");
-    let running = wait_for(&mut inspector, &found, Presence::Running);
+    let running = wait_for(&mut inspector, &found, is(Presence::Running));
     assert_eq!(running.owners.iter().map(|owner| owner.pid).collect::<Vec<_>>(), [sleeper.0.id()]);
     assert_eq!(running.companion, None);
 
     sleeper.signal("STOP");
-    let stopped = wait_for(&mut inspector, &found, Presence::Stopped);
+    let stopped = wait_for(&mut inspector, &found, is(Presence::Stopped));
     assert_eq!((&stopped.sockets, &stopped.owners), (&running.sockets, &running.owners));
     sleeper.signal("CONT");
-    wait_for(&mut inspector, &found, Presence::Running);
+    wait_for(&mut inspector, &found, is(Presence::Running));
 
     // Nobody has waited for it yet: it ends as a zombie.
     sleeper.signal("KILL");
-    let gone = wait_for(&mut inspector, &found, Presence::NoProcess);
-    assert!(gone.sockets.is_empty() && gone.owners.is_empty());
+    let gone = wait_for(&mut inspector, &found, |sample| sample.owners.is_empty());
+    // Some other sleep may run on this system, with no socket on the port.
+    assert!(matches!(gone.presence, Presence::NoProcess | Presence::NoSocket));
+    assert!(gone.sockets.is_empty());
     assert!(!search(&wanted).qualifies());
 }

@@ -1,0 +1,118 @@
+//! A remoted in a container, and one whose descriptors may not be read.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+
+use super::super::search::{Sighting, claimed};
+use super::tree::{CONTAINER, Tree};
+use super::*;
+
+#[test]
+fn a_remoted_in_a_container_is_seen_through_its_own_tables() {
+    let tree = Tree::new();
+    tree.process_in(CONTAINER, 40, "wazuh-remoted", &[700]);
+    tree.udp("40/net/udp", &[]);
+    tree.udp("40/net/udp6", &[ROW]);
+    let (found, sample) = look(&tree, &ossec());
+    assert_eq!(sample.presence, Presence::Running);
+    assert_eq!(sample.sockets, [SOCKET]);
+    tree.remove("40");
+    let sample = again(&tree, &ossec(), &found);
+    assert_eq!(sample.presence, Presence::NoProcess);
+}
+
+#[test]
+fn our_own_network_namespace_goes_first() {
+    let tree = usual();
+    tree.process_in(CONTAINER, 30, "wazuh-remoted", &[710]);
+    tree.udp("30/net/udp6", &[(PORT, UNCONNECTED, 0, 710, 0)]);
+    let (_, sample) = look(&tree, &ossec());
+    assert_eq!((&sample.owners[..], &sample.sockets[..]), (&[owner(40)][..], &[SOCKET][..]));
+    assert_eq!(sample.companion, Some(true));
+    tree.remove("40");
+    let (_, sample) = look(&tree, &ossec());
+    assert_eq!((sample.owners, sample.companion), (vec![owner(30)], Some(false)));
+}
+
+#[test]
+fn two_remoteds_in_one_container_see_each_socket_once() {
+    let tree = Tree::new();
+    for (pid, inode) in [(40, 700), (41, 710)] {
+        tree.process_in(CONTAINER, pid, "ossec-remoted", &[inode]);
+        tree.udp(&format!("{pid}/net/udp6"), &[ROW, (PORT, UNCONNECTED, 0, 710, 0)]);
+    }
+    let (_, sample) = look(&tree, &ossec());
+    assert_eq!(sample.owners, [owner(40), owner(41)]);
+    assert_eq!(sample.sockets.len(), 2);
+}
+
+#[test]
+fn remoteds_in_two_containers_count_together() {
+    let tree = Tree::new();
+    for (network, pid, inode) in [(CONTAINER, 40, 700), ("net:[4026532575]", 41, 710)] {
+        tree.process_in(network, pid, "ossec-remoted", &[inode]);
+        tree.udp(&format!("{pid}/net/udp6"), &[(PORT, UNCONNECTED, 0, inode, 0)]);
+    }
+    let (_, sample) = look(&tree, &ossec());
+    assert_eq!(sample.owners, [owner(40), owner(41)]);
+    assert_eq!(sample.sockets.len(), 2);
+}
+
+#[test]
+fn a_socket_of_ours_counts_though_its_owner_moved_into_a_container() {
+    let tree = Tree::new();
+    tree.process_in(CONTAINER, 40, "ossec-remoted", &[700]);
+    tree.udp("40/net/udp", &[]);
+    tree.udp("net/udp", &[ROW]);
+    assert_eq!(look(&tree, &ossec()).1.sockets, [SOCKET]);
+}
+
+#[test]
+fn where_the_namespace_may_not_be_read_the_tables_of_the_process_are_tried() {
+    let tree = Tree::new();
+    tree.process_in(CONTAINER, 40, "ossec-remoted", &[700]);
+    tree.remove("40/ns");
+    tree.udp("40/net/udp6", &[ROW]);
+    assert_eq!(look(&tree, &ossec()).1.sockets, [SOCKET]);
+}
+
+#[test]
+fn where_descriptors_may_not_be_read_name_and_port_must_do() {
+    let socket = |view, inode| Sighting { view, family: Family::V4, inode };
+    let ours = socket(View::Own, 700);
+    let its = socket(View::Of(40), 710);
+    let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));
+    // In our own network namespace, and in a container: a stranger's socket outside of it is not its own.
+    assert_eq!(claimed(&[ours], &[ours], denied()), (vec![ours], false));
+    assert_eq!(claimed(&[ours, its], &[its], denied()), (vec![its], false));
+    assert_eq!(claimed(&[ours, its], &[its], Ok(vec![700])), (vec![ours], true));
+    assert_eq!(claimed(&[ours], &[ours], Ok(vec![])), (vec![], true));
+    assert_eq!(claimed(&[ours], &[ours], Err(ErrorKind::NotFound.into())), (vec![], true));
+}
+
+#[test]
+fn a_search_says_whether_it_could_read_the_descriptors() {
+    let tree = usual();
+    let descriptors = tree.root().join("40/fd");
+    fs::set_permissions(&descriptors, fs::Permissions::from_mode(0o000)).expect("it is ours");
+    // Root may read it all the same.
+    let readable = fs::read_dir(&descriptors).is_ok();
+    let (found, sample) = look(&tree, &ossec());
+    fs::set_permissions(&descriptors, fs::Permissions::from_mode(0o700)).expect("it is ours");
+    assert_eq!(found.fd_unreadable(), !readable);
+    assert_eq!((sample.presence, &sample.sockets[..]), (Presence::Running, &[SOCKET][..]));
+}
+
+#[test]
+fn an_owner_that_is_only_assumed_is_watched_but_not_named() {
+    let tree = usual();
+    let mut found = search_in(tree.root(), &ossec());
+    found.holders[0].proven = false;
+    let sample = again(&tree, &ossec(), &found);
+    assert_eq!((sample.presence, &sample.sockets[..]), (Presence::Running, &[SOCKET][..]));
+    assert!(sample.owners.is_empty() && sample.age.is_some());
+    assert!(!found.is_outdated_by(&sample));
+    tree.state(40, "ossec-remoted", 'Z', 40);
+    assert_eq!(again(&tree, &ossec(), &found).presence, Presence::NoProcess);
+}
