@@ -17,7 +17,7 @@ use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::verdict::{self, Judge, Presence, Room, Sample, Windows};
+use crate::verdict::{self, Judge, Room, Sample, Windows};
 use crate::wire::{Frame, Notice, Ping, Pong, Refusal, Verdict};
 
 const LISTENER: Token = Token(usize::MAX - 1);
@@ -286,7 +286,7 @@ impl<'a> Server<'a> {
             if found.fd_unreadable() && !self.unreadable_told {
                 self.unreadable_told = true;
                 log::warn!(
-                    "cannot see which sockets remoted owns: going by process name and port; run as root, or with CAP_SYS_PTRACE"
+                    "cannot see which sockets remoted owns: going by process name and port; run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
                 );
             }
             self.found = found;
@@ -302,7 +302,11 @@ impl<'a> Server<'a> {
     fn sample(&mut self, now: Time) {
         let sample = self.inspector.sample(&self.found);
         let after = net::now();
-        let stale = incomplete(&sample) && self.searched.is_none_or(|searched| now.since(searched) >= SEARCH_GAP);
+        if let Some(notice) = self.inspector.notice() {
+            log::warn!("{notice}");
+        }
+        let stale = self.found.is_outdated_by(&sample)
+            && self.searched.is_none_or(|searched| now.since(searched) >= SEARCH_GAP);
         if stale && !self.search_open {
             // What was found last is not there any more: the answer waits for a fresh search.
             self.search(now);
@@ -395,12 +399,6 @@ impl<'a> Server<'a> {
             }
         }
     }
-}
-
-/// Something is missing that a search might find.
-fn incomplete(sample: &Sample) -> bool {
-    let absent = matches!(sample.presence, Presence::NoProcess | Presence::NoSocket);
-    absent || sample.missing.is_some() || sample.companion == Some(false)
 }
 
 fn pong(
