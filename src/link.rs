@@ -410,7 +410,12 @@ impl Link {
     /// A datagram was refused: by the far end (ICMP), or by the own system for want of a route.
     pub fn handle_refused(&mut self, now: Time, flight: Flight) -> Rewind {
         if self.has_good_answer() {
-            let count = self.refusals.map_or(0, |refusals| refusals.count) + 1;
+            // Before the test is due nothing new is under way: what is reported belongs to the batch that was refused already.
+            let count = match self.refusals {
+                None => 1,
+                Some(Refusals { count, test }) if now < test => count,
+                Some(Refusals { count, .. }) => count + 1,
+            };
             self.refusals = Some(Refusals { count, test: now + REFUSED_PAUSE });
         }
         let rewinds = self.backoff;
