@@ -244,9 +244,20 @@ impl Relay {
     }
 
     /// When the next heartbeat should begin; `None` if none can.
-    pub fn next_heartbeat(&self) -> Option<Time> {
+    ///
+    /// What may be released at this moment needs no heartbeat before it, but one after it: asking once more in between would cost an agent with
+    /// a few events a second half as many heartbeats again.
+    pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
         let hurry = self.draining && self.buffer.held().datagrams > 0;
-        self.link.next_heartbeat(Work { unsent: self.buffer.unsent().datagrams > 0, hurry })
+        let waits = self.buffer.unsent().datagrams > 0;
+        let asking = self.link.next_heartbeat(Work { unsent: waits, hurry });
+        match self.releasable_until(now) {
+            Some(until) => {
+                let covering = self.link.next_heartbeat(Work { unsent: false, hurry });
+                covering.min(asking.max(Some(until)))
+            }
+            None => asking,
+        }
     }
 
     /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
@@ -338,7 +349,7 @@ impl Relay {
 
     /// When time alone makes a release possible; `None` if something else has to happen first.
     pub fn next_release(&mut self, now: Time) -> Option<Time> {
-        let limited = self.config.rate.is_some() && self.rate_free > now && self.may_release(now);
+        let limited = self.config.rate.is_some() && self.rate_free > now && self.releasable_until(now).is_some();
         limited.then_some(self.rate_free)
     }
 
@@ -415,8 +426,8 @@ impl Relay {
 
     /// Who must be rung for. Each bell is rung once until its thread waits again.
     pub fn bells(&mut self, now: Time) -> Bells {
-        let forward = self.forward_waits && self.may_release(now);
-        let probe = match (self.probe_waits, self.next_heartbeat()) {
+        let forward = self.forward_waits && self.releasable_until(now).is_some();
+        let probe = match (self.probe_waits, self.next_heartbeat(now)) {
             (Some(waits), Some(due)) => due < waits,
             (None, _) | (_, None) => false,
         };
@@ -439,15 +450,13 @@ impl Relay {
         }
     }
 
-    /// Something could be sent if the rate allowed it.
-    fn may_release(&mut self, now: Time) -> bool {
-        let Some(permit) = self.link.permit(now) else {
-            return false;
-        };
+    /// Until when something could be sent, if the rate allows it; `None` if nothing could.
+    fn releasable_until(&mut self, now: Time) -> Option<Time> {
+        let permit = self.link.permit(now)?;
         let cost = self.unconfirmed_cost;
-        self.buffer.peek().is_some_and(|entry| {
-            cost == 0 || (!permit.single && cost + u64::from(buffer_cost(entry.bytes.len())) <= permit.window)
-        })
+        let entry = self.buffer.peek()?;
+        let fits = cost == 0 || (!permit.single && cost + u64::from(buffer_cost(entry.bytes.len())) <= permit.window);
+        fits.then_some(permit.until)
     }
 
     const fn flight(&self) -> Flight {

@@ -99,7 +99,7 @@ impl<'a> Prober<'a> {
         }
         self.tell(now);
         let mut relay = self.shared.relay.lock();
-        let heartbeat = relay.next_heartbeat();
+        let heartbeat = relay.next_heartbeat(net::now());
         relay.handle_probe_waits(heartbeat);
         let link = relay.next_deadline();
         drop(relay);
@@ -123,7 +123,7 @@ impl<'a> Prober<'a> {
         if relay.is_silent(now) {
             self.dialer.handle_outage(now);
         }
-        let due = relay.next_heartbeat().is_some_and(|at| at <= now);
+        let due = relay.next_heartbeat(now).is_some_and(|at| at <= now);
         let heartbeat = if due { relay.begin_heartbeat(now) } else { None };
         (relay.bells(now), heartbeat)
     }
@@ -304,8 +304,7 @@ impl<'a> Prober<'a> {
             if !silent {
                 self.keep_chosen();
             }
-            let news = outcome.rewind.is_some() || outcome.others_drops > 0;
-            let level = if news { log::Level::Debug } else { log::Level::Trace };
+            let level = if outcome.rewind.is_some() { log::Level::Debug } else { log::Level::Trace };
             log::log!(
                 level,
                 "heartbeat {} after {round_trip:?}: remoted {}, queue {}, window {}{}",

@@ -30,6 +30,8 @@ const SAMPLE_SHARE: u32 = 10;
 const SEARCH_GAP: Duration = Duration::from_secs(1);
 /// While clients wait for remoted: how often to look without being asked, so that they are told soon.
 const WATCH_GAP: Duration = Duration::from_millis(500);
+/// While datagrams wait in remoted's socket: often enough that a socket which fills as fast as it is read is not taken for one that stands still.
+const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
 /// How often silent connections are looked for.
 const SWEEP_GAP: Duration = Duration::from_secs(5);
 /// No descriptor is left: how long to leave newcomers waiting.
@@ -145,15 +147,22 @@ impl<'a> Server<'a> {
             return Some(Time::ZERO);
         }
         let answers = (!self.waiting.is_empty() && !self.search_open).then(|| self.next_sample());
-        let watch = self.is_watching().then(|| self.sampled.map_or(Time::ZERO, |sampled| sampled + WATCH_GAP));
+        let watch = self.next_watch();
         let settle = self.judge.next_deadline().filter(|_| !self.conns.is_empty());
         let sweep = (!self.conns.is_empty()).then(|| self.swept + SWEEP_GAP);
         [answers, watch, settle, sweep, self.accept_again].into_iter().flatten().min()
     }
 
-    /// Somebody waits for remoted: its return is looked for unasked.
-    fn is_watching(&self) -> bool {
-        self.judge.verdict() != Verdict::Up && self.sampled.is_some() && self.conns.values().any(Conn::is_client)
+    /// When to look at remoted unasked, for the sake of the clients that are connected.
+    fn next_watch(&self) -> Option<Time> {
+        let sampled = self.sampled.filter(|_| self.conns.values().any(Conn::is_client))?;
+        match self.judge.verdict() {
+            Verdict::Up if self.judge.queue() == 0 => None,
+            Verdict::Up | Verdict::Stalled => Some(sampled + QUEUE_WATCH_GAP),
+            Verdict::NoProcess | Verdict::NoSocket | Verdict::Stopped | Verdict::Starting(_) => {
+                Some(sampled + WATCH_GAP)
+            }
+        }
     }
 
     fn next_sample(&self) -> Time {
@@ -181,7 +190,7 @@ impl<'a> Server<'a> {
             self.accept(now);
         }
         let asked = !self.waiting.is_empty() && !self.search_open && self.next_sample() <= now;
-        let watch = self.is_watching() && self.sampled.is_some_and(|sampled| sampled + WATCH_GAP <= now);
+        let watch = self.next_watch().is_some_and(|at| at <= now);
         let settled = self.judge.next_deadline().is_some_and(|at| at <= now);
         if asked || watch || settled {
             self.sample(now);
@@ -291,8 +300,8 @@ impl<'a> Server<'a> {
             }
             self.found = found;
             self.search_open = false;
-            // The result is looked at as soon as somebody wants to know.
-            if self.is_watching() {
+            // Who asked waits for the next turn; who only waits for remoted is told at once.
+            if self.next_watch().is_some() {
                 self.sample(net::now());
             }
         }

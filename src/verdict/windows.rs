@@ -6,6 +6,7 @@
 //!
 //! * The windows that are granted and not expired never sum to more than half the buffer, nor to more than what is free: the other half
 //!   is for what expired grants still have on the way.
+//! * Where senders without a broker fill the buffer nothing helps; clients then go on with a small window each.
 //! * They are shared among the source addresses that have something unsent; a host does not get more by connecting more often.
 //! * Where a share would be too small to be useful (under [`SHARE_DATAGRAMS_MIN`] datagrams, or under one of the largest asked for), clients
 //!   take turns: who has waited longest is next, a turn is [`TURN`] long, and somebody always has one.
@@ -193,6 +194,12 @@ impl Windows {
         self.clients.values().map(|client| client.booked(now)).sum()
     }
 
+    /// More than half the buffer is taken by what no client has sent.
+    fn is_filled_by_others(&self, now: Time, room: Room) -> bool {
+        let ours: u64 = self.clients.values().map(|client| client.unconfirmed.max(client.booked(now))).sum();
+        room.queue.saturating_sub(ours) > room.buffer / 2
+    }
+
     fn booked_by_others(&self, now: Time, client: ClientId) -> u64 {
         self.booked(now) - self.clients.get(&client).map_or(0, |client| client.booked(now))
     }
@@ -205,9 +212,13 @@ impl Windows {
     fn window(&mut self, now: Time, request: &Request, room: Room) -> u64 {
         let half = room.buffer / 2;
         let others = self.booked_by_others(now, request.client);
-        let free = free(room, others);
+        let mut free = free(room, others);
         let demand = self.demand(request.address);
         let useful = (SHARE_DATAGRAMS_MIN * u64::from(buffer_cost(0))).max(demand.largest_cost).min(half.max(1));
+        if self.is_filled_by_others(now, room) {
+            // To wait for room would be to wait for ever.
+            free = free.max(useful.min(half.saturating_sub(others)));
+        }
         let share = half / demand.addresses / demand.neighbours;
         let smallest_share = half / demand.addresses / (demand.clients - demand.addresses + 1);
         let bound = if share >= useful && smallest_share >= useful {
