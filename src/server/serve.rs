@@ -17,8 +17,8 @@ use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::verdict::{self, Judge, Room, Sample, Windows};
-use crate::wire::{Frame, Notice, Ping, Pong, Refusal, Verdict};
+use crate::verdict::{self, Grant, Judge, Room, Sample, Windows};
+use crate::wire::{Frame, Notice, Pong, Refusal, Verdict};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
@@ -40,8 +40,8 @@ const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 const COMPLAINT_GAP: Duration = Duration::from_mins(1);
 /// remoted's buffer where the system does not tell: the kernel's default.
 const BUFFER_BYTES_DEFAULT: u64 = 212_992;
-/// How long remoted's socket must not have overflowed before its queue says something of the cost of datagrams.
-const OVERFLOW_CALM: Duration = Duration::from_mins(1);
+/// How long remoted's socket counts as overflowing after a drop.
+const OVERFLOW_CALM: Duration = Duration::from_secs(10);
 
 /// The serving thread.
 #[derive(Debug)]
@@ -340,13 +340,17 @@ impl<'a> Server<'a> {
             self.drops = self.judge.drops();
             self.overflowed = Some(now);
         }
-        let calm = self.overflowed.is_none_or(|at| now.since(at) >= OVERFLOW_CALM);
-        if calm && self.judge.verdict() == Verdict::Up {
+        if !self.overflows(now) && self.judge.verdict() == Verdict::Up {
             self.windows.handle_queue(now, self.judge.queue());
         }
     }
 
+    fn overflows(&self, now: Time) -> bool {
+        self.overflowed.is_some_and(|at| now.since(at) < OVERFLOW_CALM)
+    }
+
     fn answer(&mut self, now: Time, token: Token, request: Request) {
+        let overflows = self.overflows(now);
         let Some(conn) = self.conns.get_mut(&token) else {
             return;
         };
@@ -364,7 +368,14 @@ impl<'a> Server<'a> {
                     unconfirmed_cost: ping.unconfirmed_cost,
                     lease: Duration::from_millis(u64::from(ping.lease_ms)),
                 };
-                let pong = pong(now, &self.judge, &mut self.windows, &ping, question, self.gap);
+                let buffer = self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT);
+                let room = Room { buffer, queue: self.judge.queue(), overflows };
+                let grant = if self.judge.verdict() == Verdict::Up {
+                    self.windows.handle_request(now, question, room)
+                } else {
+                    Grant { window: 0, ask_again: Duration::ZERO }
+                };
+                let pong = pong(&self.judge, ping.number, grant, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,
@@ -410,32 +421,18 @@ impl<'a> Server<'a> {
     }
 }
 
-fn pong(
-    now: Time,
-    judge: &Judge,
-    windows: &mut Windows,
-    ping: &Ping,
-    question: verdict::Request,
-    gap: Duration,
-) -> Pong {
-    let room = Room { buffer: judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT), queue: judge.queue() };
-    let (window, ask_again) = if judge.verdict() == Verdict::Up {
-        let grant = windows.handle_request(now, question, room);
-        (grant.window, grant.ask_again)
-    } else {
-        (0, Duration::ZERO)
-    };
+fn pong(judge: &Judge, number: u64, grant: Grant, gap: Duration) -> Pong {
     Pong {
-        number: ping.number,
+        number,
         verdict: judge.verdict(),
         incarnation: judge.incarnation(),
         pid: judge.pid(),
         read: judge.read(),
         queue: judge.queue(),
         drops: judge.drops(),
-        window,
+        window: grant.window,
         gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
-        ask_again_ms: u32::try_from(ask_again.as_millis()).unwrap_or(u32::MAX),
+        ask_again_ms: u32::try_from(grant.ask_again.as_millis()).unwrap_or(u32::MAX),
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! * The windows that are granted and not expired never sum to more than half the buffer, nor to more than what is free: the other half
 //!   is for what expired grants still have on the way.
-//! * Where senders without a broker fill the buffer nothing helps; clients then go on with a small window each.
+//! * Where senders without a broker fill the buffer no window helps, and clients go on regardless of what lies in it.
 //! * They are shared among the source addresses that have something unsent; a host does not get more by connecting more often.
 //! * Where a share would be too small to be useful (under [`SHARE_DATAGRAMS_MIN`] datagrams, or under one of the largest asked for), clients
 //!   take turns: who has waited longest is next, a turn is [`TURN`] long, and somebody always has one.
@@ -75,6 +75,8 @@ pub struct Room {
     pub buffer: u64,
     /// What lies in it, in bytes.
     pub queue: u64,
+    /// It has been overflowing lately.
+    pub overflows: bool,
 }
 
 /// Windows of all clients.
@@ -206,7 +208,7 @@ impl Windows {
 
     fn deflated(&self, room: Room) -> Room {
         let shrink = |bytes: u64| (bytes as f64 / self.inflation) as u64;
-        Room { buffer: shrink(room.buffer), queue: shrink(room.queue) }
+        Room { buffer: shrink(room.buffer), queue: shrink(room.queue), ..room }
     }
 
     fn window(&mut self, now: Time, request: &Request, room: Room) -> u64 {
@@ -216,8 +218,10 @@ impl Windows {
         let demand = self.demand(request.address);
         let useful = (SHARE_DATAGRAMS_MIN * u64::from(buffer_cost(0))).max(demand.largest_cost).min(half.max(1));
         if self.is_filled_by_others(now, room) {
-            // To wait for room would be to wait for ever.
-            free = free.max(useful.min(half.saturating_sub(others)));
+            // To wait for room would be to wait for ever. While it overflows, waiting is even harmful: the kernel frees what was read in lots,
+            // and a release that follows what is seen to be read would always come between two lots, when nothing fits.
+            let anyway = if room.overflows { half } else { useful };
+            free = free.max(anyway.min(half.saturating_sub(others)));
         }
         let share = half / demand.addresses / demand.neighbours;
         let smallest_share = half / demand.addresses / (demand.clients - demand.addresses + 1);
