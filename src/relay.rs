@@ -249,15 +249,8 @@ impl Relay {
     /// a few events a second half as many heartbeats again.
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
         let hurry = self.draining && self.buffer.held().datagrams > 0;
-        let waits = self.buffer.unsent().datagrams > 0;
-        let asking = self.link.next_heartbeat(Work { unsent: waits, hurry });
-        match self.releasable_until(now) {
-            Some(until) => {
-                let covering = self.link.next_heartbeat(Work { unsent: false, hurry });
-                covering.min(asking.max(Some(until)))
-            }
-            None => asking,
-        }
+        let unsent = self.buffer.unsent().datagrams > 0 && !self.may_release(now);
+        self.link.next_heartbeat(Work { unsent, hurry })
     }
 
     /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
@@ -349,7 +342,7 @@ impl Relay {
 
     /// When time alone makes a release possible; `None` if something else has to happen first.
     pub fn next_release(&mut self, now: Time) -> Option<Time> {
-        let limited = self.config.rate.is_some() && self.rate_free > now && self.releasable_until(now).is_some();
+        let limited = self.config.rate.is_some() && self.rate_free > now && self.may_release(now);
         limited.then_some(self.rate_free)
     }
 
@@ -426,7 +419,7 @@ impl Relay {
 
     /// Who must be rung for. Each bell is rung once until its thread waits again.
     pub fn bells(&mut self, now: Time) -> Bells {
-        let forward = self.forward_waits && self.releasable_until(now).is_some();
+        let forward = self.forward_waits && self.may_release(now);
         let probe = match (self.probe_waits, self.next_heartbeat(now)) {
             (Some(waits), Some(due)) => due < waits,
             (None, _) | (_, None) => false,
@@ -450,13 +443,14 @@ impl Relay {
         }
     }
 
-    /// Until when something could be sent, if the rate allows it; `None` if nothing could.
-    fn releasable_until(&mut self, now: Time) -> Option<Time> {
-        let permit = self.link.permit(now)?;
+    /// Something could be sent if the rate allowed it.
+    fn may_release(&mut self, now: Time) -> bool {
+        let Some(permit) = self.link.permit(now) else {
+            return false;
+        };
         let cost = self.unconfirmed_cost;
-        let entry = self.buffer.peek()?;
-        let fits = cost == 0 || (!permit.single && cost + u64::from(buffer_cost(entry.bytes.len())) <= permit.window);
-        fits.then_some(permit.until)
+        let fits = |more: u32| cost == 0 || (!permit.single && cost + u64::from(more) <= permit.window);
+        self.buffer.peek().is_some_and(|entry| fits(buffer_cost(entry.bytes.len())))
     }
 
     const fn flight(&self) -> Flight {

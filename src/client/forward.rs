@@ -71,19 +71,18 @@ impl<'a> Forwarder<'a> {
         let mut batch = Batch::default();
         while !stop.is_set() {
             let now = net::now();
-            let wait = {
-                let mut relay = self.shared.relay.lock();
-                if relay.poll_release(now, &mut batch) {
-                    None
-                } else {
-                    relay.handle_forward_waits();
-                    Some(relay.next_release(now).map(|at| at.since(now)))
-                }
-            };
-            if let Some(wait) = wait {
+            let mut relay = self.shared.relay.lock();
+            if !relay.poll_release(now, &mut batch) {
+                relay.handle_forward_waits();
+                let wait = relay.next_release(now).map(|at| at.since(now));
+                // A lease that ended before everything was sent: a heartbeat has to come first.
+                let bells = relay.bells(now);
+                drop(relay);
+                self.shared.ring(bells);
                 stop.wait(bell, wait);
                 continue;
             }
+            drop(relay);
             if let Some(pause) = self.send(&batch) {
                 stop.wait(&crossbeam_channel::never(), Some(pause));
             }

@@ -1,1 +1,432 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::wire::{Incarnation, Verdict};
+
+const TARGET: ([u8; 4], u16) = ([10, 0, 0, 2], 1_514);
+const SMALL: u64 = 832;
+
+fn config() -> Config {
+    Config {
+        buffer_bytes: crate::buffer::BUFFER_BYTES_MIN,
+        full: FullPolicy::DropOldest,
+        max_age: None,
+        rate: None,
+        resend: true,
+        sessions_max: 4,
+        link: link::Settings {
+            interval: Duration::from_secs(1),
+            lease: Duration::from_millis(100),
+            timeout: Duration::from_secs(2),
+        },
+    }
+}
+
+const fn ms(n: u64) -> Time {
+    Time::from_millis(1_000 + n)
+}
+
+fn origin(host: u8) -> Origin {
+    Origin { agent: SocketAddr::from(([127, 0, 0, host], 4_000)), local: None }
+}
+
+fn pong(number: u64, window: u64) -> Pong {
+    Pong {
+        number,
+        verdict: Verdict::Up,
+        incarnation: Incarnation(1),
+        pid: 1,
+        read: 0,
+        queue: 0,
+        drops: 0,
+        window,
+        gap_us: 1_000,
+        ask_again_ms: 0,
+    }
+}
+
+/// A relay and what the threads would do with it.
+struct Bench {
+    relay: Relay,
+    at: u64,
+    window: u64,
+}
+
+impl Bench {
+    fn new(config: Config) -> Self {
+        Self { relay: Relay::new(config), at: 0, window: 100 * SMALL }
+    }
+
+    fn connected(config: Config) -> Self {
+        let mut bench = Self::new(config);
+        bench.relay.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
+        bench
+    }
+
+    fn now(&self) -> Time {
+        ms(self.at)
+    }
+
+    /// Datagrams arrive whose payload is their number.
+    fn arrive(&mut self, numbers: std::ops::Range<u32>) {
+        for number in numbers {
+            self.relay.handle_datagram(self.now(), origin(1), &number.to_be_bytes());
+        }
+    }
+
+    /// A good heartbeat that takes a millisecond.
+    fn beat(&mut self) -> Outcome {
+        let (probe, ping) = self.relay.begin_heartbeat(self.now()).expect("a heartbeat may begin");
+        self.at += 1;
+        let outcome = self.relay.handle_pong(self.now(), probe, &pong(ping.number, self.window));
+        self.at += 1;
+        outcome
+    }
+
+    /// Everything that may be sent is sent; what went out.
+    fn release(&mut self) -> Vec<u32> {
+        let mut batch = Batch::default();
+        let mut out = Vec::new();
+        while self.relay.poll_release(self.now(), &mut batch) {
+            out.extend(numbers(&batch));
+            self.relay.handle_sent(self.now(), &batch, batch.len());
+        }
+        out
+    }
+
+    fn counters(&self) -> Counters {
+        self.relay.snapshot(self.now()).counters
+    }
+
+    fn held(&self) -> u64 {
+        self.relay.snapshot(self.now()).held.datagrams
+    }
+}
+
+fn numbers(batch: &Batch) -> Vec<u32> {
+    let number = |at| u32::from_be_bytes(batch.payload(at).try_into().expect("four bytes"));
+    (0..batch.len()).map(number).collect()
+}
+
+#[test]
+fn an_outage_is_held_and_replayed_in_order_with_the_new_behind_the_old() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..5);
+    assert_eq!(bench.release(), [0, 1, 2, 3, 4]);
+    bench.relay.handle_disconnected(bench.now());
+    bench.arrive(5..8);
+    assert_eq!(bench.release(), Vec::<u32>::new());
+    bench.at += 5_000;
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    bench.arrive(8..10);
+    assert_eq!(bench.release(), (0..10).collect::<Vec<_>>(), "the doubtful first, then the held, then the new");
+    assert_eq!(bench.counters().copies, 5);
+    bench.beat();
+    bench.beat();
+    assert_eq!((bench.counters().confirmed, bench.held()), (10, 0));
+}
+
+#[test]
+fn the_window_bounds_what_is_under_way_and_a_confirmation_opens_it() {
+    let mut bench = Bench::connected(config());
+    bench.window = 3 * SMALL;
+    bench.beat();
+    bench.arrive(0..10);
+    assert_eq!(bench.release(), [0, 1, 2]);
+    bench.beat();
+    assert_eq!(bench.release(), Vec::<u32>::new());
+    bench.beat();
+    assert_eq!(bench.release(), [3, 4, 5]);
+}
+
+#[test]
+fn one_datagram_goes_even_if_it_is_larger_than_the_window() {
+    let mut bench = Bench::connected(config());
+    bench.window = 1;
+    bench.beat();
+    bench.arrive(0..2);
+    assert_eq!(bench.release(), [0]);
+}
+
+#[test]
+fn a_batch_sent_after_a_rewind_does_not_move_the_cursor() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..4);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.relay.handle_disconnected(bench.now());
+    bench.relay.handle_sent(bench.now(), &batch, 4);
+    assert_eq!(bench.relay.snapshot(bench.now()).unsent.datagrams, 4);
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    assert_eq!(bench.release(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_heartbeat_between_taking_a_batch_out_and_sending_it_does_not_cover_it() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..4);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.beat();
+    bench.beat();
+    bench.relay.handle_sent(bench.now(), &batch, 4);
+    bench.beat();
+    assert_eq!(bench.counters().confirmed, 0, "only heartbeats begun after the sending count");
+    bench.beat();
+    assert_eq!(bench.counters().confirmed, 4);
+}
+
+#[test]
+fn a_full_buffer_drops_the_oldest_or_the_newest_and_counts_it() {
+    for (full, first) in [(FullPolicy::DropOldest, None), (FullPolicy::DropNewest, Some(0))] {
+        let mut bench = Bench::new(Config { full, ..config() });
+        bench.arrive(0..20_000);
+        let dropped = bench.counters().dropped(DropReason::Overflow);
+        assert!(dropped > 0 && bench.held() + dropped == 20_000);
+        bench.relay.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
+        bench.beat();
+        let out = bench.release();
+        assert_eq!(out[0], first.unwrap_or(dropped as u32), "{full:?}");
+    }
+}
+
+#[test]
+fn what_is_too_large_for_the_buffer_is_dropped_alone() {
+    let mut bench = Bench::new(config());
+    bench.arrive(0..3);
+    bench.relay.handle_datagram(bench.now(), origin(1), &vec![0; 65_507]);
+    assert_eq!((bench.held(), bench.counters().dropped(DropReason::TooLarge)), (3, 1));
+}
+
+#[test]
+fn what_is_too_old_is_dropped_and_what_is_under_way_is_not() {
+    let mut bench = Bench::connected(Config { max_age: Some(Duration::from_secs(10)), ..config() });
+    bench.beat();
+    bench.arrive(0..2);
+    assert_eq!(bench.release(), [0, 1]);
+    bench.relay.handle_disconnected(bench.now());
+    bench.at += 6_000;
+    bench.arrive(2..4);
+    bench.at += 6_000;
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    assert_eq!(bench.release(), [2, 3]);
+    assert_eq!(bench.counters().dropped(DropReason::Expired), 2);
+}
+
+#[test]
+fn resend_never_forgets_what_may_have_arrived_and_says_so() {
+    let mut bench = Bench::connected(Config { resend: false, ..config() });
+    bench.beat();
+    bench.arrive(0..3);
+    bench.release();
+    bench.relay.handle_disconnected(bench.now());
+    bench.arrive(3..5);
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    assert_eq!(bench.release(), [3, 4]);
+    assert_eq!((bench.counters().dropped(DropReason::NotResent), bench.counters().copies), (3, 0));
+}
+
+#[test]
+fn an_unsendable_datagram_does_not_stop_those_behind_it() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..4);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.relay.handle_sent(bench.now(), &batch, 1);
+    bench.relay.handle_unsendable(&batch, 1);
+    assert_eq!(bench.release(), [2, 3]);
+    bench.relay.handle_disconnected(bench.now());
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    assert_eq!(bench.release(), [0, 2, 3], "it stays dropped");
+    bench.beat();
+    bench.beat();
+    assert_eq!((bench.counters().confirmed, bench.counters().dropped(DropReason::Unsendable), bench.held()), (3, 1, 0));
+}
+
+#[test]
+fn a_refused_path_is_tested_with_one_datagram() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..5);
+    bench.release();
+    bench.relay.handle_refused(bench.now());
+    bench.at += 2_000;
+    bench.beat();
+    assert_eq!(bench.release(), [0]);
+    bench.beat();
+    bench.beat();
+    assert_eq!(bench.release(), [1, 2, 3, 4], "the first was confirmed: the path is open");
+}
+
+#[test]
+fn the_rate_bounds_what_is_sent_in_a_second() {
+    let mut bench = Bench::connected(Config { rate: NonZeroU32::new(100), ..config() });
+    bench.arrive(0..1_000);
+    let mut sent = 0;
+    for _ in 0..1_000 {
+        bench.beat();
+        sent += bench.release().len();
+    }
+    // 1,000 heartbeats of 2 ms.
+    assert!((199..=202).contains(&sent), "{sent} in two seconds");
+}
+
+#[test]
+fn bells_ring_once_for_a_thread_that_waits() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.relay.handle_forward_waits();
+    let due = bench.relay.next_heartbeat(bench.now());
+    bench.relay.handle_probe_waits(due);
+    assert_eq!(bench.relay.bells(bench.now()), Bells::default(), "nothing is to do");
+    bench.arrive(0..1);
+    let bells = bench.relay.bells(bench.now());
+    assert_eq!((bells.forward, bells.probe), (true, false), "it may go under the lease that is left");
+    assert_eq!(bench.relay.bells(bench.now()), Bells::default(), "one ring is enough");
+    bench.at += 500;
+    bench.relay.handle_forward_waits();
+    let bells = bench.relay.bells(bench.now());
+    assert_eq!((bells.forward, bells.probe), (false, true), "the lease is over: a heartbeat comes first");
+}
+
+#[test]
+fn an_isolated_datagram_costs_two_heartbeats_before_the_next() {
+    let mut bench = Bench::connected(config());
+    let mut beats = 0;
+    for number in 0..50 {
+        bench.arrive(number..number + 1);
+        // 200 ms of the threads' lives, a millisecond at a time.
+        let until = bench.at + 200;
+        while bench.at < until {
+            if bench.relay.next_heartbeat(bench.now()).is_some_and(|at| at <= bench.now()) {
+                bench.beat();
+                beats += 1;
+            } else {
+                bench.at += 1;
+            }
+            bench.release();
+        }
+    }
+    assert!(beats <= 101, "{beats} heartbeats for 50 datagrams");
+    assert!(bench.counters().confirmed >= 48);
+}
+
+#[test]
+fn the_drain_asks_for_heartbeats_until_nothing_is_held() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..3);
+    bench.release();
+    bench.beat();
+    bench.relay.handle_drain();
+    assert!(!bench.relay.bells(bench.now()).drained);
+    assert!(
+        bench.relay.next_heartbeat(bench.now()).is_some_and(|at| at <= ms(bench.at + 1)),
+        "it does not wait for the interval"
+    );
+    bench.beat();
+    assert!(bench.relay.bells(bench.now()).drained);
+}
+
+#[test]
+fn replies_are_taken_from_remoted_alone() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..1);
+    let session = SessionRef { id: 0, generation: 0 };
+    let now = bench.now();
+    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(TARGET)), Some(origin(1)));
+    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 3], 1_514))), None);
+    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 2], 1_515))), None);
+    assert_eq!(bench.counters().replies, 1);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Arrive(u8, usize),
+    Beat(u64),
+    LateBeat,
+    Release(usize),
+    Refused,
+    Unsendable,
+    Disconnect,
+    Connect,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0u8..6, 0usize..3_000).prop_map(|(host, length)| Step::Arrive(host, length)),
+        5 => (0u64..30_000).prop_map(Step::Beat),
+        1 => Just(Step::LateBeat),
+        5 => (0usize..70).prop_map(Step::Release),
+        1 => Just(Step::Refused),
+        1 => Just(Step::Unsendable),
+        1 => Just(Step::Disconnect),
+        2 => Just(Step::Connect),
+        2 => (0u64..3_000).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    /// The accounting is checked at each step by the relay itself.
+    #[test]
+    fn whatever_happens_everything_is_accounted_for_and_the_window_holds(
+        steps in proptest::collection::vec(step(), 1..300),
+        oldest in any::<bool>(),
+        resend in any::<bool>(),
+        aged in any::<bool>(),
+    ) {
+        let full = if oldest { FullPolicy::DropOldest } else { FullPolicy::DropNewest };
+        let max_age = aged.then_some(Duration::from_secs(5));
+        let mut bench = Bench::connected(Config { full, max_age, resend, ..config() });
+        for step in steps {
+            match step {
+                Step::Arrive(host, length) => bench.relay.handle_datagram(bench.now(), origin(host), &vec![1; length]),
+                Step::Beat(window) => {
+                    bench.window = window;
+                    if bench.relay.next_heartbeat(bench.now()).is_some() {
+                        bench.beat();
+                    }
+                }
+                Step::LateBeat => {
+                    if let Some((probe, ping)) = bench.relay.begin_heartbeat(bench.now()) {
+                        bench.at += 2_500;
+                        bench.relay.handle_time(bench.now());
+                        bench.relay.handle_pong(bench.now(), probe, &pong(ping.number, 10_000));
+                    }
+                }
+                Step::Release(most) => {
+                    let mut batch = Batch::default();
+                    if bench.relay.poll_release(bench.now(), &mut batch) {
+                        bench.relay.handle_sent(bench.now(), &batch, most.min(batch.len()));
+                        let cost = bench.relay.unconfirmed_cost;
+                        let alone = bench.relay.buffer.next().0 - bench.relay.buffer.oldest().0 <= 1;
+                        prop_assert!(cost <= bench.window.max(10_000) || alone, "{cost} under way with a window of {}", bench.window);
+                    }
+                }
+                Step::Refused => bench.relay.handle_refused(bench.now()),
+                Step::Unsendable => {
+                    let mut batch = Batch::default();
+                    if bench.relay.poll_release(bench.now(), &mut batch) {
+                        bench.relay.handle_unsendable(&batch, 0);
+                    }
+                }
+                Step::Disconnect => bench.relay.handle_disconnected(bench.now()),
+                Step::Connect => bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET)),
+                Step::Wait(span) => bench.at += span,
+            }
+        }
+        let counters = bench.counters();
+        prop_assert_eq!(counters.received, counters.confirmed + bench.held() + counters.dropped_total());
+    }
+}
