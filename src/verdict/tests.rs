@@ -1,1 +1,158 @@
+use proptest::prelude::*;
 
+use super::*;
+
+const SETTLE: Duration = Duration::from_secs(3);
+
+const fn ms(n: u64) -> Time {
+    Time::from_millis(1_000_000 + n)
+}
+
+fn socket(rx_queue: u64) -> Socket {
+    Socket { inode: 7, rx_queue, drops: 0, buffer: Some(212_992) }
+}
+
+/// remoted as it should be, there for an hour.
+fn running(rx_queue: u64) -> Sample {
+    Sample {
+        presence: Presence::Running,
+        sockets: vec![socket(rx_queue)],
+        owners: vec![Owner { pid: 4_711, start_ticks: 5 }],
+        age: Some(Duration::from_hours(1)),
+        companion: None,
+        missing: None,
+    }
+}
+
+fn absent(presence: Presence) -> Sample {
+    Sample { presence, sockets: Vec::new(), owners: Vec::new(), age: None, companion: None, missing: None }
+}
+
+fn judged(samples: &[(u64, Sample)]) -> Judge {
+    let mut judge = Judge::new(SETTLE);
+    for (at, sample) in samples {
+        judge.handle_sample(ms(*at), sample);
+    }
+    judge
+}
+
+#[test]
+fn the_whole_table_of_verdicts() {
+    let young = |age| Sample { age: Some(Duration::from_secs(age)), ..running(0) };
+    let companion = |companion| Sample { companion, ..running(0) };
+    let stopped = Sample { presence: Presence::Stopped, ..running(0) };
+    let missing = Sample { missing: Some("ossec-logcollector".into()), ..running(0) };
+    let settling = Verdict::Starting(Reason::Settling);
+    let table: [(&str, Vec<(u64, Sample)>, Verdict); 17] = [
+        ("nothing was ever seen", vec![], Verdict::NoProcess),
+        ("no process", vec![(0, absent(Presence::NoProcess))], Verdict::NoProcess),
+        ("no socket", vec![(0, absent(Presence::NoSocket))], Verdict::NoSocket),
+        ("running without a socket", vec![(0, Sample { sockets: vec![], ..running(0) })], Verdict::NoSocket),
+        ("an old process", vec![(0, running(0))], Verdict::Up),
+        ("a process of two seconds", vec![(0, young(2))], settling),
+        ("the same a second later", vec![(0, young(2)), (1_000, young(3))], Verdict::Up),
+        ("of unknown age, just seen", vec![(0, Sample { age: None, ..running(0) })], settling),
+        ("stopped", vec![(0, running(0)), (1, stopped.clone())], Verdict::Stopped),
+        ("stopped and going on", vec![(0, running(0)), (1, stopped), (2, running(0))], Verdict::Up),
+        ("gone", vec![(0, running(0)), (1, absent(Presence::NoProcess))], Verdict::NoProcess),
+        (
+            "a queue that stands still for too long",
+            vec![(0, running(0)), (1, running(832)), (2_001, running(832))],
+            Verdict::Stalled,
+        ),
+        (
+            "a queue that stands still for a moment",
+            vec![(0, running(0)), (1, running(832)), (1_999, running(832))],
+            Verdict::Up,
+        ),
+        (
+            "a queue that falls now and then",
+            vec![(0, running(832)), (1_500, running(800)), (3_000, running(900))],
+            Verdict::Up,
+        ),
+        ("analysisd never seen", vec![(0, companion(Some(false)))], Verdict::Up),
+        (
+            "analysisd seen and gone",
+            vec![(0, companion(Some(true))), (1, companion(Some(false)))],
+            Verdict::Starting(Reason::AnalysisGone),
+        ),
+        ("a required process is missing", vec![(0, missing)], Verdict::Starting(Reason::RequiredMissing)),
+    ];
+    for (what, samples, verdict) in table {
+        assert_eq!(judged(&samples).verdict(), verdict, "{what}");
+    }
+}
+
+#[test]
+fn a_stalled_remoted_that_reads_again_is_up() {
+    let stalled = [(0, running(0)), (1, running(832)), (2_001, running(832)), (2_002, running(0))];
+    assert_eq!(judged(&stalled).verdict(), Verdict::Up);
+}
+
+#[test]
+fn an_old_process_with_a_new_socket_settles_anew() {
+    let fresh = Sample { sockets: vec![Socket { inode: 8, ..socket(0) }], age: None, ..running(0) };
+    let judge = judged(&[(0, running(0)), (1, fresh)]);
+    assert_eq!((judge.verdict(), judge.next_deadline()), (Verdict::Starting(Reason::Settling), Some(ms(1) + SETTLE)));
+}
+
+#[test]
+fn what_was_read_is_the_sum_of_all_falls() {
+    let judge = judged(&[(0, running(1_000)), (1, running(400)), (2, running(900)), (3, running(0))]);
+    assert_eq!((judge.read(), judge.queue()), (1_500, 0));
+    let restarted = Sample { owners: vec![Owner { pid: 5_000, start_ticks: 9 }], ..running(0) };
+    let judge = judged(&[(0, running(1_000)), (1, restarted)]);
+    assert_eq!(judge.read(), 0, "what lay in the socket of an earlier life was not read");
+}
+
+#[test]
+fn falls_are_counted_socket_by_socket_and_the_smallest_buffer_counts() {
+    let two = |first, second| Sample {
+        sockets: vec![socket(first), Socket { inode: 8, buffer: Some(65_536), ..socket(second) }],
+        ..running(0)
+    };
+    let judge = judged(&[(0, two(1_000, 0)), (1, two(0, 1_000))]);
+    assert_eq!((judge.read(), judge.queue(), judge.buffer()), (1_000, 1_000, Some(65_536)));
+    let half_stuck = [(0, two(500, 500)), (1_000, two(400, 500)), (2_000, two(300, 500))];
+    assert_eq!(judged(&half_stuck).verdict(), Verdict::Stalled, "one of the two is not read");
+}
+
+#[test]
+fn drops_are_counted_over_the_wrap_of_the_kernels_counter_and_from_the_first_sight() {
+    let dropped = |drops| Sample { sockets: vec![Socket { drops, ..socket(0) }], ..running(0) };
+    let judge = judged(&[(0, dropped(u32::MAX - 1)), (1, dropped(3))]);
+    assert_eq!(judge.drops(), 5);
+}
+
+#[test]
+fn process_start_time_and_sockets_make_an_incarnation() {
+    let first = judged(&[(0, running(0))]).incarnation();
+    assert_eq!(judged(&[(9, running(500))]).incarnation(), first, "what changes all the time does not");
+    let others = [
+        Sample { owners: vec![Owner { pid: 4_712, start_ticks: 5 }], ..running(0) },
+        Sample { owners: vec![Owner { pid: 4_711, start_ticks: 6 }], ..running(0) },
+        Sample { sockets: vec![Socket { inode: 8, ..socket(0) }], ..running(0) },
+    ];
+    for other in others {
+        assert_ne!(judged(&[(0, other.clone())]).incarnation(), first, "{other:?}");
+    }
+}
+
+proptest! {
+    /// F never claims more than was read, whatever comes and goes between two samples.
+    #[test]
+    fn what_is_claimed_as_read_was_read(steps in proptest::collection::vec((0u64..5_000, 0u64..5_000), 1..100)) {
+        let mut judge = Judge::new(SETTLE);
+        let (mut queue, mut read) = (0, 0);
+        judge.handle_sample(ms(0), &running(0));
+        for (at, (arrives, reads)) in steps.into_iter().enumerate() {
+            queue += arrives;
+            let took = reads.min(queue);
+            queue -= took;
+            read += took;
+            judge.handle_sample(ms(at as u64), &running(queue));
+            prop_assert!(judge.read() <= read);
+            prop_assert_eq!(judge.queue(), queue);
+        }
+    }
+}

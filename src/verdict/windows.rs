@@ -39,6 +39,9 @@ const INFLATION_MAX: f64 = 4.0;
 /// Less than this under way says nothing of the cost of a datagram.
 const INFLATION_BYTES_MIN: u64 = 8 * 832;
 
+/// Grants remembered for a client; beyond it they are taken together, which only books more than is due.
+const GRANTS_MAX: usize = 8;
+
 /// Names a client for as long as its connection lasts.
 pub type ClientId = u64;
 
@@ -89,7 +92,7 @@ pub struct Windows {
     inflation: f64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Client {
     address: IpAddr,
     asked: Time,
@@ -98,28 +101,32 @@ struct Client {
     unconfirmed: u64,
     /// When its turn began; `None` while it has none.
     turn: Option<Time>,
-    /// The newest grant, and until when it allows anything.
-    newest: (u64, Time),
-    /// A larger one before it that has not expired.
-    larger: (u64, Time),
+    /// Grants that may still be in use, with their expiry, the newest last.
+    grants: VecDeque<(u64, Time)>,
 }
 
 impl Client {
+    /// What it may have under way: the largest grant that has not expired.
     fn booked(&self, now: Time) -> u64 {
-        [self.newest, self.larger]
-            .into_iter()
-            .filter(|(_, expires)| *expires > now)
-            .map(|(bytes, _)| bytes)
-            .max()
-            .unwrap_or(0)
+        self.grants.iter().filter(|(_, expires)| *expires > now).map(|(window, _)| *window).max().unwrap_or(0)
+    }
+
+    fn newest(&self) -> u64 {
+        self.grants.back().map_or(0, |(window, _)| *window)
     }
 
     fn book(&mut self, now: Time, window: u64, lease: Duration) {
-        let before = self.booked(now);
-        if before > window {
-            self.larger = (before, self.newest.1.max(self.larger.1));
+        let expires = now + lease;
+        self.grants.retain(|(_, expires)| *expires > now);
+        // One that is not smaller and lasts longer makes an earlier one meaningless.
+        while self.grants.back().is_some_and(|(earlier, ends)| *earlier <= window && *ends <= expires) {
+            self.grants.pop_back();
         }
-        self.newest = (window, now + lease);
+        if self.grants.len() < GRANTS_MAX {
+            self.grants.push_back((window, expires));
+        } else if let Some((_, ends)) = self.grants.back_mut() {
+            *ends = expires.max(*ends);
+        }
     }
 }
 
@@ -148,8 +155,7 @@ impl Windows {
             next_cost: 0,
             unconfirmed: 0,
             turn: None,
-            newest: (0, Time::ZERO),
-            larger: (0, Time::ZERO),
+            grants: VecDeque::new(),
         });
         client.asked = now;
         client.wants = request.wants;
@@ -253,7 +259,7 @@ impl Windows {
             return 0;
         }
         let share = room.buffer / 2 / (self.demand(request.address).addresses + 1);
-        client.newest.0.min(share).min(free(room, self.booked_by_others(now, request.client)))
+        client.newest().min(share).min(free(room, self.booked_by_others(now, request.client)))
     }
 
     fn demand(&self, address: IpAddr) -> Demand {
@@ -329,7 +335,12 @@ impl Windows {
             }
             None => Duration::ZERO,
         };
-        let expiries = self.clients.values().map(|client| client.newest.1).filter(|&expires| expires > now);
+        let expiries = self
+            .clients
+            .values()
+            .flat_map(|client| &client.grants)
+            .map(|(_, expires)| *expires)
+            .filter(|&expires| expires > now);
         let expiry = expiries.min().map_or(Duration::ZERO, |expires| expires.since(now));
         span.max(expiry.min(TURN)).clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
     }
@@ -355,3 +366,6 @@ fn free(room: Room, others: u64) -> u64 {
     let usable = room.buffer * USABLE_PERCENT / 100;
     usable.saturating_sub(room.queue + others).min((room.buffer / 2).saturating_sub(others))
 }
+
+#[cfg(test)]
+mod tests;

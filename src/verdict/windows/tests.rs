@@ -1,0 +1,202 @@
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const BUFFER: u64 = 212_992;
+const SMALL: u64 = 832;
+const LEASE: Duration = Duration::from_millis(100);
+const EMPTY: Room = Room { buffer: BUFFER, queue: 0, overflows: false };
+
+const fn ms(n: u64) -> Time {
+    Time::from_millis(1_000 + n)
+}
+
+const fn address(host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, host))
+}
+
+/// A client at an address of its own that has small datagrams to send.
+fn asks(client: u8) -> Request {
+    Request {
+        client: ClientId::from(client),
+        address: address(client),
+        wants: true,
+        next_cost: SMALL,
+        unconfirmed_cost: 0,
+        lease: LEASE,
+    }
+}
+
+#[test]
+fn a_client_alone_gets_half_the_buffer_again_and_again() {
+    let mut windows = Windows::default();
+    for at in [0, 1, 2, 50, 5_000] {
+        assert_eq!(windows.handle_request(ms(at), asks(1), EMPTY).window, BUFFER / 2);
+        assert_eq!(windows.booked(ms(at)), BUFFER / 2, "a bound, not a credit");
+    }
+    assert_eq!(windows.booked(ms(5_100)), 0, "it expires with the lease");
+}
+
+#[test]
+fn who_has_nothing_to_send_gets_nothing() {
+    let mut windows = Windows::default();
+    let grant = windows.handle_request(ms(0), Request { wants: false, ..asks(1) }, EMPTY);
+    assert_eq!(grant, Grant { window: 0, ask_again: Duration::ZERO });
+    assert_eq!(windows.handle_request(ms(0), asks(2), EMPTY).window, BUFFER / 2);
+}
+
+#[test]
+fn in_a_steady_stream_the_window_stays_between_two_datagrams() {
+    let mut windows = Windows::default();
+    windows.handle_request(ms(0), asks(1), EMPTY);
+    let sent_all = Request { wants: false, unconfirmed_cost: SMALL, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(50), sent_all, EMPTY).window, BUFFER / 2);
+    assert_eq!(windows.handle_request(ms(400), sent_all, EMPTY).window, 0, "not after its lease");
+}
+
+#[test]
+fn what_lies_in_the_queue_is_not_granted_again() {
+    let mut windows = Windows::default();
+    let filled = Room { queue: BUFFER / 2, ..EMPTY };
+    let window = windows.handle_request(ms(0), asks(1), filled).window;
+    assert!(window > 0 && window + filled.queue <= BUFFER * USABLE_PERCENT / 100, "{window}");
+    let own = Request { unconfirmed_cost: 150_000, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(200), own, Room { queue: 150_000, ..EMPTY }).window, 0);
+}
+
+#[test]
+fn a_newcomer_waits_until_a_larger_grant_has_expired_and_then_has_its_share() {
+    let mut windows = Windows::default();
+    windows.handle_request(ms(0), asks(1), EMPTY);
+    let grant = windows.handle_request(ms(10), asks(2), EMPTY);
+    assert!(grant.window == 0 && grant.ask_again <= LEASE, "{grant:?}");
+    assert_eq!(windows.handle_request(ms(20), asks(1), EMPTY).window, BUFFER / 4);
+    assert_eq!(windows.handle_request(ms(101), asks(2), EMPTY).window, BUFFER / 4);
+}
+
+#[test]
+fn a_host_with_many_connections_gets_no_more_than_one_with_one() {
+    let mut windows = Windows::default();
+    let of_host_1 = |client| Request { address: address(1), ..asks(client) };
+    let all = [of_host_1(1), of_host_1(2), asks(3)];
+    let mut last = [0; 3];
+    for round in 0..5 {
+        last = all.map(|request| windows.handle_request(ms(round * 110), request, EMPTY).window);
+    }
+    assert_eq!(last, [BUFFER / 8, BUFFER / 8, BUFFER / 4]);
+}
+
+#[test]
+fn a_datagram_larger_than_half_the_buffer_goes_when_it_has_the_socket_to_itself() {
+    let mut windows = Windows::default();
+    let large = Request { next_cost: BUFFER, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(0), large, Room { queue: 832, ..EMPTY }).window, 0);
+    assert_eq!(windows.handle_request(ms(1), large, EMPTY).window, BUFFER);
+}
+
+#[test]
+fn where_others_fill_the_buffer_clients_go_on() {
+    let mut windows = Windows::default();
+    let filled = Room { queue: BUFFER, ..EMPTY };
+    assert_eq!(
+        windows.handle_request(ms(0), asks(1), filled).window,
+        SHARE_DATAGRAMS_MIN * SMALL,
+        "it may yet be read"
+    );
+    let overflows = Room { overflows: true, ..filled };
+    assert_eq!(windows.handle_request(ms(200), asks(1), overflows).window, BUFFER / 2, "it is lost anyway");
+    // What clients sent themselves is not others'.
+    let ours = Request { unconfirmed_cost: BUFFER, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(400), ours, filled).window, 0);
+}
+
+#[test]
+fn a_driver_that_charges_more_makes_the_buffer_count_as_smaller() {
+    let mut windows = Windows::default();
+    windows.handle_request(ms(0), Request { unconfirmed_cost: 20_000, ..asks(1) }, EMPTY);
+    windows.handle_queue(ms(200), 60_000);
+    assert_eq!(windows.handle_request(ms(201), asks(1), EMPTY).window, BUFFER / 3 / 2);
+    for _ in 0..5_000 {
+        windows.handle_queue(ms(202), 0);
+    }
+    assert_eq!(windows.handle_request(ms(400), asks(1), EMPTY).window, BUFFER / 2, "it forgets slowly");
+}
+
+/// Clients that all have something to send, each asking again when it was told to, for `millis`: how much each was granted, and for how
+/// many milliseconds nobody had a window.
+fn contend(clients: u8, per_address: u8, millis: u64) -> (Vec<u64>, u64) {
+    let mut windows = Windows::default();
+    let mut next = vec![ms(0); usize::from(clients)];
+    let mut granted = vec![0; usize::from(clients)];
+    let mut idle = 0;
+    for at in 0..millis {
+        for client in 0..clients {
+            let index = usize::from(client);
+            if next[index] <= ms(at) {
+                let request = Request { address: address(client / per_address), ..asks(client) };
+                let grant = windows.handle_request(ms(at), request, EMPTY);
+                granted[index] += grant.window;
+                next[index] = ms(at) + grant.ask_again.max(Duration::from_millis(2));
+            }
+            let booked = windows.booked(ms(at));
+            assert!(booked <= BUFFER / 2, "{booked} granted at a time");
+        }
+        idle += u64::from(windows.booked(ms(at)) == 0);
+    }
+    (granted, idle)
+}
+
+#[test]
+fn hundreds_of_clients_take_turns_and_nobody_starves() {
+    const MILLIS: u64 = 20_000;
+    for (clients, per_address) in [(2, 1), (8, 1), (9, 1), (30, 1), (200, 1), (30, 30), (200, 50)] {
+        let (granted, idle) = contend(clients, per_address, MILLIS);
+        let (least, most) = (granted.iter().min().copied().unwrap_or(0), granted.iter().max().copied().unwrap_or(0));
+        println!("{clients} clients, {per_address} at an address: from {least} to {most}, {idle} ms idle");
+        assert!(least > 0, "{clients} clients, {per_address} at an address: somebody got nothing");
+        assert!(most <= 6 * least, "{clients} clients, {per_address} at an address: from {least} to {most}");
+        assert!(
+            idle <= MILLIS / 20,
+            "{clients} clients, {per_address} at an address: nobody had a window for {idle} ms"
+        );
+    }
+}
+
+#[test]
+fn one_that_dies_in_its_turn_does_not_keep_the_others_waiting() {
+    let mut windows = Windows::default();
+    let clients: Vec<u8> = (1..=40).collect();
+    let mut served = std::collections::HashSet::new();
+    for at in (0..10_000).step_by(10) {
+        for &client in clients.iter().filter(|&&client| client > 8 || at == 0) {
+            if windows.handle_request(ms(at), asks(client), EMPTY).window > 0 {
+                served.insert(client);
+            }
+        }
+    }
+    assert!((9..=40).all(|client| served.contains(&client)), "{served:?}");
+}
+
+proptest! {
+    #[test]
+    fn grants_never_sum_to_more_than_half_the_buffer(
+        steps in proptest::collection::vec((0u8..20, 0u64..60, any::<bool>(), 0u64..40_000, 0u64..200_000, 1u64..500), 1..300),
+    ) {
+        let mut windows = Windows::default();
+        let mut at = 0;
+        for (client, wait, wants, cost, queue, lease) in steps {
+            at += wait;
+            let request = Request {
+                wants,
+                next_cost: u64::from(buffer_cost(cost as usize)),
+                unconfirmed_cost: cost,
+                lease: Duration::from_millis(lease),
+                ..asks(client)
+            };
+            windows.handle_request(ms(at), request, Room { queue, ..EMPTY });
+            prop_assert!(windows.booked(ms(at)) <= BUFFER / 2, "{}", windows.booked(ms(at)));
+        }
+    }
+}
