@@ -43,7 +43,7 @@ fn the_whole_table_of_verdicts() {
     let stopped = Sample { presence: Presence::Stopped, ..running(0) };
     let missing = Sample { missing: Some("ossec-logcollector".into()), ..running(0) };
     let settling = Verdict::Starting(Reason::Settling);
-    let table: [(&str, Vec<(u64, Sample)>, Verdict); 17] = [
+    let table = [
         ("nothing was ever seen", vec![], Verdict::NoProcess),
         ("no process", vec![(0, absent(Presence::NoProcess))], Verdict::NoProcess),
         ("no socket", vec![(0, absent(Presence::NoSocket))], Verdict::NoSocket),

@@ -27,6 +27,10 @@ const SHARE_DATAGRAMS_MIN: u64 = 16;
 const TURN: Duration = Duration::from_millis(100);
 /// Who has not asked for this long does not wait any more.
 const WAIT_FORGOTTEN: Duration = Duration::from_secs(5);
+/// Who is to ask again within this counts as waiting at the door.
+const ABOUT: Duration = Duration::from_millis(10);
+/// How often the silent are looked for.
+const SWEEP_GAP: Duration = Duration::from_millis(20);
 /// A pong without a window asks for patience within these bounds.
 const ASK_AGAIN_MIN: Duration = Duration::from_millis(5);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
@@ -88,14 +92,22 @@ pub struct Windows {
     clients: HashMap<ClientId, Client>,
     /// Clients that want a turn, the longest waiting first.
     waiting: VecDeque<ClientId>,
+    hosts: HashMap<IpAddr, Host>,
+    /// Clients that want something.
+    wanting: u64,
+    /// The largest datagram that somebody wants to send, in buffer cost.
+    largest_cost: u64,
     /// How many times more a datagram takes than [`buffer_cost`] says.
     inflation: f64,
+    swept: Time,
 }
 
 #[derive(Debug)]
 struct Client {
     address: IpAddr,
     asked: Time,
+    /// When it was told to ask again.
+    due: Time,
     wants: bool,
     next_cost: u64,
     unconfirmed: u64,
@@ -103,6 +115,13 @@ struct Client {
     turn: Option<Time>,
     /// Grants that may still be in use, with their expiry, the newest last.
     grants: VecDeque<(u64, Time)>,
+}
+
+/// The clients at one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Host {
+    wanting: u64,
+    turns: u64,
 }
 
 impl Client {
@@ -130,58 +149,41 @@ impl Client {
     }
 }
 
-/// Who wants something at this moment.
-struct Demand {
-    clients: u64,
-    addresses: u64,
-    /// Clients at the address of the one that asks.
-    neighbours: u64,
-    largest_cost: u64,
-}
-
 impl Default for Windows {
     fn default() -> Self {
-        Self { clients: HashMap::new(), waiting: VecDeque::new(), inflation: 1.0 }
+        Self {
+            clients: HashMap::new(),
+            waiting: VecDeque::new(),
+            hosts: HashMap::new(),
+            wanting: 0,
+            largest_cost: 0,
+            inflation: 1.0,
+            swept: Time::ZERO,
+        }
     }
 }
 
 impl Windows {
     /// Grants a window, or says when to ask again.
     pub fn handle_request(&mut self, now: Time, request: Request, room: Room) -> Grant {
-        let client = self.clients.entry(request.client).or_insert(Client {
-            address: request.address,
-            asked: now,
-            wants: false,
-            next_cost: 0,
-            unconfirmed: 0,
-            turn: None,
-            grants: VecDeque::new(),
-        });
-        client.asked = now;
-        client.wants = request.wants;
-        client.next_cost = request.next_cost;
-        client.unconfirmed = request.unconfirmed_cost;
-        self.forget_silent(now);
+        self.sweep(now);
+        self.note(now, &request);
         let room = self.deflated(room);
-        let window = if request.wants {
-            self.window(now, &request, room)
-        } else {
-            self.end_turn(request.client);
-            self.renewal(now, &request, room)
-        };
-        if window == 0 {
-            let ask_again = if request.wants { self.patience(now, request.client) } else { Duration::ZERO };
-            return Grant { window, ask_again };
-        }
+        let window = if request.wants { self.window(now, &request, room) } else { self.renewal(now, &request, room) };
+        let ask_again =
+            if request.wants && window == 0 { self.patience(now, request.client, room) } else { Duration::ZERO };
         if let Some(client) = self.clients.get_mut(&request.client) {
-            client.book(now, window, request.lease);
+            client.due = now + ask_again;
+            if window > 0 {
+                client.book(now, window, request.lease);
+            }
         }
-        Grant { window, ask_again: Duration::ZERO }
+        Grant { window, ask_again }
     }
 
     /// Learns from what lies in the queue how much a datagram really takes. Not to be told while the socket overflows by others' doing.
     pub fn handle_queue(&mut self, now: Time, queue: u64) {
-        let under_way: u64 = self.clients.values().map(|client| client.unconfirmed.max(client.booked(now))).sum();
+        let under_way = self.under_way(now);
         if under_way >= INFLATION_BYTES_MIN {
             let seen = queue as f64 / under_way as f64;
             // Falls slowly, so that one sample of a short queue does not forget it.
@@ -191,10 +193,7 @@ impl Windows {
 
     /// A client's connection is gone. Its grant stays booked until it expires: what it sent may still be under way.
     pub fn handle_gone(&mut self, client: ClientId) {
-        self.end_turn(client);
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.wants = false;
-        }
+        self.set_wants(client, false);
     }
 
     /// The sum of all grants that have not expired, in bytes of buffer cost.
@@ -202,45 +201,93 @@ impl Windows {
         self.clients.values().map(|client| client.booked(now)).sum()
     }
 
-    /// More than half the buffer is taken by what no client has sent.
-    fn is_filled_by_others(&self, now: Time, room: Room) -> bool {
-        let ours: u64 = self.clients.values().map(|client| client.unconfirmed.max(client.booked(now))).sum();
-        room.queue.saturating_sub(ours) > room.buffer / 2
+    /// Writes down what a client says of itself.
+    fn note(&mut self, now: Time, request: &Request) {
+        let client = self.clients.entry(request.client).or_insert_with(|| Client {
+            address: request.address,
+            asked: now,
+            due: now,
+            wants: false,
+            next_cost: 0,
+            unconfirmed: 0,
+            turn: None,
+            grants: VecDeque::new(),
+        });
+        client.asked = now;
+        client.next_cost = request.next_cost;
+        client.unconfirmed = request.unconfirmed_cost;
+        self.set_wants(request.client, request.wants);
+        if request.wants {
+            self.largest_cost = self.largest_cost.max(request.next_cost);
+        }
     }
 
-    fn booked_by_others(&self, now: Time, client: ClientId) -> u64 {
-        self.booked(now) - self.clients.get(&client).map_or(0, |client| client.booked(now))
+    /// One that wants nothing has no turn and does not wait for one.
+    fn set_wants(&mut self, id: ClientId, wants: bool) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        if client.wants != wants {
+            client.wants = wants;
+            let host = self.hosts.entry(client.address).or_default();
+            if wants {
+                host.wanting += 1;
+                self.wanting += 1;
+            } else {
+                host.wanting -= 1;
+                self.wanting -= 1;
+            }
+        }
+        if !wants {
+            self.end_turn(id);
+            self.waiting.retain(|&waiting| waiting != id);
+        }
     }
 
-    fn deflated(&self, room: Room) -> Room {
-        let shrink = |bytes: u64| (bytes as f64 / self.inflation) as u64;
-        Room { buffer: shrink(room.buffer), queue: shrink(room.queue), ..room }
+    fn end_turn(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(&id)
+            && client.turn.take().is_some()
+            && let Some(host) = self.hosts.get_mut(&client.address)
+        {
+            host.turns -= 1;
+        }
+    }
+
+    fn begin_turn(&mut self, now: Time, id: ClientId) {
+        self.waiting.retain(|&waiting| waiting != id);
+        if let Some(client) = self.clients.get_mut(&id)
+            && client.turn.replace(now).is_none()
+        {
+            self.hosts.entry(client.address).or_default().turns += 1;
+        }
     }
 
     fn window(&mut self, now: Time, request: &Request, room: Room) -> u64 {
         let half = room.buffer / 2;
         let others = self.booked_by_others(now, request.client);
+        let useful = self.useful(room);
         let mut free = free(room, others);
-        let demand = self.demand(request.address);
-        let useful = (SHARE_DATAGRAMS_MIN * u64::from(buffer_cost(0))).max(demand.largest_cost).min(half.max(1));
         if self.is_filled_by_others(now, room) {
             // To wait for room would be to wait for ever. While it overflows, waiting is even harmful: the kernel frees what was read in lots,
             // and a release that follows what is seen to be read would always come between two lots, when nothing fits.
             let anyway = if room.overflows { half } else { useful };
             free = free.max(anyway.min(half.saturating_sub(others)));
         }
-        let share = half / demand.addresses / demand.neighbours;
-        let smallest_share = half / demand.addresses / (demand.clients - demand.addresses + 1);
-        let bound = if share >= useful && smallest_share >= useful {
+        let hosts = self.hosts.values().filter(|host| host.wanting > 0).count().max(1) as u64;
+        let neighbours = self.hosts.get(&request.address).map_or(1, |host| host.wanting.max(1));
+        let smallest_share = half / hosts / (self.wanting + 1 - hosts.min(self.wanting)).max(1);
+        let bound = if smallest_share >= useful {
             self.end_turn(request.client);
-            share
-        } else if self.take_turn(now, request, half / useful, demand.addresses) {
+            self.waiting.retain(|&waiting| waiting != request.client);
+            half / hosts / neighbours
+        } else if self.has_turn(now, request, free / useful, half / useful / hosts) {
             useful
         } else {
             return 0;
         };
-        if free.min(bound) >= request.next_cost.max(1) {
-            free.min(bound)
+        let window = free.min(bound);
+        if window >= request.next_cost.max(1) {
+            window
         } else if others == 0 && room.queue == 0 {
             // Larger than half the buffer, but it has the socket to itself.
             request.next_cost
@@ -258,106 +305,99 @@ impl Windows {
         if request.unconfirmed_cost == 0 || client.booked(now) == 0 || !self.waiting.is_empty() {
             return 0;
         }
-        let share = room.buffer / 2 / (self.demand(request.address).addresses + 1);
+        let hosts = self.hosts.values().filter(|host| host.wanting > 0).count() as u64;
+        let share = room.buffer / 2 / (hosts + 1);
         client.newest().min(share).min(free(room, self.booked_by_others(now, request.client)))
     }
 
-    fn demand(&self, address: IpAddr) -> Demand {
-        let wanting = || self.clients.values().filter(|client| client.wants);
-        let mut addresses: Vec<IpAddr> = wanting().map(|client| client.address).collect();
-        let clients = addresses.len().max(1) as u64;
-        let neighbours = addresses.iter().filter(|&&other| other == address).count().max(1) as u64;
-        addresses.sort_unstable();
-        addresses.dedup();
-        let largest_cost = wanting().map(|client| client.next_cost).max().unwrap_or(0);
-        Demand { clients, addresses: addresses.len() as u64, neighbours, largest_cost }
-    }
-
-    /// Whether it is this client's turn, with `places` turns at a time for all addresses together.
-    fn take_turn(&mut self, now: Time, request: &Request, places: u64, addresses: u64) -> bool {
-        let others_wait = self.waiting.iter().any(|&waiting| waiting != request.client);
-        let Some(client) = self.clients.get_mut(&request.client) else {
-            return false;
-        };
-        if client.turn.is_some_and(|began| now.since(began) < TURN || !others_wait) {
-            return true;
+    /// Whether it is this client's turn. `free` turns can begin, an address may have `each` at a time.
+    fn has_turn(&mut self, now: Time, request: &Request, free: u64, each: u64) -> bool {
+        let id = request.client;
+        let others_wait = self.waiting.iter().any(|&waiting| waiting != id);
+        if let Some(began) = self.clients.get(&id).and_then(|client| client.turn) {
+            if now.since(began) < TURN || !others_wait {
+                return true;
+            }
+            self.end_turn(id);
         }
-        if client.turn.take().is_some() || !self.waiting.contains(&request.client) {
-            self.waiting.push_back(request.client);
+        if !self.waiting.contains(&id) {
+            self.waiting.push_back(id);
         }
-        if !self.is_next(request.client, places.max(1), addresses) {
+        let each = each.max(1);
+        let has_place = |address: &IpAddr| self.hosts.get(address).is_none_or(|host| host.turns < each);
+        if !has_place(&request.address) {
             return false;
         }
-        self.waiting.retain(|&waiting| waiting != request.client);
-        if let Some(client) = self.clients.get_mut(&request.client) {
-            client.turn = Some(now);
+        // Those before it that are about to ask come first; one that asks later must not keep a turn unused.
+        let ahead =
+            self.waiting.iter().take_while(|&&waiting| waiting != id).filter_map(|waiting| self.clients.get(waiting));
+        let ahead = ahead.filter(|client| client.due <= now + ABOUT && has_place(&client.address)).count() as u64;
+        if ahead >= free {
+            return false;
         }
+        self.begin_turn(now, id);
         true
     }
 
-    /// Whether a free turn falls to `client` when all that wait are served in their order, each address with its part of the turns.
-    fn is_next(&self, client: ClientId, places: u64, addresses: u64) -> bool {
-        let places_each = (places / addresses).max(1);
-        let mut taken: HashMap<IpAddr, u64> = HashMap::new();
-        for holder in self.clients.values().filter(|holder| holder.turn.is_some()) {
-            *taken.entry(holder.address).or_default() += 1;
-        }
-        let mut free = places.saturating_sub(taken.values().sum());
-        for waiting in &self.waiting {
-            let Some(address) = self.clients.get(waiting).map(|waiting| waiting.address) else {
-                continue;
-            };
-            let of_address = taken.entry(address).or_default();
-            if free > 0 && *of_address < places_each {
-                if *waiting == client {
-                    return true;
-                }
-                free -= 1;
-                *of_address += 1;
-            }
-        }
-        false
-    }
-
-    fn end_turn(&mut self, client: ClientId) {
-        self.waiting.retain(|&waiting| waiting != client);
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.turn = None;
-        }
-    }
-
-    /// When it is worth asking again: about when those before it have had their turns.
-    fn patience(&self, now: Time, client: ClientId) -> Duration {
-        let span = match self.waiting.iter().position(|&waiting| waiting == client) {
-            Some(rank) => {
-                let turns = self.clients.values().filter(|client| client.turn.is_some()).count().max(1);
-                TURN * u32::try_from(rank / turns).unwrap_or(u32::MAX)
-            }
-            None => Duration::ZERO,
+    /// When it is worth asking again: somewhat before those ahead have had their turns.
+    fn patience(&self, now: Time, client: ClientId, room: Room) -> Duration {
+        let turns = (room.buffer / 2 / self.useful(room)).max(1);
+        let rank = self.waiting.iter().position(|&waiting| waiting == client);
+        let span = if let Some(rank) = rank {
+            TURN.mul_f64(rank as f64 / turns as f64)
+        } else {
+            let grants = self.clients.values().flat_map(|client| &client.grants);
+            let expiries = grants.map(|(_, expires)| *expires).filter(|&expires| expires > now);
+            expiries.min().map_or(Duration::ZERO, |expires| expires.since(now))
         };
-        let expiries = self
-            .clients
-            .values()
-            .flat_map(|client| &client.grants)
-            .map(|(_, expires)| *expires)
-            .filter(|&expires| expires > now);
-        let expiry = expiries.min().map_or(Duration::ZERO, |expires| expires.since(now));
-        span.max(expiry.min(TURN)).clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
+        span.clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
     }
 
-    fn forget_silent(&mut self, now: Time) {
-        for client in self.clients.values_mut() {
-            let silent = now.since(client.asked);
-            // A turn whose holder is silent is over; it must not keep others waiting.
-            if client.turn.is_some() && silent >= TURN && client.booked(now) == 0 {
-                client.turn = None;
-            }
-            client.wants &= silent < WAIT_FORGOTTEN;
+    /// The least window that is worth granting.
+    fn useful(&self, room: Room) -> u64 {
+        let share = SHARE_DATAGRAMS_MIN * u64::from(buffer_cost(0));
+        share.max(self.largest_cost).min(room.buffer / 2).max(1)
+    }
+
+    /// More than half the buffer is taken by what no client has sent.
+    fn is_filled_by_others(&self, now: Time, room: Room) -> bool {
+        room.queue.saturating_sub(self.under_way(now)) > room.buffer / 2
+    }
+
+    /// What clients may have under way, granted or reported.
+    fn under_way(&self, now: Time) -> u64 {
+        self.clients.values().map(|client| client.unconfirmed.max(client.booked(now))).sum()
+    }
+
+    fn booked_by_others(&self, now: Time, client: ClientId) -> u64 {
+        self.booked(now) - self.clients.get(&client).map_or(0, |client| client.booked(now))
+    }
+
+    fn deflated(&self, room: Room) -> Room {
+        let shrink = |bytes: u64| (bytes as f64 / self.inflation) as u64;
+        Room { buffer: shrink(room.buffer), queue: shrink(room.queue), ..room }
+    }
+
+    /// Forgets who is silent: it must not keep others waiting.
+    fn sweep(&mut self, now: Time) {
+        if now.since(self.swept) < SWEEP_GAP {
+            return;
         }
-        self.clients
-            .retain(|_, client| client.wants || client.booked(now) > 0 || now.since(client.asked) < WAIT_FORGOTTEN);
-        let clients = &self.clients;
-        self.waiting.retain(|waiting| clients.get(waiting).is_some_and(|client| client.wants));
+        self.swept = now;
+        let silent = |client: &Client| {
+            let span = now.since(client.asked.max(client.due));
+            span >= WAIT_FORGOTTEN || (client.turn.is_some() && span >= TURN && client.booked(now) == 0)
+        };
+        let gone: Vec<ClientId> = self.clients.iter().filter(|(_, client)| silent(client)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.set_wants(id, false);
+        }
+        let forgotten =
+            |client: &Client| !client.wants && client.booked(now) == 0 && now.since(client.asked) >= WAIT_FORGOTTEN;
+        self.clients.retain(|_, client| !forgotten(client));
+        self.hosts.retain(|_, host| host.wanting > 0 || host.turns > 0);
+        self.largest_cost =
+            self.clients.values().filter(|client| client.wants).map(|client| client.next_cost).max().unwrap_or(0);
     }
 }
 
