@@ -1,1 +1,122 @@
+use std::time::Duration;
 
+use mio::{Events, Poll, Token};
+
+use super::udp::{Inbox, SendError, kernel_drops, send_batch, send_from, take_refusal, watch};
+use super::*;
+
+/// How long what must come may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn local(socket: &UdpSocket) -> SocketAddr {
+    socket.local_addr().expect("it is bound")
+}
+
+fn any_port(ip: &str) -> SocketAddr {
+    SocketAddr::new(ip.parse().expect("an address"), 0)
+}
+
+/// Waits until the socket has something, then reads a batch.
+fn receive(socket: &UdpSocket, inbox: &mut Inbox) -> usize {
+    let mut poll = Poll::new().expect("a poll");
+    watch(&poll, socket, Token(0)).expect("it is watched");
+    let mut events = Events::with_capacity(4);
+    poll.poll(&mut events, Some(DEADLINE)).expect("it waits");
+    inbox.receive(socket).expect("it receives")
+}
+
+#[test]
+fn batches_keep_order_length_and_sender() {
+    for ip in ["127.0.0.1", "::1"] {
+        let receiver = bind_agent(any_port(ip), 1 << 20).expect("a socket");
+        let sender = bind_upstream(any_port(ip)).expect("a socket");
+        let payloads: Vec<Vec<u8>> =
+            [0, 1, 300, 65_507, 0, 1_472].iter().map(|&length| vec![length as u8; length]).collect();
+        let slices: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+        let (sent, outcome) = send_batch(&sender, local(&receiver), &slices);
+        assert!(sent == 6 && outcome.is_ok(), "{outcome:?}");
+        let mut inbox = Inbox::default();
+        assert_eq!(receive(&receiver, &mut inbox), 6);
+        let got: Vec<_> = inbox.iter().map(|one| (one.from, one.local, one.bytes.to_vec())).collect();
+        let expected: Vec<_> = payloads.into_iter().map(|bytes| (local(&sender), None, bytes)).collect();
+        assert_eq!(got, expected);
+        assert_eq!(inbox.receive(&receiver).expect("it receives"), 0);
+    }
+}
+
+#[test]
+fn a_reply_leaves_from_the_address_that_was_asked() {
+    for (listen, asked) in [("0.0.0.0", "127.0.0.7"), ("::", "127.0.0.8"), ("::", "::1")] {
+        let receiver = bind_agent(any_port(listen), 1 << 20).expect("a socket");
+        let agent = std::net::UdpSocket::bind(any_port(asked)).expect("a socket");
+        agent.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let to = SocketAddr::new(asked.parse().expect("an address"), local(&receiver).port());
+        agent.connect(to).expect("connected");
+        let mut inbox = Inbox::default();
+        // Twice: the room for control messages must not shrink.
+        for _ in 0..2 {
+            agent.send(b"question").expect("sent");
+            assert_eq!(receive(&receiver, &mut inbox), 1);
+            let (from, own) = inbox.iter().map(|one| (one.from, one.local)).next().expect("one came");
+            assert_eq!(own.map(|ip| ip.to_canonical()), Some(to.ip()));
+            send_from(&receiver, own, from, b"answer").expect("sent");
+            let mut bytes = [0; 16];
+            assert_eq!(agent.recv(&mut bytes).expect("a connected socket takes nothing from elsewhere"), 6);
+        }
+    }
+}
+
+#[test]
+fn a_refused_datagram_is_reported_and_the_socket_goes_on() {
+    let upstream = bind_upstream(any_port("127.0.0.1")).expect("a socket");
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let (sent, _) = send_batch(&upstream, closed, &[b"x"]);
+    assert_eq!(sent, 1, "the refusal comes later");
+    let mut poll = Poll::new().expect("a poll");
+    watch(&poll, &upstream, Token(0)).expect("it is watched");
+    poll.poll(&mut Events::with_capacity(4), Some(DEADLINE)).expect("it waits");
+    let refusal = take_refusal(&upstream).expect("it is reported");
+    assert_eq!(refusal.kind(), io::ErrorKind::ConnectionRefused);
+    assert!(take_refusal(&upstream).is_none());
+    let _ = upstream.take_error();
+    let open = bind_agent(any_port("127.0.0.1"), 1 << 16).expect("a socket");
+    let (sent, outcome) = send_batch(&upstream, local(&open), &[b"y"]);
+    assert!(sent == 1 && outcome.is_ok(), "{outcome:?}");
+}
+
+#[test]
+fn what_can_never_be_sent_is_told_from_what_is_refused() {
+    let upstream = bind_upstream(any_port("127.0.0.1")).expect("a socket");
+    let open = bind_agent(any_port("127.0.0.1"), 1 << 16).expect("a socket");
+    let (sent, outcome) = send_batch(&upstream, local(&open), &[b"fits", &vec![0; 65_508], b"fits"]);
+    assert!(sent == 1 && matches!(outcome, Err(SendError::Unsendable(_))), "{sent} {outcome:?}");
+    let elsewhere = "[2001:db8::1]:9".parse().expect("an address");
+    let (sent, outcome) = send_batch(&upstream, elsewhere, &[b"x"]);
+    assert!(sent == 0 && matches!(outcome, Err(SendError::Refused(_))), "{sent} {outcome:?}");
+}
+
+#[test]
+fn drops_of_the_kernel_are_counted() {
+    let receiver = bind_agent(any_port("127.0.0.1"), 4_096).expect("a socket");
+    let sender = bind_upstream(any_port("127.0.0.1")).expect("a socket");
+    assert_eq!(kernel_drops(&receiver), Some(0));
+    let payload = [0; 1_000];
+    for _ in 0..50 {
+        let _ = send_batch(&sender, local(&receiver), &[&payload[..]; 20]);
+    }
+    assert!(kernel_drops(&receiver) > Some(900));
+}
+
+#[test]
+fn hosts_and_ports_are_written_as_they_are_read() {
+    let shown = |host: &str| HostPort { host: host.into(), port: 7 }.to_string();
+    assert_eq!([shown("a.example"), shown("10.0.0.1"), shown("::1")], ["a.example:7", "10.0.0.1:7", "[::1]:7"]);
+    assert_eq!(HostPort { host: "::1".into(), port: 7 }.address(), Some("[::1]:7".parse().expect("an address")));
+    assert_eq!(HostPort { host: "a.example".into(), port: 7 }.address(), None);
+}
+
+#[test]
+fn the_clock_goes_forward() {
+    let first = now();
+    assert!(now() >= first && first > Time::ZERO);
+}

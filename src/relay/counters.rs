@@ -72,6 +72,13 @@ impl Counters {
         self.dropped.iter().sum()
     }
 
+    /// The same with so many more dropped.
+    #[cfg(test)]
+    pub(crate) const fn with_dropped(mut self, reason: DropReason, more: u64) -> Self {
+        self.dropped[reason as usize] += more;
+        self
+    }
+
     pub(super) const fn drop(&mut self, reason: DropReason) {
         self.dropped[reason as usize] += 1;
     }

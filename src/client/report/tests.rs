@@ -1,1 +1,153 @@
+use super::*;
+use crate::buffer::Tally;
+use crate::relay::Counters;
 
+const WALL: u64 = 1_795_485_600;
+
+/// A report and the state that it is shown.
+struct Bench {
+    report: Report,
+    snapshot: Snapshot,
+    at: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let snapshot = Snapshot {
+            standing: Standing::Unreachable,
+            held: Tally::default(),
+            unsent: Tally::default(),
+            counters: Counters::default(),
+            replies_missing: false,
+        };
+        Self { report: Report::new(Time::ZERO), snapshot, at: 0 }
+    }
+
+    /// The state stays as it is for so many milliseconds; what is told meanwhile.
+    fn pass(&mut self, millis: u64) -> Vec<String> {
+        let mut lines = Vec::new();
+        let end = self.at + millis;
+        loop {
+            let now = Time::from_millis(self.at);
+            let wall = UNIX_EPOCH + Duration::from_secs(WALL) + Duration::from_millis(self.at);
+            lines.extend(
+                self.report.observe(now, wall, &self.snapshot, "no route to host").into_iter().map(|line| line.text),
+            );
+            let Some(next) =
+                self.report.next_deadline().map(|at| at.as_nanos().div_ceil(1_000_000)).filter(|&at| at <= end)
+            else {
+                self.at = end;
+                return lines;
+            };
+            assert!(next > self.at, "it asks to be woken for nothing at {next}");
+            self.at = next;
+        }
+    }
+
+    fn stand(&mut self, standing: Standing, millis: u64) -> Vec<String> {
+        self.snapshot.standing = standing;
+        self.pass(millis)
+    }
+
+    fn up() -> Self {
+        let mut bench = Self::new();
+        assert_eq!(bench.stand(Standing::Up, 5_000), ["link up"]);
+        bench
+    }
+}
+
+#[test]
+fn a_change_is_told_when_it_has_lasted_a_second() {
+    let mut bench = Bench::up();
+    assert_eq!(bench.stand(Standing::Remote(Verdict::Stopped), 999), Vec::<String>::new());
+    assert_eq!(bench.pass(1), ["link down: remoted stopped; holding"]);
+    bench.snapshot.held = Tally { datagrams: 1_204, bytes: 831_488 };
+    assert_eq!(bench.pass(192_000), Vec::<String>::new(), "an outage is one line, however long");
+    assert_eq!(bench.stand(Standing::Up, 2_000), ["link up after 3m13s; 1204 datagrams (812 KiB) to send"]);
+    assert_eq!(bench.pass(1_000_000), Vec::<String>::new());
+}
+
+#[test]
+fn an_outage_that_changes_its_reason_is_one_outage() {
+    let mut bench = Bench::up();
+    assert_eq!(bench.stand(Standing::Unanswered, 1_500), ["link down: no route to host; holding"]);
+    assert_eq!(bench.stand(Standing::Unreachable, 2_000), Vec::<String>::new(), "that is the same to the reader");
+    assert_eq!(bench.stand(Standing::Remote(Verdict::NoProcess), 2_000), ["link down: remoted no process; holding"]);
+    assert_eq!(bench.stand(Standing::Up, 2_000), ["link up after 5s"]);
+}
+
+#[test]
+fn a_start_without_a_server_is_told_with_its_reason() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.pass(5_000), ["link down: no route to host; holding"]);
+}
+
+#[test]
+fn short_interruptions_are_summed_up_once_a_minute() {
+    let mut bench = Bench::up();
+    let mut lines = Vec::new();
+    for _ in 0..100 {
+        lines.extend(bench.stand(Standing::Unanswered, 300));
+        lines.extend(bench.stand(Standing::Up, 700));
+    }
+    lines.extend(bench.pass(60_000));
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines.iter().all(|line| line.starts_with("link was down for less than a second, ")), "{lines:?}");
+}
+
+#[test]
+fn an_overflow_is_told_when_it_begins_and_when_it_is_over() {
+    let mut bench = Bench::up();
+    bench.snapshot.held = Tally { datagrams: 100, bytes: 100 };
+    let mut lines = Vec::new();
+    for _ in 0..50 {
+        bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Overflow, 10);
+        lines.extend(bench.pass(100));
+    }
+    assert_eq!(lines, ["buffer is full with 100 datagrams (100 bytes): dropping"]);
+    assert_eq!(bench.pass(60_000), ["buffer was full from 02:00:05Z to 02:00:09Z: 500 dropped"]);
+}
+
+#[test]
+fn drops_of_others_are_told_with_their_rate_once_a_minute() {
+    let mut bench = Bench::up();
+    let mut lines = Vec::new();
+    for _ in 0..600 {
+        bench.snapshot.counters.others_drops += 31;
+        lines.extend(bench.pass(100));
+    }
+    assert_eq!(lines, ["remoted's socket overflows: 310/s, by other senders"]);
+    bench.snapshot.counters.doubtful += 3;
+    let lines = bench.pass(10_000);
+    assert_eq!(lines[0], "remoted's socket overflows: 305/s, by other senders");
+    assert!(lines[1].starts_with("3 confirmed are doubtful"), "{lines:?}");
+}
+
+#[test]
+fn other_drops_are_told_with_their_reason() {
+    let mut bench = Bench::up();
+    bench.report.handle_kernel_drops(7);
+    bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Expired, 2);
+    assert_eq!(
+        bench.pass(2_000),
+        ["the kernel dropped 7 datagrams from agents: raise --rcvbuf", "2 dropped: older than --max-age"]
+    );
+}
+
+#[test]
+fn a_path_that_seems_blocked_is_warned_of_once() {
+    let mut bench = Bench::up();
+    bench.snapshot.replies_missing = true;
+    assert_eq!(bench.pass(100_000), ["UDP to remoted seems blocked: no replies any more, and heartbeats are good"]);
+    let mut bench = Bench::up();
+    let lines = bench.stand(Standing::Refused, 100_000);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}
+
+#[test]
+fn sizes_and_spans_are_written_for_people() {
+    let sizes = [0, 999, 10_239, 10_240, 831_488, 1 << 20, 64 << 20, 8 << 30].map(size);
+    assert_eq!(sizes, ["0 bytes", "999 bytes", "10239 bytes", "10 KiB", "812 KiB", "1 MiB", "64 MiB", "8 GiB"]);
+    let spans = [0, 12, 60, 192, 7_500, 90_061].map(|seconds| duration(Duration::from_secs(seconds)));
+    assert_eq!(spans, ["0s", "12s", "1m", "3m12s", "2h5m", "1d1h1m"]);
+}

@@ -1,0 +1,232 @@
+//! Both roles as real processes on loopback: no root needed.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+const BROKER: &str = env!("CARGO_BIN_EXE_ossec-broker");
+/// How long a test waits for what must come.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A process that is ended with the test.
+struct Role(Option<Child>);
+
+impl Role {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(BROKER);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Self(Some(command.spawn().expect("the broker starts")))
+    }
+
+    /// Asks for a stop, waits for the end.
+    fn stop(mut self) -> Output {
+        let child = self.0.take().expect("it runs");
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().expect("kill").success());
+        child.wait_with_output().expect("it ends")
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free_udp_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+fn free_tcp_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+fn receiver() -> (UdpSocket, u16) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let port = socket.local_addr().expect("an address").port();
+    (socket, port)
+}
+
+/// A socket that sends to the client as an agent does. It is connected when the client listens.
+fn agent(port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).expect("connected");
+    socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+    // Until the client listens, each datagram is answered with a refusal that the next call shows; one that is not refused counts as sent.
+    for _ in 0..3_000 {
+        let refused = socket.send(b"hello").is_err()
+            || matches!(socket.recv(&mut [0; 16]), Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
+        if !refused {
+            socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+            return socket;
+        }
+    }
+    panic!("the client does not listen");
+}
+
+fn server(broker: u16, remoted: u16) -> Role {
+    let (listen, remoted) = (format!("127.0.0.1:{broker}"), format!("127.0.0.1:{remoted}"));
+    Role::start(&["server", "--listen", &listen, "--remoted", &remoted, "--process", "any", "--settle", "0"])
+}
+
+fn client(listen: u16, broker: u16, remoted: u16) -> Role {
+    let [listen, broker, remoted] = [listen, broker, remoted].map(|port| format!("127.0.0.1:{port}"));
+    Role::start(&["client", "--listen", &listen, "--broker", &broker, "--server", &remoted, "--source-port", "0"])
+}
+
+/// The next datagram that is not one of the greetings that `agent` sends.
+fn next(receiver: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut bytes = vec![0; 65_536];
+    loop {
+        let (length, from) = receiver.recv_from(&mut bytes).expect("something arrives");
+        if &bytes[..length] != b"hello" {
+            return (bytes[..length].to_vec(), from);
+        }
+    }
+}
+
+fn ask(port: u16, request: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    stream.write_all(request).expect("it reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("it answers and closes");
+    answer
+}
+
+fn wait_until_listening(port: u16) {
+    for _ in 0..100_000 {
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("nobody listens on {port}");
+}
+
+#[test]
+fn an_outage_is_replayed_in_order_and_replies_come_back() {
+    let (receiver, remoted) = receiver();
+    let (broker, listen) = (free_tcp_port(), free_udp_port());
+    let client = client(listen, broker, remoted);
+    let agent = agent(listen);
+    // Nobody answers for remoted yet: all is held.
+    for number in 0..300u32 {
+        agent.send(&number.to_be_bytes()).expect("sent");
+    }
+    agent.send(&[]).expect("a datagram of no length is one");
+    agent.send(&vec![7; 65_507]).expect("the largest there is");
+    let _server = server(broker, remoted);
+    for number in 0..300u32 {
+        assert_eq!(next(&receiver).0, number.to_be_bytes());
+    }
+    assert_eq!(next(&receiver).0, Vec::<u8>::new());
+    let (large, from) = next(&receiver);
+    assert_eq!(large, vec![7; 65_507]);
+    for number in 0..100u32 {
+        receiver.send_to(&number.to_be_bytes(), from).expect("sent");
+    }
+    let mut reply = [0; 16];
+    for number in 0..100u32 {
+        assert_eq!(
+            agent.recv(&mut reply).map(|length| reply[..length].to_vec()).expect("a reply"),
+            number.to_be_bytes()
+        );
+    }
+    let output = client.stop();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && log.contains(" 0 left"), "{log}");
+}
+
+#[test]
+fn what_is_held_at_a_stop_is_said() {
+    let (broker, listen) = (free_tcp_port(), free_udp_port());
+    let client = client(listen, broker, free_udp_port());
+    let agent = agent(listen);
+    for _ in 0..10 {
+        agent.send(b"event").expect("sent");
+    }
+    let output = client.stop();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && log.contains("lost with this stop: 1"), "{log}");
+}
+
+#[test]
+fn the_plain_request_is_answered_as_in_2015() {
+    let (receiver, remoted) = receiver();
+    let broker = free_tcp_port();
+    let _server = server(broker, remoted);
+    wait_until_listening(broker);
+    assert_eq!(ask(broker, b"ping"), b"pong");
+    assert_eq!(ask(broker, b"ping\n"), b"pong\n");
+    drop(receiver);
+    assert_eq!(ask(broker, b"ping\n"), b"ossec_not_found\n");
+}
+
+#[test]
+fn garbage_is_cut_off_and_harms_nobody() {
+    let (_receiver, remoted) = receiver();
+    let broker = free_tcp_port();
+    let _server = server(broker, remoted);
+    wait_until_listening(broker);
+    let mut silent = Vec::new();
+    for garbage in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 5_000], &[0, 0, 0, 5, 1, 2, 3, 4, 5], &[0, 0, 0, 1, 4], b"pinging"]
+    {
+        assert_eq!(ask(broker, garbage), b"", "{garbage:?}");
+        silent.push(TcpStream::connect(("127.0.0.1", broker)).expect("the server listens"));
+    }
+    assert_eq!(ask(broker, b"ping"), b"pong");
+}
+
+#[test]
+fn check_tells_up_down_and_unreachable_apart() {
+    let (receiver, remoted) = receiver();
+    let broker = free_tcp_port();
+    let check = || {
+        let output =
+            Command::new(BROKER).args(["check", "--broker", &format!("127.0.0.1:{broker}")]).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, text) = check();
+    assert!(code == Some(2) && text.starts_with("unreachable: "), "{text}");
+    let _server = server(broker, remoted);
+    wait_until_listening(broker);
+    assert_eq!(check(), (Some(0), "up\n".into()));
+    drop(receiver);
+    assert_eq!(check(), (Some(1), "down: remoted no socket\n".into()));
+}
+
+#[test]
+fn a_port_that_is_taken_fails_at_start_with_the_likely_cause() {
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let listen = taken.local_addr().expect("an address").to_string();
+    let output = Command::new(BROKER)
+        .args(["client", "--server", "127.0.0.1:9", "--listen", &listen])
+        .output()
+        .expect("it runs");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(log.contains(&format!("cannot bind {listen}: address in use")), "{log}");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let listen = taken.local_addr().expect("an address").to_string();
+    let output = Command::new(BROKER).args(["server", "--listen", &listen]).output().expect("it runs");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(log.contains(&format!("cannot bind {listen}: address in use")), "{log}");
+}
+
+#[test]
+fn wrong_arguments_end_with_2_and_help_with_0() {
+    for (arguments, code) in
+        [(vec!["client"], 2), (vec!["--help"], 0), (vec!["client", "--server", "a", "--interval", "x"], 2)]
+    {
+        let output = Command::new(BROKER).args(&arguments).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    }
+}
