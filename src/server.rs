@@ -19,8 +19,9 @@ use crate::net::{self, HostPort};
 use crate::remoted::{Names, Wanted};
 use crate::threads::{Crew, Doorbell, Outcome, Stopper};
 
-/// Descriptors besides connections: sockets, `/proc` files, the log.
-const DESCRIPTORS_BESIDES: u64 = 64;
+/// Descriptors kept for everything but connections: sockets, `/proc` files, the log. Without them remoted could not be looked at, and a server
+/// without descriptors would call it dead.
+const DESCRIPTORS_BESIDES: u64 = 24;
 const THREADS: usize = 2;
 
 /// What the command line says of this role.
@@ -74,7 +75,8 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         let spawned = (|| {
             let (target, stop_search) = (wanted.clone(), stop.clone());
             crew.spawn("search", move || search::run(&target, &asked, &found, &bell, &stop_search))?;
-            let serving = move || serve::Server::new(config, wanted, listener, poll, ask, founds)?.run(&stop);
+            let places = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_BESIDES)).unwrap_or(usize::MAX).max(1);
+            let serving = move || serve::Server::new(config, places, wanted, listener, poll, ask, founds)?.run(&stop);
             crew.spawn("serve", serving)
         })();
         if let Err(error) = spawned {

@@ -47,6 +47,8 @@ const OVERFLOW_CALM: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Server<'a> {
     config: &'a Config,
+    /// Connections that there are descriptors for.
+    places: usize,
     poll: Poll,
     listener: TcpListener,
     conns: HashMap<Token, Conn>,
@@ -86,6 +88,7 @@ struct Complaints {
 impl<'a> Server<'a> {
     pub(super) fn new(
         config: &'a Config,
+        places: usize,
         wanted: Wanted,
         mut listener: TcpListener,
         poll: Poll,
@@ -96,6 +99,7 @@ impl<'a> Server<'a> {
         register.map_err(|error| format!("cannot wait for connections: {error}"))?;
         Ok(Self {
             config,
+            places,
             poll,
             listener,
             conns: HashMap::new(),
@@ -204,6 +208,11 @@ impl<'a> Server<'a> {
 
     fn accept(&mut self, now: Time) {
         loop {
+            if self.conns.len() >= self.places {
+                self.complaints.shortage += 1;
+                self.accept_again = Some(now + SHORTAGE_PAUSE);
+                return;
+            }
             match self.listener.accept() {
                 Ok((stream, address)) => self.admit(now, stream, address.ip().to_canonical()),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
