@@ -540,7 +540,7 @@ impl Link {
         if probe.epoch == epoch
             && let Some(previous) = connection.good.replace(Good { released: probe.released })
         {
-            connection.mark(Mark { seq: previous.released, read: pong.read + pong.queue });
+            connection.mark(Mark { seq: previous.released, read: pong.read.saturating_add(pong.queue) });
         }
         let confirm = connection.redeem_marks(pong.read).filter(|&seq| seq > flight.oldest);
         if confirm.is_some() {

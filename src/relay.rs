@@ -278,7 +278,7 @@ impl Relay {
     pub fn handle_pong(&mut self, now: Time, probe: Probe, pong: &Pong) -> Outcome {
         let outcome = self.link.handle_pong(now, probe, pong, self.flight());
         self.apply(outcome.rewind);
-        self.counters.others_drops += outcome.others_drops;
+        self.counters.others_drops = self.counters.others_drops.saturating_add(outcome.others_drops);
         if let Some(bound) = outcome.confirm {
             while let Some(gone) = self.buffer.pop_released(bound) {
                 self.settle(&gone);

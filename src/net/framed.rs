@@ -100,6 +100,11 @@ impl Framed {
         self.assembler.next_frame()
     }
 
+    /// Throws away what was read.
+    pub fn discard(&mut self) {
+        self.assembler = Assembler::default();
+    }
+
     /// What was read and is not part of a whole frame.
     pub fn rest(&self) -> &[u8] {
         self.assembler.rest()

@@ -8,12 +8,16 @@ use mio::net::TcpStream;
 use crate::net::framed::{Broken, Filled, Framed};
 use crate::time::Time;
 use crate::verdict::ClientId;
-use crate::wire::{Frame, Hello, Ping, Refusal, VERSION, Welcome, WireError};
+use crate::wire::{Frame, Hello, Ping, Pong, Refusal, VERSION, Welcome, WireError};
 
 /// A connection that has not said what it is by then is closed.
 const GREETING_MAX: Duration = Duration::from_secs(5);
 /// How long a client with frequent heartbeats may be silent; one with rare ones may miss three.
 const SILENCE_MIN: Duration = Duration::from_secs(30);
+/// ... and nobody may be silent for longer, whatever interval it claims to have.
+const SILENCE_MAX: Duration = Duration::from_hours(1);
+/// Heartbeats that may wait for an answer: a client of ours has no more than eight under way.
+const UNANSWERED_MAX: usize = 16;
 /// How long a plain request's sender may take to close.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
 
@@ -27,6 +31,7 @@ pub(super) struct Conn {
     pub(super) address: IpAddr,
     pub(super) id: ClientId,
     stage: Stage,
+    unanswered: usize,
     /// When it is closed unless something comes in.
     deadline: Time,
 }
@@ -77,7 +82,14 @@ impl From<WireError> for Close {
 
 impl Conn {
     pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, id: ClientId) -> Self {
-        Self { framed: Framed::new(stream), address, id, stage: Stage::New, deadline: now + GREETING_MAX }
+        Self {
+            framed: Framed::new(stream),
+            address,
+            id,
+            stage: Stage::New,
+            unanswered: 0,
+            deadline: now + GREETING_MAX,
+        }
     }
 
     /// Reads and writes what the connection is ready for. The requests that came in, and what reading has left behind.
@@ -87,6 +99,10 @@ impl Conn {
         let mut requests = Vec::new();
         while let Some(request) = self.next_request(now)? {
             requests.push(request);
+        }
+        if matches!(self.stage, Stage::Plain | Stage::Closing) {
+            // Nothing more is expected, and nothing more is kept.
+            self.framed.discard();
         }
         // One that closes its sending side after a plain request still wants the answer.
         if filled == Filled::Ended && self.stage != Stage::Plain {
@@ -103,6 +119,12 @@ impl Conn {
     /// It is a client of ours, greeted.
     pub(super) const fn is_client(&self) -> bool {
         matches!(self.stage, Stage::Client { .. })
+    }
+
+    /// Answers a heartbeat.
+    pub(super) fn answer(&mut self, pong: Pong) -> Result<(), Close> {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        Ok(self.framed.send(&Frame::Pong(pong))?)
     }
 
     /// Answers a plain request and ends the own side: the answer must not be lost to a reset by what is still to be read.
@@ -134,6 +156,10 @@ impl Conn {
                 Stage::Client { silence } => match self.framed.next_frame()? {
                     Some(Frame::Ping(ping)) => {
                         self.deadline = now + silence;
+                        self.unanswered += 1;
+                        if self.unanswered > UNANSWERED_MAX {
+                            return Err(Close::Garbage("more heartbeats than any client sends".into()));
+                        }
                         return Ok(Some(Request::Ping(ping)));
                     }
                     Some(_) => return Err(Close::Garbage("a frame that no client sends".into())),
@@ -149,7 +175,7 @@ impl Conn {
             self.framed.send(&Frame::Refusal(Refusal { text: text.clone() }))?;
             return Err(Close::Garbage(text));
         }
-        let silence = SILENCE_MIN.max(3 * Duration::from_millis(u64::from(hello.interval_ms)));
+        let silence = (3 * Duration::from_millis(u64::from(hello.interval_ms))).clamp(SILENCE_MIN, SILENCE_MAX);
         self.stage = Stage::Client { silence };
         self.deadline = now + silence;
         self.framed.send(&Frame::Welcome(Welcome { version: VERSION, features: 0 }))?;

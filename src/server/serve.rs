@@ -40,6 +40,10 @@ const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 const COMPLAINT_GAP: Duration = Duration::from_mins(1);
 /// remoted's buffer where the system does not tell: the kernel's default.
 const BUFFER_BYTES_DEFAULT: u64 = 212_992;
+/// No client can have more under way: no receive buffer is larger.
+const CLAIM_BYTES_MAX: u64 = 1 << 32;
+/// No grant is kept booked for longer.
+const LEASE_MAX: Duration = Duration::from_mins(1);
 /// How long remoted's socket counts as overflowing after a drop.
 const OVERFLOW_CALM: Duration = Duration::from_secs(10);
 
@@ -374,8 +378,9 @@ impl<'a> Server<'a> {
                     address: conn.address,
                     wants: ping.unsent > 0,
                     next_cost: u64::from(ping.next_cost),
-                    unconfirmed_cost: ping.unconfirmed_cost,
-                    lease: Duration::from_millis(u64::from(ping.lease_ms)),
+                    // What a client says of itself is believed within reason.
+                    unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
+                    lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
                 };
                 let buffer = self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT);
                 let room = Room { buffer, queue: self.judge.queue(), overflows };
@@ -393,7 +398,7 @@ impl<'a> Server<'a> {
                     pong.verdict,
                     pong.window
                 );
-                conn.framed.send(&Frame::Pong(pong)).map_err(Close::from)
+                conn.answer(pong)
             }
         };
         if let Err(close) = outcome {
