@@ -113,7 +113,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let (stop_rest, rest_stop) = Stopper::new(vec![probe_bell.clone(), reply_bell.clone()]);
     let addresses = resolve::start(config, probe_bell)?;
 
-    std::thread::scope(|scope| {
+    let outcome = std::thread::scope(|scope| {
         let (crew, ended) = Crew::new(scope, THREADS);
         let spawned = (|| {
             let (own, stop) = (shared.clone(), receive_stop.clone());
@@ -131,7 +131,9 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
             return Err(format!("cannot start a thread: {error}"));
         }
         conduct(&shared, config.drain, signals, &ended, &drained, stop_receive, stop_rest)
-    })
+    });
+    report::farewell(&shared.relay.lock().snapshot(net::now()));
+    outcome
 }
 
 /// Waits for the end, and brings it about in order.
@@ -173,8 +175,6 @@ fn conduct(
         }
     }
     drop(stop_rest);
-    let snapshot = shared.relay.lock().snapshot(net::now());
-    report::farewell(&snapshot);
     Ok(())
 }
 

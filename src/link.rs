@@ -460,14 +460,15 @@ impl Link {
     }
 
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
-    pub fn next_deadline(&self) -> Option<Time> {
+    pub fn next_deadline(&self, now: Time) -> Option<Time> {
         let connection = self.connection.as_ref()?;
         let late = connection
             .outstanding
             .iter()
             .find(|heartbeat| !heartbeat.late)
             .map(|heartbeat| heartbeat.begun + heartbeat.lease);
-        let silent = self.silent_from();
+        // A silence that has begun says nothing new any more.
+        let silent = self.silent_from().filter(|&from| from >= now);
         late.into_iter().chain(silent).min().map(|at| at + Duration::from_micros(1))
     }
 

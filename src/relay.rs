@@ -302,8 +302,8 @@ impl Relay {
     }
 
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
-    pub fn next_deadline(&self) -> Option<Time> {
-        self.link.next_deadline()
+    pub fn next_deadline(&self, now: Time) -> Option<Time> {
+        self.link.next_deadline(now)
     }
 
     /// The connection has been silent for too long to be waited for.

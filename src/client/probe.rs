@@ -101,7 +101,7 @@ impl<'a> Prober<'a> {
         let mut relay = self.shared.relay.lock();
         let heartbeat = relay.next_heartbeat(net::now());
         relay.handle_probe_waits(heartbeat);
-        let link = relay.next_deadline();
+        let link = relay.next_deadline(now);
         drop(relay);
         let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
         let dial = self.addresses.is_some().then(|| self.dialer.next_start(attempts)).flatten();
@@ -354,7 +354,10 @@ impl<'a> Prober<'a> {
             self.report.handle_kernel_drops(drops.wrapping_sub(self.kernel_drops));
             self.kernel_drops = drops;
         }
-        for line in self.report.observe(now, std::time::SystemTime::now(), &snapshot, &self.trouble) {
+        let chosen = self.chosen.and_then(|chosen| self.peers.iter().find(|peer| peer.token == chosen));
+        let silent = chosen.map(|peer| format!("{} does not answer in time", peer.address));
+        let trouble = silent.as_ref().unwrap_or(&self.trouble);
+        for line in self.report.observe(now, std::time::SystemTime::now(), &snapshot, trouble) {
             log::log!(line.level, "{}", line.text);
         }
     }

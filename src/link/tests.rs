@@ -106,7 +106,7 @@ fn what_waits_in_the_socket_is_confirmed_when_as_much_has_been_read() {
 fn a_late_heartbeat_rewinds_once_and_ends_the_lease() {
     let mut link = up();
     let probe = link.begin(ms(10), flight(0, 5)).expect("a heartbeat may begin");
-    let late = link.next_deadline().expect("it may become late");
+    let late = link.next_deadline(ms(10)).expect("it may become late");
     assert_eq!(link.handle_time(ms(100), flight(0, 5)), None);
     assert_eq!(link.handle_time(late, flight(0, 5)), Some(Rewind::Late));
     assert_eq!(link.handle_time(late, flight(0, 0)), None, "told once");
@@ -353,6 +353,9 @@ fn a_connection_is_silent_after_twice_the_lease_without_an_answer() {
     let probe = link.begin(ms(10), IDLE).expect("a heartbeat may begin");
     let twice = ms(10) + 2 * link.lease();
     assert!(!link.is_silent(twice) && link.is_silent(twice + Duration::from_millis(1)));
+    let silent = twice + Duration::from_millis(1);
+    link.handle_time(silent, IDLE);
+    assert_eq!(link.next_deadline(silent), None, "both are known: nobody is to be woken for them again");
     link.handle_pong(ms(900), probe, &good(), IDLE);
     assert!(!link.is_silent(ms(100_000)), "it came back, late as it is");
 }

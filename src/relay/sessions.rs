@@ -118,7 +118,10 @@ impl Sessions {
         let found =
             self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
         let gap = found.replies.last.map_or(Duration::ZERO, |last| now.since(last));
-        let longest_gap = found.replies.longest_gap.max(gap);
+        let longest = found.replies.longest_gap;
+        // A gap far beyond all before it is an outage and says nothing of the period.
+        let usual = longest < CONTROL_PERIOD_MIN || gap <= longest * CONTROL_PERIODS_MISSED;
+        let longest_gap = if usual { longest.max(gap) } else { longest };
         found.replies = Replies { last: Some(now), longest_gap, asked: false };
         Some(found.origin)
     }
@@ -207,5 +210,8 @@ mod tests {
         sessions.handle_released(0);
         assert!(!sessions.replies_missing(Time::from_millis(100_000)));
         assert!(sessions.replies_missing(Time::from_millis(100_001)));
+        sessions.handle_reply(Time::from_millis(9_000_000), session);
+        sessions.handle_released(0);
+        assert!(sessions.replies_missing(Time::from_millis(9_060_001)), "the long silence has not become the period");
     }
 }
