@@ -20,6 +20,8 @@
 //! What a heartbeat can prove is settled when it begins, in its [`Probe`], which can be redeemed once.
 
 mod dial;
+mod drops;
+mod proof;
 mod rtt;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,8 @@ use std::time::Duration;
 
 use crate::time::Time;
 use crate::wire::{Incarnation, Pong, Seq, Verdict};
+use drops::{Drops, Finding};
+use proof::Proof;
 use rtt::RoundTrip;
 
 /// Heartbeats under way at once: enough for one each fifth of a lease, and a bound for a server that never answers.
@@ -48,16 +52,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const REFUSED_PAUSE: Duration = Duration::from_millis(1_200);
 /// Refusals under good heartbeats after which the path counts as refused: one or two are a restart of remoted that is about to be seen.
 const REFUSALS_TOLD: u32 = 3;
-
-/// How long the drop counter must stand still before its next growth may be ours again.
-const OTHERS_CALM: Duration = Duration::from_secs(10);
-/// A window halved this often is a sixteenth: small enough for any buffer, large enough to go on.
-const HALVINGS_MAX: u32 = 4;
-/// How long without a drop until a halving is taken back.
-const HALVING_HEALS: Duration = Duration::from_secs(10);
-
-/// Positions that wait for remoted to have read them; beyond it they are merged, which only delays their confirmation.
-const MARKS_MAX: usize = 256;
 
 /// Durations of the command line.
 #[derive(Clone, Copy, Debug)]
@@ -193,8 +187,6 @@ pub struct Link {
     epoch: u64,
     incarnation: Option<Incarnation>,
     drops: Drops,
-    halvings: u32,
-    halved: Time,
     backoff: Backoff,
     refusals: Option<Refusals>,
     /// Something was released since the newest heartbeat began.
@@ -209,9 +201,8 @@ struct Connection {
     last_heard: Time,
     /// The newest answer in time; `None` after a late one.
     answer: Option<Answer>,
-    /// The newest good heartbeat of this epoch, for the confirmation by the next.
-    good: Option<Good>,
-    marks: VecDeque<Mark>,
+    /// What the heartbeats of this epoch prove.
+    proof: Proof,
     gap: Duration,
     /// With no window: when to ask again.
     ask_again: Option<Time>,
@@ -232,31 +223,6 @@ struct Answer {
     verdict: Verdict,
     until: Time,
     window: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Good {
-    released: Seq,
-}
-
-/// Everything below `seq` has been read once the server's sum of falls reaches `read`.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    seq: Seq,
-    read: u64,
-}
-
-/// Whose the drops at remoted's socket are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drops {
-    /// The counter's value is not known yet: first pong of a connection or incarnation.
-    Unknown,
-    /// It stands still.
-    Calm { count: u64 },
-    /// It grew while ours were under way: rewound, window halved. A second growth before a confirmation shows that it is not us.
-    Suspect { count: u64 },
-    /// It grows without us.
-    Others { count: u64, grew: Time },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -283,9 +249,7 @@ impl Link {
             heartbeats: 0,
             epoch: 0,
             incarnation: None,
-            drops: Drops::Unknown,
-            halvings: 0,
-            halved: Time::ZERO,
+            drops: Drops::new(),
             backoff: Backoff::default(),
             refusals: None,
             uncovered: false,
@@ -313,8 +277,7 @@ impl Link {
             last_begun: None,
             last_heard: now,
             answer: None,
-            good: None,
-            marks: VecDeque::new(),
+            proof: Proof::default(),
             gap: GAP_MIN,
             ask_again: None,
             nudged: false,
@@ -326,7 +289,7 @@ impl Link {
     pub fn handle_disconnected(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
         self.connection.take()?;
         // Another server process counts from another beginning.
-        self.drops = Drops::Unknown;
+        self.drops.handle_other_counter();
         Some(self.rewind(now, flight, Rewind::Disconnected))
     }
 
@@ -435,7 +398,7 @@ impl Link {
         if now < self.backoff.until || self.refusals.is_some_and(|refusals| now < refusals.test) || answer.window == 0 {
             return None;
         }
-        let window = answer.window >> self.halvings;
+        let window = self.drops.narrowed(answer.window);
         Some(Permit { until: answer.until, window, single: self.refusals.is_some(), epoch: self.epoch })
     }
 
@@ -524,73 +487,33 @@ impl Link {
 
     /// What was learnt of one incarnation says nothing of the next.
     fn forget_path(&mut self) {
-        self.drops = Drops::Unknown;
-        self.halvings = 0;
+        self.drops = Drops::new();
         self.refusals = None;
     }
 
     fn handle_good(&mut self, now: Time, probe: &Probe, pong: &Pong, flight: Flight) -> Outcome {
-        let (rewind, others_drops) = self.handle_drops(now, pong.drops, flight);
-        if let Some(rewind) = rewind {
-            return Outcome { rewind: Some(rewind), others_drops, ..Outcome::default() };
-        }
+        let others_drops = match self.drops.handle_count(now, pong.drops, flight.is_open()) {
+            Finding::Ours => {
+                let rewind = Some(self.rewind(now, flight, Rewind::Drops));
+                return Outcome { rewind, ..Outcome::default() };
+            }
+            Finding::Others(count) => count,
+            Finding::Nothing => 0,
+        };
         let epoch = self.epoch;
         let Some(connection) = &mut self.connection else {
             return Outcome::default();
         };
-        if probe.epoch == epoch
-            && let Some(previous) = connection.good.replace(Good { released: probe.released })
-        {
-            connection.mark(Mark { seq: previous.released, read: pong.read.saturating_add(pong.queue) });
+        if probe.epoch == epoch {
+            connection.proof.handle_good(probe.released, pong);
         }
-        let confirm = connection.redeem_marks(pong.read).filter(|&seq| seq > flight.oldest);
+        let confirm = connection.proof.redeem(pong.read).filter(|&seq| seq > flight.oldest);
         if confirm.is_some() {
-            self.handle_confirmed();
+            self.backoff = Backoff::default();
+            self.refusals = None;
+            self.drops.handle_confirmed();
         }
-        Outcome { rewind: None, confirm, doubtful: matches!(self.drops, Drops::Others { .. }), others_drops }
-    }
-
-    fn handle_confirmed(&mut self) {
-        self.backoff = Backoff::default();
-        self.refusals = None;
-        if let Drops::Suspect { count } = self.drops {
-            self.drops = Drops::Calm { count };
-        }
-    }
-
-    /// Whose drops, and what follows. Otherwise one agent without a broker would stop all that have one.
-    fn handle_drops(&mut self, now: Time, count: u64, flight: Flight) -> (Option<Rewind>, u64) {
-        if self.halvings > 0 && now.since(self.halved) > HALVING_HEALS {
-            self.halvings -= 1;
-            self.halved = now;
-        }
-        let grown = |before: u64| count.saturating_sub(before);
-        match self.drops {
-            Drops::Unknown => self.drops = Drops::Calm { count },
-            Drops::Calm { count: before } if grown(before) > 0 => {
-                if !flight.is_open() {
-                    self.drops = Drops::Others { count, grew: now };
-                    return (None, grown(before));
-                }
-                self.drops = Drops::Suspect { count };
-                self.halvings = (self.halvings + 1).min(HALVINGS_MAX);
-                self.halved = now;
-                return (Some(self.rewind(now, flight, Rewind::Drops)), 0);
-            }
-            Drops::Suspect { count: before } if grown(before) > 0 => {
-                // With half the window it went on: a smaller window of ours would not help.
-                self.halvings = 0;
-                self.drops = Drops::Others { count, grew: now };
-                return (None, grown(before));
-            }
-            Drops::Others { count: before, .. } if grown(before) > 0 => {
-                self.drops = Drops::Others { count, grew: now };
-                return (None, grown(before));
-            }
-            Drops::Others { count, grew } if now.since(grew) > OTHERS_CALM => self.drops = Drops::Calm { count },
-            Drops::Calm { .. } | Drops::Suspect { .. } | Drops::Others { .. } => {}
-        }
-        (None, 0)
+        Outcome { rewind: None, confirm, doubtful: self.drops.is_doubtful(), others_drops }
     }
 
     /// Ends the epoch.
@@ -598,8 +521,7 @@ impl Link {
         self.epoch += 1;
         self.uncovered = false;
         if let Some(connection) = &mut self.connection {
-            connection.good = None;
-            connection.marks.clear();
+            connection.proof = Proof::default();
         }
         if flight.is_open() {
             if self.backoff.rewinds > 0 {
@@ -618,24 +540,5 @@ impl Connection {
         self.last_heard = now;
         let at = self.outstanding.iter().position(|heartbeat| heartbeat.number == number);
         at.and_then(|at| self.outstanding.remove(at)).is_some_and(|heartbeat| heartbeat.late)
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        let full = self.marks.len() == MARKS_MAX;
-        match self.marks.back_mut() {
-            // The earlier proof for the same datagrams is the one that comes true first.
-            Some(last) if last.seq == mark.seq => {}
-            Some(last) if full => *last = mark,
-            Some(_) | None => self.marks.push_back(mark),
-        }
-    }
-
-    fn redeem_marks(&mut self, read: u64) -> Option<Seq> {
-        let mut confirmed = None;
-        while let Some(mark) = self.marks.front().filter(|mark| mark.read <= read) {
-            confirmed = Some(mark.seq);
-            self.marks.pop_front();
-        }
-        confirmed
     }
 }
