@@ -13,11 +13,13 @@
 //!
 //! **Order.** There is one buffer, one cursor and one batch out at a time: nothing can overtake.
 
+mod batch;
 mod counters;
 mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub use batch::Batch;
 pub use counters::{Counters, DropReason};
 pub use sessions::{Origin, SessionRef};
 
@@ -25,16 +27,11 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
+use crate::buffer::{Buffer, Full, Gone, SessionId, Tally};
 use crate::link::{self, Flight, Link, Outcome, Probe, Rewind, Standing, Work};
 use crate::time::Time;
-use crate::wire::{Ping, Pong, Seq, buffer_cost};
+use crate::wire::{Ping, Pong, buffer_cost};
 use sessions::Sessions;
-
-/// Datagrams in one batch: more brought nothing when measured.
-pub const BATCH_DATAGRAMS_MAX: usize = 64;
-/// Bytes in one batch: keeps the copy under the lock short. One datagram always fits.
-const BATCH_BYTES_MAX: usize = 128 * 1024;
 
 /// What to do with an arrival when the buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,75 +60,6 @@ pub struct Config {
     pub sessions_max: SessionId,
     /// Durations of the link.
     pub link: link::Settings,
-}
-
-/// Datagrams on their way out, copied out of the buffer. One at a time is filled, sent and reported.
-#[derive(Debug)]
-pub struct Batch {
-    epoch: u64,
-    until: Time,
-    target: SocketAddr,
-    items: Vec<Item>,
-    bytes: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Item {
-    seq: Seq,
-    session: SessionRef,
-    start: usize,
-    end: usize,
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        let target = SocketAddr::from(([0, 0, 0, 0], 0));
-        Self { epoch: 0, until: Time::ZERO, target, items: Vec::with_capacity(BATCH_DATAGRAMS_MAX), bytes: Vec::new() }
-    }
-}
-
-impl Batch {
-    /// Where it goes.
-    pub const fn target(&self) -> SocketAddr {
-        self.target
-    }
-
-    /// The lease under which it was taken out: nothing of it is sent at or after this moment.
-    pub const fn until(&self) -> Time {
-        self.until
-    }
-
-    /// How many datagrams it holds.
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    /// It holds none.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
-    /// The session of the `at`-th datagram.
-    pub fn session(&self, at: usize) -> SessionRef {
-        self.items[at].session
-    }
-
-    /// The payload of the `at`-th datagram.
-    pub fn payload(&self, at: usize) -> &[u8] {
-        let item = self.items[at];
-        &self.bytes[item.start..item.end]
-    }
-
-    fn clear(&mut self) {
-        self.items.clear();
-        self.bytes.clear();
-    }
-
-    fn push(&mut self, entry: &Entry<'_>, session: SessionRef) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(entry.bytes);
-        self.items.push(Item { seq: entry.seq, session, start, end: self.bytes.len() });
-    }
 }
 
 /// Which threads have something to do that they do not know of.
@@ -320,15 +248,14 @@ impl Relay {
         let (Some(permit), Some(target)) = (self.link.permit(now), self.target) else {
             return false;
         };
-        (batch.epoch, batch.until, batch.target) = (permit.epoch, permit.until, target);
+        batch.begin(permit.epoch, permit.until, target);
         let mut cost = self.unconfirmed_cost;
         let mut rate_free = self.rate_free;
         for entry in self.buffer.unsent_entries() {
             let more = u64::from(buffer_cost(entry.bytes.len()));
             let alone = cost == 0;
             let fits = alone || (!permit.single && cost + more <= permit.window);
-            let full = batch.len() == BATCH_DATAGRAMS_MAX || batch.bytes.len() + entry.bytes.len() > BATCH_BYTES_MAX;
-            if !fits || (full && !batch.is_empty()) || now < rate_free {
+            if !fits || !batch.has_room(entry.bytes.len()) || now < rate_free {
                 break;
             }
             if let Some(rate) = self.config.rate {
@@ -356,9 +283,9 @@ impl Relay {
             self.rate_free = self.rate_free.max(now) + Duration::from_secs(1) / rate.get() * sent as u32;
         }
         // After a rewind they count as never sent: they come again, in their order, before anything newer.
-        if batch.epoch == self.link.epoch() {
-            for item in &batch.items[..sent] {
-                if self.buffer.peek().is_some_and(|entry| entry.seq == item.seq)
+        if batch.epoch() == self.link.epoch() {
+            for at in 0..sent {
+                if self.buffer.peek().is_some_and(|entry| entry.seq == batch.seq(at))
                     && let Some(gone) = self.buffer.advance()
                 {
                     self.unconfirmed_cost += u64::from(buffer_cost(gone.length));
@@ -372,7 +299,7 @@ impl Relay {
 
     /// The system will never send the `at`-th datagram of the batch (too large for it, say).
     pub fn handle_unsendable(&mut self, batch: &Batch, at: usize) {
-        let seq = batch.items[at].seq;
+        let seq = batch.seq(at);
         if self.buffer.peek().is_some_and(|entry| entry.seq == seq)
             && let Some(gone) = self.buffer.strike()
         {

@@ -3,6 +3,7 @@
 //! One thread serves all connections: it waits for their sockets, looks at remoted when somebody asks, and answers. Another walks `/proc`
 //! when remoted has to be found, because that takes milliseconds on a busy host. Nothing of OSSEC's is touched.
 
+mod complaints;
 mod conn;
 mod search;
 mod serve;

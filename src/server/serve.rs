@@ -11,6 +11,7 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 
 use super::Config;
+use super::complaints::Complaints;
 use super::conn::{Close, Conn, Request};
 use crate::net::framed::Filled;
 use crate::net::{self};
@@ -36,8 +37,6 @@ const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
 const SWEEP_GAP: Duration = Duration::from_secs(5);
 /// No descriptor is left: how long to leave newcomers waiting.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// The same complaint is logged once in this time.
-const COMPLAINT_GAP: Duration = Duration::from_mins(1);
 /// remoted's buffer where the system does not tell: the kernel's default.
 const BUFFER_BYTES_DEFAULT: u64 = 212_992;
 /// No client can have more under way: no receive buffer is larger.
@@ -78,15 +77,6 @@ pub(super) struct Server<'a> {
     accept_again: Option<Time>,
     complaints: Complaints,
     unreadable_told: bool,
-}
-
-/// Repeated trouble, told once a minute.
-#[derive(Debug, Default)]
-struct Complaints {
-    told: Option<Time>,
-    refused: u64,
-    garbage: u64,
-    shortage: u64,
 }
 
 impl<'a> Server<'a> {
@@ -447,24 +437,5 @@ fn pong(judge: &Judge, number: u64, grant: Grant, gap: Duration) -> Pong {
         window: grant.window,
         gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
         ask_again_ms: u32::try_from(grant.ask_again.as_millis()).unwrap_or(u32::MAX),
-    }
-}
-
-impl Complaints {
-    fn tell(&mut self, now: Time) {
-        let due = self.told.is_none_or(|told| now.since(told) >= COMPLAINT_GAP);
-        if !due || self.refused + self.garbage + self.shortage == 0 {
-            return;
-        }
-        if self.shortage > 0 {
-            log::warn!("no descriptors left: newcomers wait; raise the limit of open files");
-        }
-        if self.refused > 0 {
-            log::warn!("{} connections refused: --max-connections reached", self.refused);
-        }
-        if self.garbage > 0 {
-            log::warn!("{} connections cut off: not a client, or silent for too long", self.garbage);
-        }
-        *self = Self { told: Some(now), ..Self::default() };
     }
 }
