@@ -17,6 +17,8 @@ use values::{BufferBytes, Full, Host, Resend, Span, Transport};
 
 const DEFAULT_PORT_REMOTED: u16 = 1_514;
 const DEFAULT_PORT_BROKER: u16 = 1_517;
+/// More frequent heartbeats of an idle link would only cost.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// Makes OSSEC's UDP link between agent and server reliable.
 #[derive(Debug, FromArgs)]
@@ -222,6 +224,9 @@ pub fn parse(arguments: &[String]) -> Result<Invocation, Refusal> {
 
 fn client_config(args: ClientArgs) -> Result<client::Config, String> {
     let Transport::Udp = args.transport;
+    if args.interval.0 < INTERVAL_MIN {
+        return Err(format!("--interval: at least {INTERVAL_MIN:?}"));
+    }
     if args.lease.0 > args.timeout.0 {
         return Err("--lease is longer than --timeout, which bounds it".into());
     }

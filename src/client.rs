@@ -32,6 +32,7 @@ use mio::net::UdpSocket;
 use mio::{Events, Poll};
 use parking_lot::Mutex;
 
+use crate::link::Standing;
 use crate::net::{self, HostPort};
 use crate::relay::{self, Bells, Relay};
 use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper};
@@ -165,8 +166,9 @@ fn conduct(
         relay.bells(net::now())
     };
     shared.ring(bells);
-    let up = shared.relay.lock().snapshot(net::now()).standing == crate::link::Standing::Up;
-    if up && !bells.drained {
+    let standing = shared.relay.lock().snapshot(net::now()).standing;
+    // A connection that has not answered yet may do so in time.
+    if matches!(standing, Standing::Up | Standing::Unanswered) && !bells.drained {
         select! {
             recv(drained) -> _ => {}
             recv(signals) -> _ => {}

@@ -32,7 +32,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::time::Time;
-use crate::wire::{Incarnation, Pong, Seq, Verdict};
+use crate::wire::{Incarnation, LEASE_MAX, Pong, Seq, Verdict};
 use drops::{Drops, Finding};
 use proof::Proof;
 use rtt::RoundTrip;
@@ -263,7 +263,7 @@ impl Link {
 
     /// How long a heartbeat that begins now would allow release.
     pub fn lease(&self) -> Duration {
-        (self.settings.lease + self.rtt.allowance()).min(self.settings.timeout)
+        (self.settings.lease + self.rtt.allowance()).min(self.settings.timeout).min(LEASE_MAX)
     }
 
     /// A connection was made and greeted in `round_trip`. One that was there before is given up.
@@ -318,7 +318,7 @@ impl Link {
         };
         let was_late = connection.redeem(now, probe.number);
         self.rtt.handle_sample(round_trip);
-        connection.gap = Duration::from_micros(u64::from(pong.gap_us)).clamp(GAP_MIN, self.settings.interval);
+        connection.gap = Duration::from_micros(u64::from(pong.gap_us)).min(self.settings.interval).max(GAP_MIN);
         if round_trip > probe.lease {
             connection.answer = None;
             return Outcome {
@@ -425,11 +425,8 @@ impl Link {
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
     pub fn next_deadline(&self, now: Time) -> Option<Time> {
         let connection = self.connection.as_ref()?;
-        let late = connection
-            .outstanding
-            .iter()
-            .find(|heartbeat| !heartbeat.late)
-            .map(|heartbeat| heartbeat.begun + heartbeat.lease);
+        let waiting = connection.outstanding.iter().filter(|heartbeat| !heartbeat.late);
+        let late = waiting.map(|heartbeat| heartbeat.begun + heartbeat.lease).min();
         // A silence that has begun says nothing new any more.
         let silent = self.silent_from().filter(|&from| from >= now);
         late.into_iter().chain(silent).min().map(|at| at + Duration::from_micros(1))
@@ -492,7 +489,7 @@ impl Link {
     }
 
     fn handle_good(&mut self, now: Time, probe: &Probe, pong: &Pong, flight: Flight) -> Outcome {
-        let others_drops = match self.drops.handle_count(now, pong.drops, flight.is_open()) {
+        let others_drops = match self.drops.handle_count(now, pong.drops, flight.is_open(), probe.epoch == self.epoch) {
             Finding::Ours => {
                 let rewind = Some(self.rewind(now, flight, Rewind::Drops));
                 return Outcome { rewind, ..Outcome::default() };

@@ -100,9 +100,8 @@ pub fn explain(error: &io::Error) -> String {
 /// Binds the socket that agents send to, and asks for a receive buffer of `buffer_bytes`.
 pub fn bind_agent(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
     let socket = udp_socket(address)?;
-    // Before bind: from then on datagrams come in.
+    // All before bind: from then on datagrams come in, and each must have its packet information (see `udp::Inbox`).
     enlarge(&socket, buffer_bytes);
-    socket.bind(&address.into())?;
     if address.ip().is_unspecified() {
         // Replies must leave from the very address that the agent sent to.
         match address {
@@ -110,6 +109,7 @@ pub fn bind_agent(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSoc
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
         }
     }
+    socket.bind(&address.into())?;
     Ok(UdpSocket::from_std(socket.into()))
 }
 

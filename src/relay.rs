@@ -33,6 +33,9 @@ use crate::time::Time;
 use crate::wire::{Ping, Pong, buffer_cost};
 use sessions::Sessions;
 
+/// With `--rate`: what falls due within this goes out together, so that a high rate does not cost a timer for each datagram.
+const RATE_BURST: Duration = Duration::from_millis(5);
+
 /// What to do with an arrival when the buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FullPolicy {
@@ -99,7 +102,7 @@ pub struct Relay {
     target: Option<SocketAddr>,
     /// Buffer cost of what is released and not confirmed.
     unconfirmed_cost: u64,
-    /// With `--rate`: when the next datagram may go.
+    /// With `--rate`: when all that was sent is worked off.
     rate_free: Time,
     forward_waits: bool,
     probe_waits: Option<Time>,
@@ -255,7 +258,7 @@ impl Relay {
             let more = u64::from(buffer_cost(entry.bytes.len()));
             let alone = cost == 0;
             let fits = alone || (!permit.single && cost + more <= permit.window);
-            if !fits || !batch.has_room(entry.bytes.len()) || now < rate_free {
+            if !fits || !batch.has_room(entry.bytes.len()) || rate_free > now + RATE_BURST {
                 break;
             }
             if let Some(rate) = self.config.rate {
@@ -346,7 +349,7 @@ impl Relay {
 
     /// Who must be rung for. Each bell is rung once until its thread waits again.
     pub fn bells(&mut self, now: Time) -> Bells {
-        let forward = self.forward_waits && self.may_release(now);
+        let forward = self.forward_waits && self.rate_free <= now && self.may_release(now);
         let probe = match (self.probe_waits, self.next_heartbeat(now)) {
             (Some(waits), Some(due)) => due < waits,
             (None, _) | (_, None) => false,

@@ -159,14 +159,15 @@ impl Found {
     /// Whether `sample`, taken of this, calls for another search: something that was found is gone, or has not been
     /// found yet.
     pub fn is_outdated_by(&self, sample: &Sample) -> bool {
+        self.is_lost_in(sample) || sample.companion == Some(false) || sample.missing.is_some()
+    }
+
+    /// Whether remoted itself, or a part of it, is not where it was found.
+    pub fn is_lost_in(&self, sample: &Sample) -> bool {
         let running = matches!(sample.presence, Presence::Running | Presence::Stopped);
         let sockets: usize = self.tables.iter().map(|table| table.inodes.len()).sum();
         let owners = self.holders.iter().filter(|holder| holder.proven).count();
-        !running
-            || sample.sockets.len() < sockets
-            || sample.owners.len() < owners
-            || sample.companion == Some(false)
-            || sample.missing.is_some()
+        !running || sample.sockets.len() < sockets || sample.owners.len() < owners
     }
 }
 

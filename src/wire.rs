@@ -19,6 +19,8 @@ mod tests;
 
 pub use codec::{Assembler, WireError};
 
+use std::time::Duration;
+
 use codec::{Fields, Writer};
 
 /// What `Hello` starts with, so that a foreign protocol is not taken for ours.
@@ -32,6 +34,9 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 /// Longest frame, its length field excluded: room for the largest datagram and the fields before it.
 pub const FRAME_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 512;
+
+/// No grant lives longer, at either end: a server must not keep one booked for a client that is gone.
+pub const LEASE_MAX: Duration = Duration::from_secs(10);
 
 /// Longest text in a `Refusal`; a peer's text is cut there.
 const TEXT_BYTES_MAX: usize = 256;

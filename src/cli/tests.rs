@@ -103,6 +103,7 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("client --server a --interval 5", "no duration"),
         ("client --server a --interval 5y", "no duration"),
         ("client --server a --lease -5ms", "no duration"),
+        ("client --server a --interval 9ms", "at least 10ms"),
         ("client --server a --lease 3s", "--timeout"),
         ("client --server a --buffer 1", "at least 64 KiB"),
         ("client --server a --buffer 64MB", "no size"),

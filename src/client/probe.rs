@@ -91,6 +91,7 @@ impl<'a> Prober<'a> {
     fn act(&mut self) -> Option<Duration> {
         let now = net::now();
         self.give_up_attempts(now);
+        self.ask_names(now);
         self.dial(now);
         let (bells, heartbeat) = self.keep_time(now);
         self.shared.ring(bells);
@@ -104,7 +105,10 @@ impl<'a> Prober<'a> {
         let link = relay.next_deadline(now);
         drop(relay);
         let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
-        let dial = self.addresses.is_some().then(|| self.dialer.next_start(attempts)).flatten();
+        let dial = match self.addresses {
+            Some(_) => self.dialer.next_start(attempts),
+            None => Some(self.asked + RESOLVE_PAUSE),
+        };
         let attempt = self
             .peers
             .iter()
@@ -155,17 +159,21 @@ impl<'a> Prober<'a> {
         });
     }
 
+    /// Asks what the names mean by now, while there is no link or no answer yet.
+    fn ask_names(&mut self, now: Time) {
+        let needed = self.addresses.is_none() || self.dialer.next_start(0).is_some();
+        if needed && now.since(self.asked) >= RESOLVE_PAUSE {
+            self.asked = now;
+            self.resolver.ask();
+        }
+    }
+
     /// Starts an attempt if one is due.
     fn dial(&mut self, now: Time) {
         let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
         debug_assert!(attempts <= ATTEMPTS_MAX, "the dialer counts them");
         if self.dialer.next_start(attempts).is_none_or(|at| at > now) {
             return;
-        }
-        let names_age = now.since(self.asked);
-        if names_age >= RESOLVE_PAUSE {
-            self.asked = now;
-            self.resolver.ask();
         }
         let Some(addresses) = &self.addresses else {
             return;
@@ -273,7 +281,12 @@ impl<'a> Prober<'a> {
     /// Where datagrams go: to the very host that the heartbeats reach, unless the broker server is said to stand elsewhere.
     fn target(&self, reached: SocketAddr) -> SocketAddr {
         match self.addresses.as_ref().and_then(|addresses| addresses.server.as_ref()) {
-            None => SocketAddr::new(reached.ip(), self.config.server.port),
+            None => {
+                // With its scope, where it is a link-local address.
+                let mut target = reached;
+                target.set_port(self.config.server.port);
+                target
+            }
             Some(servers) => {
                 let fits = |address: &&SocketAddr| {
                     self.config.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4())

@@ -18,6 +18,8 @@ use crate::wire::Verdict;
 
 /// A change of the link is told when it has lasted this long.
 const LASTING: Duration = Duration::from_secs(1);
+/// Lines about the link in a minute.
+const LINK_LINES_MAX: u32 = 6;
 /// Everything else is summed up this often.
 const SUMMARY: Duration = Duration::from_mins(1);
 
@@ -38,6 +40,8 @@ pub(super) struct Report {
     since: Time,
     /// When the outage that was told began.
     outage: Option<Time>,
+    /// Beginning of the minute in which lines about the link are counted, and how many there were.
+    minute: (Time, u32),
     sums: Sums,
     /// What the last summary has told.
     told_sums: Sums,
@@ -46,7 +50,8 @@ pub(super) struct Report {
     summed: Option<Time>,
     overflow: Option<Overflow>,
     overflow_seen: u64,
-    blocked_told: bool,
+    blocked: bool,
+    blocked_told: Option<Time>,
 }
 
 /// What is summed up.
@@ -105,13 +110,15 @@ impl Report {
             state: State::Down(Down::NoServer),
             since: now,
             outage: Some(now),
+            minute: (now, 0),
             sums: Sums::default(),
             told_sums: Sums::default(),
             added: None,
             summed: None,
             overflow: None,
             overflow_seen: 0,
-            blocked_told: false,
+            blocked: false,
+            blocked_told: None,
         }
     }
 
@@ -125,16 +132,23 @@ impl Report {
         let mut lines = Vec::new();
         self.observe_link(now, snapshot, trouble, &mut lines);
         self.observe_overflow(now, wall, snapshot, &mut lines);
-        self.observe_blocked(snapshot, &mut lines);
+        self.observe_blocked(now, snapshot, &mut lines);
         self.observe_sums(now, snapshot, &mut lines);
         lines
     }
 
     /// When [`Self::observe`] has something to say although nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        let lasting = (self.told != Some(self.state)).then(|| self.since + LASTING);
-        let overflow = self.overflow.map(|overflow| overflow.latest + LASTING);
+        let lasting = (self.told != Some(self.state)).then(|| self.link_due());
+        let overflow = self.overflow.map(|overflow| overflow.latest + self.overflow_lull());
         [lasting, overflow, self.summary_due()].into_iter().flatten().min()
+    }
+
+    /// When the state of the link is to be told, if it lasts: a link that changes all the time is told of a few times a minute.
+    fn link_due(&self) -> Time {
+        let lasting = self.since + LASTING;
+        let (began, lines) = self.minute;
+        if lines < LINK_LINES_MAX { lasting } else { lasting.max(began + SUMMARY) }
     }
 
     /// The first of something is told after a second, what follows once a minute.
@@ -161,9 +175,13 @@ impl Report {
             }
             self.state = state;
         }
-        if self.told == Some(state) || now.since(self.since) < LASTING {
+        if self.told == Some(state) || now < self.link_due() {
             return;
         }
+        if now.since(self.minute.0) >= SUMMARY {
+            self.minute = (now, 0);
+        }
+        self.minute.1 += 1;
         let held = amount(snapshot.held.datagrams, snapshot.held.bytes);
         match state {
             State::Up => {
@@ -202,23 +220,31 @@ impl Report {
             overflow.latest = now;
             self.overflow_seen = total;
         }
-        let over = |overflow: &Overflow| now.since(overflow.latest) >= LASTING;
+        // Full and idle is still full: an agent that says something now and then must not write two lines each time.
+        let lull = self.overflow_lull();
+        let over = |overflow: &Overflow| now.since(overflow.latest) >= lull;
         if let Some(Overflow { from, to, dropped, .. }) = self.overflow.take_if(|overflow| over(overflow)) {
             let text = format!("buffer was full from {} to {}: {dropped} dropped", clock(from), clock(to));
             lines.push(Line { level: Level::Warn, text });
         }
     }
 
-    fn observe_blocked(&mut self, snapshot: &Snapshot, lines: &mut Vec<Line>) {
+    /// How long without a drop until the overflow is over.
+    const fn overflow_lull(&self) -> Duration {
+        if self.state.is_up() { LASTING } else { SUMMARY }
+    }
+
+    fn observe_blocked(&mut self, now: Time, snapshot: &Snapshot, lines: &mut Vec<Line>) {
         let blocked = snapshot.replies_missing || snapshot.standing == Standing::Refused;
-        if blocked && !self.blocked_told {
+        if blocked && !self.blocked && self.blocked_told.is_none_or(|told| now.since(told) >= SUMMARY) {
+            self.blocked_told = Some(now);
             let why = if snapshot.replies_missing { "no replies any more" } else { "datagrams are refused" };
             lines.push(Line {
                 level: Level::Warn,
                 text: format!("UDP to remoted seems blocked: {why}, and heartbeats are good"),
             });
         }
-        self.blocked_told = blocked;
+        self.blocked = blocked;
     }
 
     /// What has added up since the last summary.

@@ -63,8 +63,9 @@ impl Drops {
         self.state = State::Unknown;
     }
 
-    /// The counter as a good pong shows it. `open`: something of ours is released and not confirmed.
-    pub(super) fn handle_count(&mut self, now: Time, count: u64, open: bool) -> Finding {
+    /// The counter as a good pong shows it. `open`: something of ours is released and not confirmed. `fresh`: the heartbeat began after the
+    /// last rewind.
+    pub(super) fn handle_count(&mut self, now: Time, count: u64, open: bool, fresh: bool) -> Finding {
         if self.halvings > 0 && now.since(self.halved) > HALVING_HEALS {
             self.halvings -= 1;
             self.halved = now;
@@ -80,6 +81,11 @@ impl Drops {
                 self.halvings = (self.halvings + 1).min(HALVINGS_MAX);
                 self.halved = now;
                 Finding::Ours
+            }
+            // A heartbeat that was under way when the first growth was seen: the rest of the same burst.
+            State::Suspect { .. } if !fresh => {
+                self.state = State::Suspect { count: count.max(before) };
+                Finding::Nothing
             }
             State::Calm { .. } | State::Suspect { .. } | State::Others { .. } if grown > 0 => {
                 self.halvings = 0;

@@ -220,6 +220,25 @@ fn a_drop_counter_that_goes_on_growing_is_others_and_does_not_rewind_for_ever() 
 }
 
 #[test]
+fn the_rest_of_a_burst_of_drops_that_overlapping_heartbeats_show_is_not_others() {
+    let mut link = up();
+    let first = link.begin(ms(10), flight(0, 5)).expect("a heartbeat may begin");
+    let second = link.begin(ms(30), flight(0, 5)).expect("a heartbeat may begin");
+    let third = link.begin(ms(50), flight(0, 5)).expect("a heartbeat may begin");
+    let dropped = |drops| Pong { drops, ..good() };
+    assert_eq!(link.handle_pong(ms(60), first, &dropped(5), flight(0, 5)).rewind, Some(Rewind::Drops));
+    assert_eq!(link.handle_pong(ms(80), second, &dropped(9), flight(0, 0)), Outcome::default());
+    assert_eq!(link.handle_pong(ms(100), third, &dropped(9), flight(0, 0)), Outcome::default());
+    assert_eq!(link.permit(ms(101)).map(|permit| permit.window), Some(WINDOW / 2), "the window stays halved");
+    let outcome = beat(&mut link, 110, flight(0, 3), dropped(12));
+    assert_eq!(
+        outcome,
+        Outcome { others_drops: 3, doubtful: true, ..Outcome::default() },
+        "with half the window it goes on"
+    );
+}
+
+#[test]
 fn drops_while_nothing_of_ours_is_under_way_are_others() {
     let mut link = up();
     let outcome = beat(&mut link, 10, flight(5, 5), Pong { drops: 3, ..good() });

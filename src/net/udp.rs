@@ -38,6 +38,8 @@ const SLOT_BYTES: usize = 65_536;
 #[derive(Debug)]
 pub struct Inbox {
     slots: Vec<u8>,
+    /// Messages in the last batch.
+    read: usize,
     arrivals: Vec<Arrival>,
     headers: MultiHeaders<SockaddrStorage>,
 }
@@ -76,6 +78,7 @@ impl Default for Inbox {
     fn default() -> Self {
         Self {
             slots: vec![0; SLOTS * SLOT_BYTES],
+            read: 0,
             arrivals: Vec::with_capacity(SLOTS),
             // Packet information comes with every datagram or with none, and always in the same size: the headers may be used again.
             headers: MultiHeaders::preallocate(SLOTS, Some(cmsg_space!(libc::in6_pktinfo))),
@@ -87,6 +90,7 @@ impl Inbox {
     /// Reads what has come in, up to a batch, without waiting. How many datagrams; 0 when none waits.
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
         self.arrivals.clear();
+        self.read = 0;
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             self.slots.chunks_exact_mut(SLOT_BYTES).map(|slot| [IoSliceMut::new(slot)]).collect();
         let received =
@@ -96,17 +100,18 @@ impl Inbox {
                 Err(error) => return Err(error.into()),
             };
         for (slot, message) in received.enumerate() {
+            self.read += 1;
             let local = message.cmsgs().ok().and_then(|mut all| all.find_map(|one| local_address(&one)));
             if let Some(from) = message.address.as_ref().and_then(socket_address) {
                 self.arrivals.push(Arrival { slot, length: message.bytes, from, local });
             }
         }
-        Ok(self.arrivals.len())
+        Ok(self.read)
     }
 
     /// The batch was full: more may wait.
     pub fn is_full(&self) -> bool {
-        self.arrivals.len() == SLOTS
+        self.read == SLOTS
     }
 
     /// What was read last.

@@ -29,7 +29,7 @@ impl Complaints {
             log::warn!("no descriptors left: newcomers wait; raise the limit of open files");
         }
         if self.refused > 0 {
-            log::warn!("{} connections refused: --max-connections reached", self.refused);
+            log::warn!("{} connections refused: too many, see --max-connections", self.refused);
         }
         if self.garbage > 0 {
             log::warn!("{} connections cut off: not a client, or silent for too long", self.garbage);

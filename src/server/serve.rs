@@ -19,30 +19,36 @@ use crate::remoted::{Found, Inspector, Wanted};
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
 use crate::verdict::{self, Grant, Judge, Room, Sample, Windows};
-use crate::wire::{Frame, Notice, Pong, Refusal, Verdict};
+use crate::wire::{DATAGRAM_BYTES_MAX, Frame, LEASE_MAX, Notice, Pong, Refusal, Verdict, buffer_cost};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
 /// Least time between two samples: more often would only measure the measuring.
 const SAMPLE_GAP_MIN: Duration = Duration::from_millis(1);
+/// ... and the most: a sample during which this process was not running took long and says nothing of the next.
+const SAMPLE_GAP_MAX: Duration = Duration::from_millis(10);
 /// Sampling may take this part of one core at most.
 const SAMPLE_SHARE: u32 = 10;
 /// Least time between two searches of `/proc`.
 const SEARCH_GAP: Duration = Duration::from_secs(1);
+/// The same while remoted is up and only a process beside it is not found: perhaps it cannot be seen from here.
+const SEARCH_GAP_UP: Duration = Duration::from_secs(30);
 /// While clients wait for remoted: how often to look without being asked, so that they are told soon.
 const WATCH_GAP: Duration = Duration::from_millis(500);
 /// While datagrams wait in remoted's socket: often enough that a socket which fills as fast as it is read is not taken for one that stands still.
 const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
 /// How often silent connections are looked for.
 const SWEEP_GAP: Duration = Duration::from_secs(5);
+/// Newcomers taken in one turn of the loop.
+const ACCEPTS_MAX: usize = 1_024;
+/// Connections of one address that have not said what they are. More are refused, so that one host cannot take all places.
+const NEW_PER_ADDRESS_MAX: usize = 1_024;
 /// No descriptor is left: how long to leave newcomers waiting.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// remoted's buffer where the system does not tell: the kernel's default.
 const BUFFER_BYTES_DEFAULT: u64 = 212_992;
 /// No client can have more under way: no receive buffer is larger.
 const CLAIM_BYTES_MAX: u64 = 1 << 32;
-/// No grant is kept booked for longer.
-const LEASE_MAX: Duration = Duration::from_mins(1);
 /// How long remoted's socket counts as overflowing after a drop.
 const OVERFLOW_CALM: Duration = Duration::from_secs(10);
 
@@ -201,7 +207,7 @@ impl<'a> Server<'a> {
     }
 
     fn accept(&mut self, now: Time) {
-        loop {
+        for _ in 0..ACCEPTS_MAX {
             if self.conns.len() >= self.places {
                 self.complaints.shortage += 1;
                 self.accept_again = Some(now + SHORTAGE_PAUSE);
@@ -219,6 +225,8 @@ impl<'a> Server<'a> {
                 Err(error) => log::debug!("cannot accept: {error}"),
             }
         }
+        // The listener tells only once: what is left is taken in the next turn.
+        self.accept_again = Some(now);
     }
 
     fn admit(&mut self, now: Time, stream: mio::net::TcpStream, address: std::net::IpAddr) {
@@ -228,9 +236,12 @@ impl<'a> Server<'a> {
         // Wrapping takes an age; the two highest are taken.
         self.tokens = (self.tokens + 1) % LISTENER.0;
         let mut conn = Conn::new(now, stream, address, token.0 as u64);
-        if self.conns.len() >= self.config.connections_max {
+        let strangers = |conn: &&Conn| !conn.is_client() && conn.address == address;
+        let crowded = self.conns.len() >= NEW_PER_ADDRESS_MAX
+            && self.conns.values().filter(strangers).count() >= NEW_PER_ADDRESS_MAX;
+        if self.conns.len() >= self.config.connections_max || crowded {
             self.complaints.refused += 1;
-            let text = format!("too many connections: {}", self.config.connections_max);
+            let text = "too many connections".to_string();
             let _ = conn.framed.send(&Frame::Refusal(Refusal { text }));
             return;
         }
@@ -253,7 +264,7 @@ impl<'a> Server<'a> {
                     log::debug!("client {} connected", conn.address);
                 }
                 self.waiting.extend(requests.into_iter().map(|request| (token, request)));
-                if filled == Filled::More {
+                if filled == Filled::More && !self.unread.contains(&token) {
                     self.unread.push(token);
                 }
             }
@@ -317,18 +328,20 @@ impl<'a> Server<'a> {
         if let Some(notice) = self.inspector.notice() {
             log::warn!("{notice}");
         }
-        let stale = self.found.is_outdated_by(&sample)
-            && self.searched.is_none_or(|searched| now.since(searched) >= SEARCH_GAP);
+        let lost = self.found.is_lost_in(&sample);
+        let gap = if lost || self.judge.verdict() != Verdict::Up { SEARCH_GAP } else { SEARCH_GAP_UP };
+        let stale =
+            self.found.is_outdated_by(&sample) && self.searched.is_none_or(|searched| now.since(searched) >= gap);
         if stale && !self.search_open {
-            // What was found last is not there any more: the answer waits for a fresh search.
             self.search(now);
-            if self.search_open && !self.waiting.is_empty() {
+            // What was found last is not there any more: the answer waits for what the search finds.
+            if lost && self.search_open && !self.waiting.is_empty() {
                 self.sampled = Some(now);
                 return;
             }
         }
         self.sampled = Some(now);
-        self.gap = SAMPLE_GAP_MIN.max(after.since(now) * SAMPLE_SHARE);
+        self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
         self.judge.handle_sample(now, &sample);
         self.learn(now);
         for (token, request) in std::mem::take(&mut self.waiting) {
@@ -367,7 +380,7 @@ impl<'a> Server<'a> {
                     client: conn.id,
                     address: conn.address,
                     wants: ping.unsent > 0,
-                    next_cost: u64::from(ping.next_cost),
+                    next_cost: u64::from(ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX))),
                     // What a client says of itself is believed within reason.
                     unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
                     lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),

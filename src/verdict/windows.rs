@@ -143,8 +143,8 @@ impl Client {
         }
         if self.grants.len() < GRANTS_MAX {
             self.grants.push_back((window, expires));
-        } else if let Some((_, ends)) = self.grants.back_mut() {
-            *ends = expires.max(*ends);
+        } else if let Some((last, ends)) = self.grants.back_mut() {
+            (*last, *ends) = (window.max(*last), expires.max(*ends));
         }
     }
 }
@@ -288,8 +288,8 @@ impl Windows {
         let window = free.min(bound);
         if window >= request.next_cost.max(1) {
             window
-        } else if others == 0 && room.queue == 0 {
-            // Larger than half the buffer, but it has the socket to itself.
+        } else if others == 0 && (room.queue == 0 || room.queue + request.next_cost <= usable(room)) {
+            // Larger than half the buffer, but no other client has anything under way.
             request.next_cost
         } else {
             0
@@ -403,8 +403,11 @@ impl Windows {
 
 /// What may still be granted: see the head of this file.
 fn free(room: Room, others: u64) -> u64 {
-    let usable = room.buffer * USABLE_PERCENT / 100;
-    usable.saturating_sub(room.queue + others).min((room.buffer / 2).saturating_sub(others))
+    usable(room).saturating_sub(room.queue + others).min((room.buffer / 2).saturating_sub(others))
+}
+
+const fn usable(room: Room) -> u64 {
+    room.buffer * USABLE_PERCENT / 100
 }
 
 #[cfg(test)]

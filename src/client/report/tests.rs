@@ -96,6 +96,31 @@ fn short_interruptions_are_summed_up_once_a_minute() {
 }
 
 #[test]
+fn a_link_that_changes_all_the_time_is_told_of_a_few_times_a_minute() {
+    let mut bench = Bench::up();
+    let mut lines = 0;
+    for _ in 0..150 {
+        lines += bench.stand(Standing::Unreachable, 2_000).len();
+        lines += bench.stand(Standing::Up, 2_000).len();
+    }
+    assert!(lines <= 70, "{lines} lines in ten minutes");
+}
+
+#[test]
+fn a_full_buffer_with_a_drop_now_and_then_is_one_overflow() {
+    let mut bench = Bench::up();
+    bench.stand(Standing::Unreachable, 2_000);
+    let mut lines = Vec::new();
+    for _ in 0..100 {
+        bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Overflow, 1);
+        lines.extend(bench.pass(10_000));
+    }
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let lines = bench.stand(Standing::Up, 2_000);
+    assert_eq!(lines, ["buffer was full from 02:00:07Z to 02:16:37Z: 100 dropped", "link up after 16m42s"]);
+}
+
+#[test]
 fn an_overflow_is_told_when_it_begins_and_when_it_is_over() {
     let mut bench = Bench::up();
     bench.snapshot.held = Tally { datagrams: 100, bytes: 100 };
