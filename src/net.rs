@@ -47,8 +47,13 @@ pub fn raise_descriptor_limit(wanted: u64) -> u64 {
 
 /// The system has no descriptors or buffers left at this moment; it will have again.
 pub fn is_shortage(error: &io::Error) -> bool {
-    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    use libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
+}
+
+/// A datagram was larger than the path takes in one piece.
+pub fn is_too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
 /// A host, by name or address, and a port.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use mio::{Poll, Token};
@@ -12,6 +13,8 @@ use crate::net;
 use crate::net::udp::{Inbox, send_from, take_refusal, unwatch, watch};
 use crate::threads::{DOORBELL, Stop};
 
+/// Batches read from one socket before the others have their turn.
+const BATCHES_MAX: usize = 16;
 /// Errors in a row after which a socket is left alone until it has something new.
 const ERRORS_MAX: usize = 64;
 
@@ -20,16 +23,24 @@ pub(super) fn run(shared: &Shared, mut poll: Poll, fresh: &Receiver<Upstream>, s
     let failed = |error: std::io::Error| format!("cannot wait for replies: {error}");
     let (mut events, mut inbox) = (events(), Inbox::default());
     let mut upstreams: HashMap<Token, Upstream> = HashMap::new();
+    let mut unread: Vec<Token> = Vec::new();
     while !stop.is_set() {
-        match poll.poll(&mut events, None) {
+        let wait = if unread.is_empty() { None } else { Some(Duration::ZERO) };
+        match poll.poll(&mut events, wait) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(failed(error)),
             Ok(()) | Err(_) => {}
         }
+        let mut ready = std::mem::take(&mut unread);
         for event in &events {
             if event.token() == DOORBELL {
                 take_fresh(&poll, fresh, &mut upstreams).map_err(failed)?;
-            } else if let Some(upstream) = upstreams.get(&event.token()) {
-                take_replies(shared, upstream, &mut inbox);
+            } else if !ready.contains(&event.token()) {
+                ready.push(event.token());
+            }
+        }
+        for token in ready {
+            if upstreams.get(&token).is_some_and(|upstream| take_replies(shared, upstream, &mut inbox)) {
+                unread.push(token);
             }
         }
     }
@@ -53,10 +64,14 @@ fn take_fresh(
     Ok(())
 }
 
-/// Reads one socket empty, its error queue too.
-fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) {
+/// Reads one socket, its error queue too; whether it has more than one turn takes.
+fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool {
     while let Some(error) = take_refusal(&*upstream.socket) {
-        log::debug!("a datagram was refused: {error}");
+        log::debug!("the network reports: {error}");
+        if net::is_too_large(&error) {
+            // A router told of a smaller path: the system fragments for it from here on.
+            continue;
+        }
         let now = net::now();
         let bells = {
             let mut relay = shared.relay.lock();
@@ -66,9 +81,9 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) {
         shared.ring(bells);
     }
     let mut errors = 0;
-    loop {
+    for _ in 0..BATCHES_MAX {
         match inbox.receive(&*upstream.socket) {
-            Ok(0) => return,
+            Ok(0) => return false,
             Ok(_) => {}
             // An error that the queue has told of: reading it has cleared it.
             Err(error) if errors < ERRORS_MAX => {
@@ -78,7 +93,7 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) {
             }
             Err(error) => {
                 log::debug!("cannot receive replies: {error}");
-                return;
+                return false;
             }
         }
         let now = net::now();
@@ -94,7 +109,8 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) {
             }
         }
         if !inbox.is_full() {
-            return;
+            return false;
         }
     }
+    true
 }

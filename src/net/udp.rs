@@ -12,7 +12,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg, recvmsg,
     sendmmsg, sendmsg,
 };
-use nix::{cmsg_space, getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
+use nix::{cmsg_space, getsockopt_impl, setsockopt_impl, sockopt_impl};
 
 sockopt_impl!(
     /// Whether and how IPv4 datagrams forbid fragmentation.

@@ -281,6 +281,21 @@ fn the_rate_bounds_what_is_sent_in_a_second() {
 }
 
 #[test]
+fn a_thread_that_waits_for_the_rate_is_not_rung_for_until_it_is_due() {
+    let mut bench = Bench::connected(Config { rate: NonZeroU32::new(10), ..config() });
+    bench.beat();
+    bench.arrive(0..5);
+    assert_eq!(bench.release(), [0]);
+    bench.relay.handle_forward_waits();
+    let due = bench.relay.next_release(bench.now()).expect("more is to be sent");
+    assert!(due > bench.now());
+    assert!(!bench.relay.bells(bench.now()).forward, "it would look in vain, and again at once");
+    bench.at += 100;
+    bench.beat();
+    assert!(bench.relay.bells(bench.now()).forward);
+}
+
+#[test]
 fn bells_ring_once_for_a_thread_that_waits() {
     let mut bench = Bench::connected(config());
     bench.beat();
