@@ -178,3 +178,18 @@ fn everything_started_in_the_wrong_order_finds_together() {
     assert!(received.copies() <= copies_max(0), "too many copies: {received:?}");
     assert_eq!(scene.drops(), 0);
 }
+
+#[test]
+fn a_name_that_becomes_known_after_the_start_is_found() {
+    let count = 100;
+    let mut scene = Scene::empty();
+    scene.net.write_hosts(Side::Agent, "127.0.0.1 localhost\n");
+    scene.start_remoted(&[]);
+    scene.start_server(&[]);
+    scene.wait_until_up();
+    scene.start_client(&["--server", "ossec.example"]);
+    scene.wait_until_client_says(&["cannot resolve ossec.example"]);
+    let traffic = scene.send_as(AGENT, count, &[]);
+    scene.net.write_hosts(Side::Agent, &format!("{} ossec.example\n", Side::Server.ipv4()));
+    scene.expect_all(traffic, 0);
+}

@@ -20,6 +20,8 @@ use std::{fs, process};
 const PREFIX: &str = "obk-";
 /// Where `ip netns` keeps its names.
 const NETNS: &str = "/run/netns";
+/// Where `ip netns exec` finds files that stand in for those in `/etc`.
+const NAMES: &str = "/etc/netns";
 /// The name of the cable's end in both namespaces.
 const WIRE: &str = "wire";
 /// Both ends of the cable, in the order of [`Side`].
@@ -106,6 +108,13 @@ impl Namespaces {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.name(side)]).arg(program.as_ref());
         command
+    }
+
+    /// What the host knows of names: its `/etc/hosts`. Written in place, so that what runs there sees a change.
+    pub(crate) fn write_hosts(&self, side: Side, text: &str) {
+        let folder = Path::new(NAMES).join(self.name(side));
+        fs::create_dir_all(&folder).expect("root may");
+        fs::write(folder.join("hosts"), text).expect("root may");
     }
 
     /// Nothing passes, in either direction.
@@ -234,6 +243,7 @@ fn remove(name: &str) {
         }
     }
     let _ = Command::new("ip").args(["netns", "del", name]).output();
+    let _ = fs::remove_dir_all(Path::new(NAMES).join(name));
 }
 
 /// Removes the namespaces of test processes that are no more.
