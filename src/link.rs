@@ -11,8 +11,8 @@
 //!
 //! * **Lease.** A good heartbeat (answered within `lease + srtt + 4·rttvar` of its beginning, remoted up) allows release until that span,
 //!   counted from its *beginning*, is over. An outage that lasts longer than the span therefore makes some heartbeat late.
-//! * **Confirm.** A good heartbeat confirms what was released before the previous good one of the same connection, incarnation and epoch
-//!   began: by then it had reached remoted's socket, even where UDP lags behind TCP. With `queue` bytes in the socket at the sample and
+//! * **Confirm.** A good heartbeat confirms what was released before an earlier good one of the same connection, incarnation and epoch
+//!   began, one that is a grace older: by then it had reached remoted's socket, even where UDP lags behind TCP. With `queue` bytes in the socket at the sample and
 //!   F read so far, it has been read when the server's sum reaches F + `queue`. No timer confirms anything.
 //! * **Rewind.** When data may be lost, an *epoch* ends: what was released in it counts as never sent, and its heartbeats prove nothing
 //!   any more.
@@ -21,6 +21,7 @@
 
 mod dial;
 mod drops;
+mod prompt;
 mod proof;
 mod rtt;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use std::time::Duration;
 use crate::time::Time;
 use crate::wire::{Incarnation, LEASE_MAX, Pong, Seq, Verdict};
 use drops::{Drops, Finding};
+use prompt::{GRACE, Promptness};
 use proof::Proof;
 use rtt::RoundTrip;
 
@@ -187,6 +189,7 @@ pub struct Link {
     epoch: u64,
     incarnation: Option<Incarnation>,
     drops: Drops,
+    prompt: Promptness,
     backoff: Backoff,
     refusals: Option<Refusals>,
     /// Something was released since the newest heartbeat began.
@@ -250,6 +253,7 @@ impl Link {
             epoch: 0,
             incarnation: None,
             drops: Drops::new(),
+            prompt: Promptness::default(),
             backoff: Backoff::default(),
             refusals: None,
             uncovered: false,
@@ -306,6 +310,7 @@ impl Link {
         connection.ask_again = None;
         connection.nudged = false;
         self.uncovered = false;
+        self.prompt.handle_begin(number);
         let (connection, epoch) = (connection.id, self.epoch);
         Some(Probe { number, connection, epoch, begun: now, lease, released: flight.next })
     }
@@ -365,9 +370,10 @@ impl Link {
         }
     }
 
-    /// Datagrams were sent: a heartbeat must begin after them.
-    pub const fn handle_released(&mut self) {
+    /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way before them.
+    pub fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
         self.uncovered = true;
+        self.prompt.handle_released(now, cost, first);
     }
 
     /// A datagram was refused: by the far end (ICMP), or by the own system for want of a route.
@@ -491,18 +497,20 @@ impl Link {
     fn handle_good(&mut self, now: Time, probe: &Probe, pong: &Pong, flight: Flight) -> Outcome {
         let others_drops = match self.drops.handle_count(now, pong.drops, flight.is_open(), probe.epoch == self.epoch) {
             Finding::Ours => {
+                self.prompt.handle_drops(now);
                 let rewind = Some(self.rewind(now, flight, Rewind::Drops));
                 return Outcome { rewind, ..Outcome::default() };
             }
             Finding::Others(count) => count,
             Finding::Nothing => 0,
         };
-        let epoch = self.epoch;
+        self.prompt.handle_good(now, pong);
+        let (epoch, grace) = (self.epoch, self.prompt.grace(now));
         let Some(connection) = &mut self.connection else {
             return Outcome::default();
         };
         if probe.epoch == epoch {
-            connection.proof.handle_good(probe.released, pong);
+            connection.proof.handle_good(probe.begun, probe.released, pong, grace);
         }
         let confirm = connection.proof.redeem(pong.read).filter(|&seq| seq > flight.oldest);
         if confirm.is_some() {
@@ -517,14 +525,18 @@ impl Link {
     fn rewind(&mut self, now: Time, flight: Flight, cause: Rewind) -> Rewind {
         self.epoch += 1;
         self.uncovered = false;
+        self.prompt.handle_break();
         if let Some(connection) = &mut self.connection {
             connection.proof = Proof::default();
         }
         if flight.is_open() {
-            if self.backoff.rewinds > 0 {
-                let pause = BACKOFF_MIN * (1 << (self.backoff.rewinds - 1).min(6));
-                self.backoff.until = now + pause.min(BACKOFF_MAX);
-            }
+            // What is on its way must have landed before it is sent again: only in remoted's queue can the server see it.
+            let landing = self.rtt.allowance().min(BACKOFF_MAX) + GRACE;
+            let series = match self.backoff.rewinds {
+                0 => Duration::ZERO,
+                before => BACKOFF_MIN * (1 << (before - 1).min(6)),
+            };
+            self.backoff.until = now + series.min(BACKOFF_MAX).max(landing);
             self.backoff.rewinds += 1;
         }
         cause

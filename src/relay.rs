@@ -287,6 +287,7 @@ impl Relay {
         }
         // After a rewind they count as never sent: they come again, in their order, before anything newer.
         if batch.epoch() == self.link.epoch() {
+            let before = self.unconfirmed_cost;
             for at in 0..sent {
                 if self.buffer.peek().is_some_and(|entry| entry.seq == batch.seq(at))
                     && let Some(gone) = self.buffer.advance()
@@ -295,7 +296,9 @@ impl Relay {
                     self.sessions.handle_released(gone.session);
                 }
             }
-            self.link.handle_released();
+            self.link.handle_released(now, self.unconfirmed_cost - before, before == 0);
+        } else {
+            self.counters.copies += sent as u64;
         }
         self.audit();
     }

@@ -82,6 +82,9 @@ pub struct Sample {
     pub missing: Option<String>,
 }
 
+/// A socket that was not read for this long counts as not being read at the moment.
+const READS: Duration = Duration::from_millis(300);
+
 /// Draws conclusions from one sample after the other.
 #[derive(Debug)]
 pub struct Judge {
@@ -162,6 +165,12 @@ impl Judge {
     /// Datagrams dropped at remoted's sockets, counted since this incarnation was seen first.
     pub fn drops(&self) -> u64 {
         self.life.as_ref().map_or(0, |life| life.drops)
+    }
+
+    /// Nothing waits in remoted's sockets, or it was seen to read not long ago.
+    pub fn is_reading(&self, now: Time) -> bool {
+        let sockets = self.life.iter().flat_map(|life| &life.sockets);
+        sockets.into_iter().all(|socket| socket.latest.rx_queue == 0 || now.since(socket.moved) < READS)
     }
 
     /// The smallest receive buffer among remoted's sockets, in bytes.

@@ -214,6 +214,8 @@ pub struct Pong {
     pub gap_us: u32,
     /// With a window of 0: ask again after this many milliseconds.
     pub ask_again_ms: u32,
+    /// Clients that have something to send or under way, this one included.
+    pub active: u32,
 }
 
 /// The verdict has changed; sent unasked.
@@ -262,7 +264,7 @@ impl Frame {
             Self::Pong(p) => {
                 let (verdict, reason) = p.verdict.to_wire();
                 w.u64(p.number).u8(verdict).u8(reason).u64(p.incarnation.0).u32(p.pid);
-                w.u64(p.read).u64(p.queue).u64(p.drops).u64(p.window).u32(p.gap_us).u32(p.ask_again_ms);
+                w.u64(p.read).u64(p.queue).u64(p.drops).u64(p.window).u32(p.gap_us).u32(p.ask_again_ms).u32(p.active);
             }
             Self::Notice(n) => {
                 let (verdict, reason) = n.verdict.to_wire();
@@ -320,6 +322,7 @@ impl Frame {
                 window: f.u64(),
                 gap_us: f.u32(),
                 ask_again_ms: f.u32(),
+                active: f.u32(),
             }),
             6 => Self::Notice(Notice { verdict: Verdict::from_wire(f.u8(), f.u8()) }),
             _ => return Ok(None),

@@ -1,20 +1,25 @@
 //! What has been read, as far as heartbeats can prove it.
 //!
-//! A good heartbeat marks what was released before the previous good one began: with `queue` bytes in remoted's socket and F read, all of it has
+//! A good heartbeat marks what was released before an earlier good one began, the newest that is a grace older: with `queue` bytes in remoted's socket and F read, all of it has
 //! been read when the server's sum reaches F + `queue`.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use crate::time::Time;
 use crate::wire::{Pong, Seq};
 
 /// Marks that wait for remoted to have read them; beyond it they are merged, which only delays their confirmation.
 const MARKS_MAX: usize = 256;
 
+/// Good heartbeats remembered: one each millisecond of the longest grace. Beyond it the newest but one is forgotten, which only delays.
+const GOOD_MAX: usize = 64;
+
 /// The good heartbeats of one epoch of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Proof {
-    /// What had been released when the newest good heartbeat began.
-    good: Option<Seq>,
+    /// The good heartbeats of late: when each began, and what had been released by then.
+    good: VecDeque<(Time, Seq)>,
     marks: VecDeque<Mark>,
 }
 
@@ -26,9 +31,18 @@ struct Mark {
 }
 
 impl Proof {
-    /// A good heartbeat of this epoch, which began when everything below `released` had been sent.
-    pub(super) fn handle_good(&mut self, released: Seq, pong: &Pong) {
-        let Some(previous) = self.good.replace(released) else {
+    /// A good heartbeat of this epoch, which began at `begun` when everything below `released` had been sent. What an earlier one covers has
+    /// reached remoted's socket by `grace` later.
+    pub(super) fn handle_good(&mut self, begun: Time, released: Seq, pong: &Pong, grace: Duration) {
+        let old = self.good.iter().take_while(|(earlier, _)| *earlier + grace <= begun).count();
+        let proven = old.checked_sub(1).map(|newest| self.good[newest].1);
+        // Those before it can prove nothing that it does not.
+        self.good.drain(..old.saturating_sub(1));
+        if self.good.len() == GOOD_MAX {
+            self.good.pop_back();
+        }
+        self.good.push_back((begun, released));
+        let Some(previous) = proven else {
             return;
         };
         let mark = Mark { seq: previous, read: pong.read.saturating_add(pong.queue) };

@@ -46,7 +46,7 @@ pub struct Counters {
     pub doubtful: u64,
     /// Datagrams sent towards remoted, copies included.
     pub sent: u64,
-    /// Datagrams that a rewind put back to be sent again.
+    /// Datagrams that were sent and are to be sent again, after a rewind.
     pub copies: u64,
     /// Rewinds of something released.
     pub rewinds: u64,

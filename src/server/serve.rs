@@ -386,13 +386,14 @@ impl<'a> Server<'a> {
                     lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
                 };
                 let buffer = self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT);
-                let room = Room { buffer, queue: self.judge.queue(), overflows };
+                let room = Room { buffer, queue: self.judge.queue(), overflows, reads: self.judge.is_reading(now) };
                 let grant = if self.judge.verdict() == Verdict::Up {
                     self.windows.handle_request(now, question, room)
                 } else {
                     Grant { window: 0, ask_again: Duration::ZERO }
                 };
-                let pong = pong(&self.judge, ping.number, grant, self.gap);
+                let active = u32::try_from(self.windows.active(now)).unwrap_or(u32::MAX);
+                let pong = Pong { active, ..pong(&self.judge, ping.number, grant, self.gap) };
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,
@@ -450,5 +451,6 @@ fn pong(judge: &Judge, number: u64, grant: Grant, gap: Duration) -> Pong {
         window: grant.window,
         gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
         ask_again_ms: u32::try_from(grant.ask_again.as_millis()).unwrap_or(u32::MAX),
+        active: 0,
     }
 }

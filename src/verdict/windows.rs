@@ -4,8 +4,8 @@
 //! released and not confirmed is bounded, here, where all of them are known. A window is a bound, not a credit: a pong that repeats it
 //! adds nothing.
 //!
-//! * The windows that are granted and not expired never sum to more than half the buffer, nor to more than what is free: the other half
-//!   is for what expired grants still have on the way.
+//! * The windows that are granted and not expired never sum to more than half the buffer; and all that clients may have under way, expired
+//!   grants included, never to more than what is usable of it.
 //! * Where senders without a broker fill the buffer no window helps, and clients go on regardless of what lies in it.
 //! * They are shared among the source addresses that have something unsent; a host does not get more by connecting more often.
 //! * Where a share would be too small to be useful (under [`SHARE_DATAGRAMS_MIN`] datagrams, or under one of the largest asked for), clients
@@ -27,6 +27,8 @@ const SHARE_DATAGRAMS_MIN: u64 = 16;
 const TURN: Duration = Duration::from_millis(100);
 /// Who has not asked for this long does not wait any more.
 const WAIT_FORGOTTEN: Duration = Duration::from_secs(5);
+/// How long it counts what a client said it had under way. One that is gone has had it read by then.
+const SAID_HOLDS: Duration = Duration::from_secs(1);
 /// Who is to ask again within this counts as waiting at the door.
 const ABOUT: Duration = Duration::from_millis(10);
 /// How often the silent are looked for.
@@ -84,6 +86,8 @@ pub struct Room {
     pub queue: u64,
     /// It has been overflowing lately.
     pub overflows: bool,
+    /// It is being read: what lies in it grows less.
+    pub reads: bool,
 }
 
 /// Windows of all clients.
@@ -128,6 +132,12 @@ impl Client {
     /// What it may have under way: the largest grant that has not expired.
     fn booked(&self, now: Time) -> u64 {
         self.grants.iter().filter(|(_, expires)| *expires > now).map(|(window, _)| *window).max().unwrap_or(0)
+    }
+
+    /// What it may have on its way to remoted's socket, or in it.
+    fn under_way(&self, now: Time) -> u64 {
+        let said = if now.since(self.asked) < SAID_HOLDS { self.unconfirmed } else { 0 };
+        said.max(self.booked(now))
     }
 
     fn newest(&self) -> u64 {
@@ -266,8 +276,8 @@ impl Windows {
         let half = room.buffer / 2;
         let others = self.booked_by_others(now, request.client);
         let useful = self.useful(room);
-        let mut free = free(room, others);
-        if self.is_filled_by_others(now, room) {
+        let mut free = self.free(now, request.client, room);
+        if room.reads && self.is_filled_by_others(now, room) {
             // To wait for room would be to wait for ever. While it overflows, waiting is even harmful: the kernel frees what was read in lots,
             // and a release that follows what is seen to be read would always come between two lots, when nothing fits.
             let anyway = if room.overflows { half } else { useful };
@@ -307,7 +317,7 @@ impl Windows {
         }
         let hosts = self.hosts.values().filter(|host| host.wanting > 0).count() as u64;
         let share = room.buffer / 2 / (hosts + 1);
-        client.newest().min(share).min(free(room, self.booked_by_others(now, request.client)))
+        client.newest().min(share).min(self.free(now, request.client, room))
     }
 
     /// Whether it is this client's turn. `free` turns can begin, an address may have `each` at a time.
@@ -359,18 +369,37 @@ impl Windows {
         share.max(self.largest_cost).min(room.buffer / 2).max(1)
     }
 
+    /// What may be granted to this client: see the head of this file.
+    fn free(&self, now: Time, id: ClientId, room: Room) -> u64 {
+        // What an expired grant has on its way counts until its client says that it is read.
+        let others: u64 =
+            self.clients.iter().filter(|(other, _)| **other != id).map(|(_, client)| client.under_way(now)).sum();
+        let room_left = usable(room).saturating_sub(self.foreign(now, room) + others);
+        room_left.min((room.buffer / 2).saturating_sub(self.booked_by_others(now, id)))
+    }
+
+    /// What lies in the queue and no client has sent.
+    fn foreign(&self, now: Time, room: Room) -> u64 {
+        room.queue.saturating_sub(self.under_way(now))
+    }
+
     /// More than half the buffer is taken by what no client has sent.
     fn is_filled_by_others(&self, now: Time, room: Room) -> bool {
-        room.queue.saturating_sub(self.under_way(now)) > room.buffer / 2
+        self.foreign(now, room) > room.buffer / 2
     }
 
     /// What clients may have under way, granted or reported.
     fn under_way(&self, now: Time) -> u64 {
-        self.clients.values().map(|client| client.unconfirmed.max(client.booked(now))).sum()
+        self.clients.values().map(|client| client.under_way(now)).sum()
     }
 
     fn booked_by_others(&self, now: Time, client: ClientId) -> u64 {
         self.booked(now) - self.clients.get(&client).map_or(0, |client| client.booked(now))
+    }
+
+    /// Clients that have something to send or under way.
+    pub fn active(&self, now: Time) -> usize {
+        self.clients.values().filter(|client| client.wants || client.under_way(now) > 0).count()
     }
 
     fn deflated(&self, room: Room) -> Room {
@@ -399,11 +428,6 @@ impl Windows {
         self.largest_cost =
             self.clients.values().filter(|client| client.wants).map(|client| client.next_cost).max().unwrap_or(0);
     }
-}
-
-/// What may still be granted: see the head of this file.
-fn free(room: Room, others: u64) -> u64 {
-    usable(room).saturating_sub(room.queue + others).min((room.buffer / 2).saturating_sub(others))
 }
 
 const fn usable(room: Room) -> u64 {

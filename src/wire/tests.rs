@@ -26,6 +26,7 @@ fn pong() -> Pong {
         window: 106_496,
         gap_us: 1_000,
         ask_again_ms: 20,
+        active: 3,
     }
 }
 
@@ -98,7 +99,7 @@ fn fields_added_by_a_newer_peer_are_ignored_and_those_of_an_older_one_are_zero()
     shorter.truncate(shorter.len() - 4);
     let length = (shorter.len() - 4) as u32;
     shorter[..4].copy_from_slice(&length.to_be_bytes());
-    assert_eq!(decoded(&shorter, 64), Ok(vec![Frame::Pong(Pong { ask_again_ms: 0, ..pong() })]));
+    assert_eq!(decoded(&shorter, 64), Ok(vec![Frame::Pong(Pong { active: 0, ..pong() })]));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What happens in a run, drawn from its seed before it begins.
 
+use ossec_broker::wire::buffer_cost;
+
 use crate::random::Random;
+use crate::remoted::BUFFER;
 
 /// Nanoseconds.
 pub(crate) const MS: u64 = 1_000_000;
@@ -141,6 +144,16 @@ impl Plan {
     pub(crate) fn loss(&self, at: u64) -> u64 {
         let active = self.faults.iter().filter(|timed| timed.from <= at && at < timed.to);
         active.filter_map(|timed| if let Fault::Loss(chance) = timed.fault { Some(chance) } else { None }).sum()
+    }
+
+    /// How long after the last datagram everything must have been delivered: twenty seconds, and what the windows take for all of it over the slowest
+    /// path of this run: half a default buffer in two round trips and the grace.
+    pub(crate) fn drained_within(&self) -> u64 {
+        let slowest = self.faults.iter().map(|timed| if let Fault::RoundTrip(span) = timed.fault { span } else { 0 });
+        let slowest = slowest.max().unwrap_or(0).max(self.round_trip);
+        let datagrams = self.rate * self.clients as u64 * SENDING / SECOND;
+        let windows = datagrams * u64::from(buffer_cost(self.sizes.1 as usize)) / (BUFFER / 2) + 1;
+        20 * SECOND + windows * (2 * slowest + 150 * MS)
     }
 
     /// The round trip at this moment.

@@ -16,8 +16,6 @@ use crate::promise::{Ledger, Loss};
 use crate::random::Random;
 use crate::remoted::{BUFFER, Datagram, Reading, Remoted};
 
-/// How long after the last datagram everything must have been delivered.
-pub(crate) const DRAINED_WITHIN: u64 = 20 * SECOND;
 const SETTLE: Duration = Duration::from_millis(300);
 const TIMEOUT: u64 = 2 * SECOND;
 const SAMPLE_GAP: u64 = MS;
@@ -201,11 +199,10 @@ impl<'a> World<'a> {
             if at > SENDING && self.is_drained() {
                 return;
             }
-            if at > SENDING + DRAINED_WITHIN {
+            if at > SENDING + self.plan.drained_within() {
                 let left: Vec<u64> =
                     self.clients.iter().map(|client| client.relay.snapshot(time(at)).held.datagrams).collect();
-                self.ledger
-                    .complain(format!("not drained {} s after the last fault: {left:?} held", DRAINED_WITHIN / SECOND));
+                self.ledger.complain(format!("not drained in time: {left:?} held"));
                 return;
             }
             self.now = at;
@@ -449,8 +446,8 @@ impl<'a> World<'a> {
                 one.dialer.handle_link();
                 one.attempts.clear();
             }
-            if outcome.rewind.is_some() || outcome.confirm.is_some() {
-                self.say(|| format!("client {client}: {outcome:?}"));
+            if outcome.rewind.is_some() || outcome.confirm.is_some() || std::env::var_os("PONGS").is_some() {
+                self.say(|| format!("client {client}: {outcome:?} {pong:?}"));
             }
             break;
         }
@@ -626,7 +623,8 @@ impl<'a> World<'a> {
             unconfirmed_cost: ping.unconfirmed_cost,
             lease: Duration::from_millis(u64::from(ping.lease_ms)),
         };
-        let room = Room { buffer: judge.buffer().unwrap_or(BUFFER), queue: judge.queue(), overflows };
+        let reads = judge.is_reading(time(self.now));
+        let room = Room { buffer: judge.buffer().unwrap_or(BUFFER), queue: judge.queue(), overflows, reads };
         let grant = if judge.verdict() == Verdict::Up {
             self.server.windows.handle_request(time(self.now), request, room)
         } else {
@@ -643,6 +641,7 @@ impl<'a> World<'a> {
             window: grant.window,
             gap_us: 1_000,
             ask_again_ms: grant.ask_again.as_millis() as u32,
+            active: self.server.windows.active(time(self.now)) as u32,
         }
     }
 

@@ -7,7 +7,7 @@ use super::*;
 const BUFFER: u64 = 212_992;
 const SMALL: u64 = 832;
 const LEASE: Duration = Duration::from_millis(100);
-const EMPTY: Room = Room { buffer: BUFFER, queue: 0, overflows: false };
+const EMPTY: Room = Room { buffer: BUFFER, queue: 0, overflows: false, reads: true };
 
 const fn ms(n: u64) -> Time {
     Time::from_millis(1_000 + n)
@@ -62,8 +62,11 @@ fn what_lies_in_the_queue_is_not_granted_again() {
     let filled = Room { queue: BUFFER / 2, ..EMPTY };
     let window = windows.handle_request(ms(0), asks(1), filled).window;
     assert!(window > 0 && window + filled.queue <= BUFFER * USABLE_PERCENT / 100, "{window}");
-    let own = Request { unconfirmed_cost: 150_000, ..asks(1) };
-    assert_eq!(windows.handle_request(ms(200), own, Room { queue: 150_000, ..EMPTY }).window, 0);
+    // What is its own is bounded by the window already.
+    let own = Request { unconfirmed_cost: 100_000, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(200), own, Room { queue: 100_000, ..EMPTY }).window, BUFFER / 2);
+    // What another has under way counts, though its grant has expired.
+    assert_eq!(windows.handle_request(ms(600), asks(2), Room { queue: 100_000, ..EMPTY }).window, 49_094);
 }
 
 #[test]
@@ -107,9 +110,8 @@ fn where_others_fill_the_buffer_clients_go_on() {
     );
     let overflows = Room { overflows: true, ..filled };
     assert_eq!(windows.handle_request(ms(200), asks(1), overflows).window, BUFFER / 2, "it is lost anyway");
-    // What clients sent themselves is not others'.
-    let ours = Request { unconfirmed_cost: BUFFER, ..asks(1) };
-    assert_eq!(windows.handle_request(ms(400), ours, filled).window, 0);
+    let stands_still = Room { reads: false, ..overflows };
+    assert_eq!(windows.handle_request(ms(400), asks(1), stands_still).window, 0, "more would only be lost");
 }
 
 #[test]
