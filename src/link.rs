@@ -192,8 +192,9 @@ pub struct Link {
     prompt: Promptness,
     backoff: Backoff,
     refusals: Option<Refusals>,
-    /// Something was released since the newest heartbeat began.
-    uncovered: bool,
+    /// What was released and has not been covered by a heartbeat that began after it had landed: when the first of it will have landed, and the
+    /// last.
+    uncovered: Option<(Time, Time)>,
 }
 
 #[derive(Debug)]
@@ -256,7 +257,7 @@ impl Link {
             prompt: Promptness::default(),
             backoff: Backoff::default(),
             refusals: None,
-            uncovered: false,
+            uncovered: None,
         }
     }
 
@@ -309,7 +310,11 @@ impl Link {
         connection.last_begun = Some(now);
         connection.ask_again = None;
         connection.nudged = false;
-        self.uncovered = false;
+        self.uncovered = match self.uncovered {
+            Some((first, last)) if now < first => Some((first, last)),
+            Some((_, last)) if now < last => Some((last, last)),
+            Some(_) | None => None,
+        };
         self.prompt.handle_begin(number);
         let (connection, epoch) = (connection.id, self.epoch);
         Some(Probe { number, connection, epoch, begun: now, lease, released: flight.next })
@@ -372,7 +377,9 @@ impl Link {
 
     /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way before them.
     pub fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
-        self.uncovered = true;
+        // Not before it has landed: an outage that begins while it is on its way must make that heartbeat late.
+        let landed = now + self.prompt.grace(now);
+        self.uncovered = Some((self.uncovered.map_or(landed, |(first, _)| first), landed));
         self.prompt.handle_released(now, cost, first);
     }
 
@@ -419,13 +426,15 @@ impl Link {
             return Some(idle.min(last + connection.gap));
         }
         let up = connection.answer.is_none_or(|answer| answer.verdict == Verdict::Up);
-        if !up || !(work.unsent || work.hurry || self.uncovered) {
+        let landed = self.uncovered.map(|(first, _)| first);
+        let wanted = if work.unsent || work.hurry { Some(Time::ZERO) } else { landed };
+        let Some(wanted) = wanted.filter(|_| up) else {
             return Some(idle);
-        }
+        };
         let spacing =
             if connection.outstanding.is_empty() { connection.gap } else { connection.gap.max(self.lease() / 5) };
         let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
-        Some((last + spacing).max(pause).max(connection.ask_again.unwrap_or_default()).min(idle))
+        Some((last + spacing).max(wanted).max(pause).max(connection.ask_again.unwrap_or_default()).min(idle))
     }
 
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
@@ -524,7 +533,7 @@ impl Link {
     /// Ends the epoch.
     fn rewind(&mut self, now: Time, flight: Flight, cause: Rewind) -> Rewind {
         self.epoch += 1;
-        self.uncovered = false;
+        self.uncovered = None;
         self.prompt.handle_break();
         if let Some(connection) = &mut self.connection {
             connection.proof = Proof::default();

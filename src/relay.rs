@@ -174,6 +174,11 @@ impl Relay {
         self.apply(rewind);
     }
 
+    /// How long a heartbeat that begins now would allow release.
+    pub fn lease(&self) -> Duration {
+        self.link.lease()
+    }
+
     /// When the next heartbeat should begin; `None` if none can.
     ///
     /// What may be released at this moment needs no heartbeat before it, but one after it: asking once more in between would cost an agent with

@@ -336,11 +336,12 @@ fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() 
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(1)), "it came back, and a millisecond has passed since it began");
     assert_eq!(link.next_heartbeat(NOTHING), Some(ms(1_000)));
     link.handle_released(ms(1), 832, true);
-    assert_eq!(link.next_heartbeat(NOTHING), Some(ms(1)), "what was released must be covered");
-    let probe = link.begin(ms(2), flight(0, 1)).expect("a heartbeat may begin");
-    link.handle_pong(ms(3), probe, &good(), flight(0, 1));
-    assert_eq!(link.next_heartbeat(NOTHING), Some(ms(1_002)), "it is covered: its confirmation can wait");
-    assert_eq!(link.next_heartbeat(Work { unsent: false, hurry: true }), Some(ms(3)), "unless somebody waits for it");
+    assert_eq!(link.next_heartbeat(NOTHING), Some(ms(51)), "what was released must be covered when it has landed");
+    assert_eq!(link.next_heartbeat(UNSENT), Some(ms(1)), "more waits for it");
+    let probe = link.begin(ms(51), flight(0, 1)).expect("a heartbeat may begin");
+    link.handle_pong(ms(52), probe, &good(), flight(0, 1));
+    assert_eq!(link.next_heartbeat(NOTHING), Some(ms(1_051)), "it is covered: its confirmation can wait");
+    assert_eq!(link.next_heartbeat(Work { unsent: false, hurry: true }), Some(ms(52)), "unless somebody waits for it");
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Plan {
         let round_trip = random.pick(&[MS / 10, MS / 10, MS, 10 * MS, 40 * MS, 100 * MS, 300 * MS]);
         let lag = if random.per_mille(500) { 0 } else { random.range(1, 50) * MS };
         let duplicated = if random.per_mille(300) { 20 } else { 0 };
-        let reordered = if random.per_mille(200) { 10 } else { 0 };
+        let reordered = if lag == 0 && random.per_mille(400) { 10 } else { 0 };
         let read = random.range(20, 400) * MS / 1_000;
         let mut faults = Vec::new();
         for _ in 0..random.range(3, 8) {

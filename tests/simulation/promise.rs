@@ -7,6 +7,9 @@
 use std::collections::VecDeque;
 
 use crate::plan::{Cut, Fault, MS, Timed};
+
+/// How far UDP may lag behind TCP.
+const GRACE: u64 = 50 * MS;
 use crate::remoted::Datagram;
 
 /// Whether the promise covers a loss.
@@ -22,8 +25,8 @@ impl Loss {
     /// Of an outage of the link or of remoted, under the lease that was in force.
     pub(crate) const fn of_outage(cut: &Timed, lease: u64) -> Self {
         let alone = matches!(cut.fault, Fault::Cut(Cut::UdpAlone));
-        // A heartbeat begins within a fifth of the lease after the cut, and a lease later at the latest it is late.
-        let short = cut.to - cut.from < lease + lease / 5 + 10 * MS;
+        // A heartbeat begins within the grace after the cut's first victim, and is late a lease after that.
+        let short = cut.to - cut.from < lease + lease / 5 + GRACE + 10 * MS;
         if alone || short { Self::Excused } else { Self::Covered }
     }
 }

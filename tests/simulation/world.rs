@@ -323,7 +323,12 @@ impl<'a> World<'a> {
         let now = time(self.now);
         self.dial(client);
         let one = &mut self.clients[client];
+        let rewinds = one.relay.snapshot(now).counters.rewinds;
         one.relay.handle_time(now);
+        if one.relay.snapshot(now).counters.rewinds > rewinds {
+            self.say(|| format!("client {client}: a heartbeat is late: rewind"));
+        }
+        let one = &mut self.clients[client];
         if one.connection.is_some() && one.relay.is_silent(now) {
             one.dialer.handle_outage(now);
         }
@@ -370,6 +375,10 @@ impl<'a> World<'a> {
             let payload = batch.payload(at);
             let counter = u64::from_be_bytes(payload[..8].try_into().expect("eight bytes"));
             self.transmit(client, Datagram { agent: client, counter, length: payload.len() });
+        }
+        if sent > 0 {
+            let counter = |at: usize| u64::from_be_bytes(batch.payload(at)[..8].try_into().expect("eight bytes"));
+            self.say(|| format!("client {client}: sends {} to {}", counter(0), counter(sent - 1)));
         }
         self.clients[client].relay.handle_sent(now, &batch, sent);
         self.clients[client].batch = batch;
@@ -481,15 +490,17 @@ impl<'a> World<'a> {
         for _ in 0..copies {
             let lag = if self.plan.lag > 0 { self.random.range(0, self.plan.lag) } else { 0 };
             let mut end = self.now + self.plan.round_trip_at(self.now) / 2 + lag;
-            if self.random.per_mille(self.plan.reordered) {
+            let overtaken = self.random.per_mille(self.plan.reordered);
+            if overtaken {
                 end += self.random.range(0, 5 * MS);
             } else {
                 end = end.max(self.clients[client].last.udp);
                 self.clients[client].last.udp = end;
             }
-            let lease = self.clients[client].lease;
+            let lease = self.lease(client);
             if let Some(cut) = self.plan.cut(true, true, self.now, end) {
-                self.ledger.lost(datagram, Loss::of_outage(cut, lease));
+                // What those behind it have overtaken is lost by their doing.
+                self.ledger.lost(datagram, if overtaken { Loss::Excused } else { Loss::of_outage(cut, lease) });
             } else if self.random.per_mille(self.plan.loss(self.now)) {
                 self.ledger.lost(datagram, Loss::Excused);
             } else {
@@ -502,7 +513,7 @@ impl<'a> World<'a> {
         let flood = datagram.agent == self.plan.clients;
         if !self.remoted.alive {
             if !flood {
-                let lease = self.clients[datagram.agent].lease;
+                let lease = self.lease(datagram.agent);
                 let mut kills = self.plan.faults.iter().filter(|timed| matches!(timed.fault, Fault::Kill));
                 let long = kills.any(|timed| {
                     timed.from <= self.now && self.now < timed.to && Loss::of_outage(timed, lease) == Loss::Covered
@@ -515,13 +526,19 @@ impl<'a> World<'a> {
         if self.remoted.arrive(datagram) {
             self.ledger.queued.push_back(sent);
         } else if !flood {
-            let others = self.flood > 0 && self.now < self.flood + SECOND;
+            let of_others = self.remoted.queue.iter().any(|waiting| waiting.agent == self.plan.clients);
+            let others = of_others || (self.flood > 0 && self.now < self.flood + SECOND);
             if !others {
                 self.ledger.overflows += 1;
             }
             self.ledger.lost(datagram, if others { Loss::Excused } else { Loss::Covered });
         }
         self.start_reading();
+    }
+
+    /// The lease of the newest heartbeat, or of the one that begins next.
+    fn lease(&self, client: usize) -> u64 {
+        self.clients[client].lease.max(self.clients[client].relay.lease().as_nanos() as u64)
     }
 
     /// The server's host answers with ICMP: six at once, then one a second.
@@ -677,7 +694,7 @@ impl<'a> World<'a> {
             Fault::Stall => self.remoted.stalled = true,
             Fault::Kill => {
                 for datagram in self.remoted.queue.clone() {
-                    let lease = self.clients.get(datagram.agent).map_or(0, |client| client.lease);
+                    let lease = if datagram.agent < self.clients.len() { self.lease(datagram.agent) } else { 0 };
                     self.ledger.lost(datagram, Loss::of_outage(&timed, lease));
                 }
                 self.ledger.queued.clear();
