@@ -10,7 +10,9 @@
 //! ```
 //!
 //! * **Lease.** A good heartbeat (answered within `lease + srtt + 4·rttvar` of its beginning, remoted up) allows release until that span,
-//!   counted from its *beginning*, is over. An outage that lasts longer than the span therefore makes some heartbeat late.
+//!   counted from its *beginning*, is over. While something is released one begins each fifth of a lease, or within a grace after that; after a pause
+//!   one must come back before anything is released. So some heartbeat begins within a fifth of a lease and a grace after an outage has
+//!   swallowed its first datagram, and an outage that lasts a lease longer than that makes it late.
 //! * **Confirm.** A good heartbeat confirms what was released before an earlier good one of the same connection, incarnation and epoch
 //!   began, one that is a grace older: by then it had reached remoted's socket, even where UDP lags behind TCP. With `queue` bytes in the socket at the sample and
 //!   F read so far, it has been read when the server's sum reaches F + `queue`. No timer confirms anything.
@@ -36,11 +38,19 @@ use crate::time::Time;
 use crate::wire::{Incarnation, LEASE_MAX, Pong, Seq, Verdict};
 use drops::{Drops, Finding};
 use prompt::{GRACE, Promptness};
-use proof::Proof;
+use proof::{Good, Proof};
 use rtt::RoundTrip;
 
 /// Heartbeats under way at once: enough for one each fifth of a lease, and a bound for a server that never answers.
 pub const HEARTBEATS_MAX: usize = 8;
+
+/// While there is something to do a heartbeat begins as often as this in each lease, answers or not.
+const BEATS_PER_LEASE: u32 = 5;
+
+/// A heartbeat that took longer than so many of its leases counts as one that took that long. Eight that came back together after an outage of
+/// seconds would otherwise leave a lease of seconds behind, in which the next outage goes unnoticed; a path that is really slower doubles the
+/// lease with each heartbeat.
+const LATE_LEASES_MAX: u32 = 2;
 
 /// Least time between the beginnings of two heartbeats before the server has asked for more.
 const GAP_MIN: Duration = Duration::from_millis(1);
@@ -74,6 +84,8 @@ pub struct Probe {
     epoch: u64,
     begun: Time,
     lease: Duration,
+    /// The usual round trip when it began.
+    usual: Duration,
     /// Every datagram below this had been sent when the heartbeat began.
     released: Seq,
 }
@@ -106,7 +118,7 @@ pub struct Flight {
 
 impl Flight {
     /// Something is released and not confirmed.
-    const fn is_open(self) -> bool {
+    pub const fn is_open(self) -> bool {
         self.oldest.0 < self.next.0
     }
 }
@@ -114,8 +126,8 @@ impl Flight {
 /// What there is to do, for the rhythm of heartbeats.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
-    /// Something waits to be released.
-    pub unsent: bool,
+    /// Something waits for a heartbeat to be released; from when on it may, but for that.
+    pub unsent: Option<Time>,
     /// Something is to be confirmed soon: the program is about to stop.
     pub hurry: bool,
 }
@@ -202,6 +214,8 @@ struct Connection {
     id: u64,
     outstanding: VecDeque<Outstanding>,
     last_begun: Option<Time>,
+    /// When the first heartbeat began of those that have followed each other closely. Only their answers allow release.
+    series: Time,
     last_heard: Time,
     /// The newest answer in time; `None` after a late one.
     answer: Option<Answer>,
@@ -225,6 +239,7 @@ struct Outstanding {
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     verdict: Verdict,
+    begun: Time,
     until: Time,
     window: u64,
 }
@@ -280,6 +295,7 @@ impl Link {
             id: self.connections,
             outstanding: VecDeque::new(),
             last_begun: None,
+            series: now,
             last_heard: now,
             answer: None,
             proof: Proof::default(),
@@ -307,6 +323,9 @@ impl Link {
         self.heartbeats += 1;
         let number = self.heartbeats;
         connection.outstanding.push_back(Outstanding { number, begun: now, lease, late: false });
+        if connection.last_begun.is_none_or(|last| now.since(last) > connection.spacing(lease) + GRACE) {
+            connection.series = now;
+        }
         connection.last_begun = Some(now);
         connection.ask_again = None;
         connection.nudged = false;
@@ -316,8 +335,8 @@ impl Link {
             Some(_) | None => None,
         };
         self.prompt.handle_begin(number);
-        let (connection, epoch) = (connection.id, self.epoch);
-        Some(Probe { number, connection, epoch, begun: now, lease, released: flight.next })
+        let (connection, epoch, usual) = (connection.id, self.epoch, self.rtt.smoothed());
+        Some(Probe { number, connection, epoch, begun: now, lease, usual, released: flight.next })
     }
 
     /// The answer to a heartbeat came in.
@@ -327,7 +346,8 @@ impl Link {
             return Outcome::default();
         };
         let was_late = connection.redeem(now, probe.number);
-        self.rtt.handle_sample(round_trip);
+        // A late one may have waited for an outage to end: it says that the path is slower, not by how much.
+        self.rtt.handle_sample(round_trip.min(LATE_LEASES_MAX * probe.lease));
         connection.gap = Duration::from_micros(u64::from(pong.gap_us)).min(self.settings.interval).max(GAP_MIN);
         if round_trip > probe.lease {
             connection.answer = None;
@@ -336,8 +356,12 @@ impl Link {
                 ..Outcome::default()
             };
         }
-        connection.answer =
-            Some(Answer { verdict: pong.verdict, until: probe.begun + probe.lease, window: pong.window });
+        connection.answer = Some(Answer {
+            verdict: pong.verdict,
+            begun: probe.begun,
+            until: probe.begun + probe.lease,
+            window: pong.window,
+        });
         if pong.window == 0 && pong.ask_again_ms > 0 {
             connection.ask_again = Some(now + Duration::from_millis(u64::from(pong.ask_again_ms)));
         }
@@ -406,13 +430,19 @@ impl Link {
 
     /// What may be released at this moment.
     pub fn permit(&self, now: Time) -> Option<Permit> {
-        let answer =
-            self.connection.as_ref()?.answer.filter(|answer| answer.verdict == Verdict::Up && now < answer.until)?;
-        if now < self.backoff.until || self.refusals.is_some_and(|refusals| now < refusals.test) || answer.window == 0 {
+        let connection = self.connection.as_ref()?;
+        let good = |answer: &Answer| answer.verdict == Verdict::Up && answer.begun >= connection.series;
+        let answer = connection.answer.filter(good)?;
+        // What goes out long after the newest heartbeat began could be swallowed by an outage that began in between and is over before one that
+        // follows would be late. With something uncovered the next one is on its way.
+        let fresh = connection.last_begun? + connection.spacing(self.lease());
+        let until = if self.uncovered.is_some() { answer.until } else { answer.until.min(fresh) };
+        let paused = now < self.backoff.until || self.refusals.is_some_and(|refusals| now < refusals.test);
+        if now >= until || paused || answer.window == 0 {
             return None;
         }
         let window = self.drops.narrowed(answer.window);
-        Some(Permit { until: answer.until, window, single: self.refusals.is_some(), epoch: self.epoch })
+        Some(Permit { until, window, single: self.refusals.is_some(), epoch: self.epoch })
     }
 
     /// When the next heartbeat should begin; `None` if none can.
@@ -427,12 +457,11 @@ impl Link {
         }
         let up = connection.answer.is_none_or(|answer| answer.verdict == Verdict::Up);
         let landed = self.uncovered.map(|(first, _)| first);
-        let wanted = if work.unsent || work.hurry { Some(Time::ZERO) } else { landed };
-        let Some(wanted) = wanted.filter(|_| up) else {
+        let hurry = work.hurry.then_some(Time::ZERO);
+        let Some(wanted) = [work.unsent, hurry, landed].into_iter().flatten().min().filter(|_| up) else {
             return Some(idle);
         };
-        let spacing =
-            if connection.outstanding.is_empty() { connection.gap } else { connection.gap.max(self.lease() / 5) };
+        let spacing = if connection.outstanding.is_empty() { connection.gap } else { connection.spacing(self.lease()) };
         let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
         Some((last + spacing).max(wanted).max(pause).max(connection.ask_again.unwrap_or_default()).min(idle))
     }
@@ -519,7 +548,9 @@ impl Link {
             return Outcome::default();
         };
         if probe.epoch == epoch {
-            connection.proof.handle_good(probe.begun, probe.released, pong, grace);
+            let took = now.since(probe.begun);
+            let good = Good { begun: probe.begun, released: probe.released, usual: probe.usual, took };
+            connection.proof.handle_good(good, pong, grace);
         }
         let confirm = connection.proof.redeem(pong.read).filter(|&seq| seq > flight.oldest);
         if confirm.is_some() {
@@ -553,10 +584,18 @@ impl Link {
 }
 
 impl Connection {
-    /// Takes a heartbeat off the list of those under way; whether it had been found late already.
+    /// Between the beginnings of two heartbeats while there is something to do, answers or not.
+    fn spacing(&self, lease: Duration) -> Duration {
+        self.gap.max(lease / BEATS_PER_LEASE)
+    }
+
+    /// Takes a heartbeat off the list of those under way; whether it had been found late already. Those before it will never be answered: a
+    /// connection keeps order.
     fn redeem(&mut self, now: Time, number: u64) -> bool {
         self.last_heard = now;
-        let at = self.outstanding.iter().position(|heartbeat| heartbeat.number == number);
-        at.and_then(|at| self.outstanding.remove(at)).is_some_and(|heartbeat| heartbeat.late)
+        let Some(at) = self.outstanding.iter().position(|heartbeat| heartbeat.number == number) else {
+            return false;
+        };
+        self.outstanding.drain(..=at).next_back().is_some_and(|heartbeat| heartbeat.late)
     }
 }

@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::buffer::{Buffer, Full, Gone, SessionId, Tally};
 use crate::link::{self, Flight, Link, Outcome, Probe, Rewind, Standing, Work};
 use crate::time::Time;
-use crate::wire::{Ping, Pong, buffer_cost};
+use crate::wire::{Ping, Pong, Seq, buffer_cost};
 use sessions::Sessions;
 
 /// With `--rate`: what falls due within this goes out together, so that a high rate does not cost a timer for each datagram.
@@ -100,13 +100,23 @@ pub struct Relay {
     sessions: Sessions,
     counters: Counters,
     target: Option<SocketAddr>,
-    /// Buffer cost of what is released and not confirmed.
+    /// Buffer cost of what is released and not confirmed, `abandoned` included.
     unconfirmed_cost: u64,
+    abandoned: Option<Abandoned>,
     /// With `--rate`: when all that was sent is worked off.
     rate_free: Time,
     forward_waits: bool,
     probe_waits: Option<Time>,
     draining: bool,
+}
+
+/// What had been released when a full buffer dropped it. It still takes its place in the window: it is on its way, or lies in remoted's socket.
+#[derive(Clone, Copy, Debug)]
+struct Abandoned {
+    oldest: Seq,
+    /// All of it is below this.
+    end: Seq,
+    cost: u64,
 }
 
 impl Relay {
@@ -119,6 +129,7 @@ impl Relay {
             counters: Counters::default(),
             target: None,
             unconfirmed_cost: 0,
+            abandoned: None,
             rate_free: Time::ZERO,
             forward_waits: false,
             probe_waits: None,
@@ -186,7 +197,7 @@ impl Relay {
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
         let hurry = self.draining && self.buffer.held().datagrams > 0;
         let unsent = self.buffer.unsent().datagrams > 0 && !self.may_release(now);
-        self.link.next_heartbeat(Work { unsent, hurry })
+        self.link.next_heartbeat(Work { unsent: unsent.then_some(self.rate_free), hurry })
     }
 
     /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
@@ -216,8 +227,10 @@ impl Relay {
         self.apply(outcome.rewind);
         self.counters.others_drops = self.counters.others_drops.saturating_add(outcome.others_drops);
         if let Some(bound) = outcome.confirm {
+            self.confirm_abandoned(bound);
             while let Some(gone) = self.buffer.pop_released(bound) {
-                self.settle(&gone);
+                self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(gone_cost(&gone));
+                self.sessions.handle_settled(gone.session);
                 self.counters.confirmed += 1;
                 self.counters.doubtful += u64::from(outcome.doubtful);
             }
@@ -290,32 +303,34 @@ impl Relay {
         if let Some(rate) = self.config.rate {
             self.rate_free = self.rate_free.max(now) + Duration::from_secs(1) / rate.get() * sent as u32;
         }
-        // After a rewind they count as never sent: they come again, in their order, before anything newer.
+        // After a rewind they count as never sent: they come again, in their order, before anything newer; or never.
         if batch.epoch() == self.link.epoch() {
             let before = self.unconfirmed_cost;
             for at in 0..sent {
-                if self.buffer.peek().is_some_and(|entry| entry.seq == batch.seq(at))
+                if self.is_next(batch.seq(at))
                     && let Some(gone) = self.buffer.advance()
                 {
-                    self.unconfirmed_cost += u64::from(buffer_cost(gone.length));
+                    self.unconfirmed_cost += gone_cost(&gone);
                     self.sessions.handle_released(gone.session);
                 }
             }
             self.link.handle_released(now, self.unconfirmed_cost - before, before == 0);
-        } else {
+        } else if self.config.resend {
             self.counters.copies += sent as u64;
+        } else {
+            for at in 0..sent {
+                if self.is_next(batch.seq(at)) {
+                    self.drop_next(DropReason::NotResent);
+                }
+            }
         }
         self.audit();
     }
 
     /// The system will never send the `at`-th datagram of the batch (too large for it, say).
     pub fn handle_unsendable(&mut self, batch: &Batch, at: usize) {
-        let seq = batch.seq(at);
-        if self.buffer.peek().is_some_and(|entry| entry.seq == seq)
-            && let Some(gone) = self.buffer.strike()
-        {
-            self.sessions.handle_settled(gone.session);
-            self.counters.drop(DropReason::Unsendable);
+        if self.is_next(batch.seq(at)) {
+            self.drop_next(DropReason::Unsendable);
         }
         self.audit();
     }
@@ -391,12 +406,13 @@ impl Relay {
         self.buffer.peek().is_some_and(|entry| fits(buffer_cost(entry.bytes.len())))
     }
 
-    const fn flight(&self) -> Flight {
-        Flight { oldest: self.buffer.oldest(), next: self.buffer.next() }
+    fn flight(&self) -> Flight {
+        let oldest = self.abandoned.map_or(self.buffer.oldest(), |abandoned| abandoned.oldest);
+        Flight { oldest, next: self.buffer.next() }
     }
 
     fn apply(&mut self, rewind: Option<Rewind>) {
-        if rewind.is_none() || self.buffer.next() == self.buffer.oldest() {
+        if rewind.is_none() || !self.flight().is_open() {
             return;
         }
         self.counters.rewinds += 1;
@@ -410,6 +426,7 @@ impl Relay {
             }
         }
         self.unconfirmed_cost = 0;
+        self.abandoned = None;
         self.audit();
     }
 
@@ -419,27 +436,45 @@ impl Relay {
             return;
         };
         while self.buffer.peek().is_some_and(|entry| now.since(entry.arrived) > max_age) {
-            // At the front it frees its place at once; behind something under way its place waits for that.
-            let gone =
-                if self.buffer.next() == self.buffer.oldest() { self.buffer.pop() } else { self.buffer.strike() };
-            let Some(gone) = gone else {
-                return;
-            };
-            self.sessions.handle_settled(gone.session);
-            self.counters.drop(DropReason::Expired);
+            self.drop_next(DropReason::Expired);
         }
     }
 
+    /// Whether this datagram is the next to release.
+    fn is_next(&mut self, seq: Seq) -> bool {
+        self.buffer.peek().is_some_and(|entry| entry.seq == seq)
+    }
+
+    /// Drops the next datagram to release.
+    fn drop_next(&mut self, reason: DropReason) {
+        // At the front it frees its place at once; behind something under way its place waits for that.
+        let gone = if self.buffer.next() == self.buffer.oldest() { self.buffer.pop() } else { self.buffer.strike() };
+        if let Some(gone) = gone {
+            self.sessions.handle_settled(gone.session);
+            self.counters.drop(reason);
+        }
+    }
+
+    /// A datagram has left the buffer unconfirmed.
     fn forget(&mut self, gone: Gone, reason: DropReason) {
-        self.settle(&gone);
+        if gone.released {
+            let cost = gone_cost(&gone);
+            let before = self.abandoned.get_or_insert(Abandoned { oldest: gone.seq, end: gone.seq, cost: 0 });
+            (before.end, before.cost) = (gone.seq.next(), before.cost + cost);
+        }
+        self.sessions.handle_settled(gone.session);
         self.counters.drop(reason);
     }
 
-    /// A datagram has left the buffer.
-    fn settle(&mut self, gone: &Gone) {
-        self.sessions.handle_settled(gone.session);
-        if gone.released {
-            self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(u64::from(buffer_cost(gone.length)));
+    /// Everything below `bound` has been read.
+    fn confirm_abandoned(&mut self, bound: Seq) {
+        if let Some(abandoned) = &mut self.abandoned {
+            if abandoned.end <= bound {
+                self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(abandoned.cost);
+                self.abandoned = None;
+            } else {
+                abandoned.oldest = abandoned.oldest.max(bound);
+            }
         }
     }
 
@@ -450,4 +485,8 @@ impl Relay {
             "every datagram is accounted for"
         );
     }
+}
+
+fn gone_cost(gone: &Gone) -> u64 {
+    u64::from(buffer_cost(gone.length))
 }

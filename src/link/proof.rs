@@ -1,7 +1,10 @@
 //! What has been read, as far as heartbeats can prove it.
 //!
-//! A good heartbeat marks what was released before an earlier good one began, the newest that is a grace older: with `queue` bytes in remoted's socket and F read, all of it has
-//! been read when the server's sum reaches F + `queue`.
+//! A good heartbeat marks what was released before an earlier good one began, the newest that is a grace older: with `queue` bytes in remoted's
+//! socket and F read, all of it has been read when the server's sum reaches F + `queue`.
+//!
+//! A heartbeat that took much less than was usual when the earlier one began has come by another path, and what was released before may still be
+//! on the old one: then it must be older by the difference, too.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,9 +21,21 @@ const GOOD_MAX: usize = 64;
 /// The good heartbeats of one epoch of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Proof {
-    /// The good heartbeats of late: when each began, and what had been released by then.
-    good: VecDeque<(Time, Seq)>,
+    /// The good heartbeats of late.
+    good: VecDeque<Good>,
     marks: VecDeque<Mark>,
+}
+
+/// A good heartbeat.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Good {
+    pub(super) begun: Time,
+    /// What had been released by then.
+    pub(super) released: Seq,
+    /// The usual round trip by then.
+    pub(super) usual: Duration,
+    /// What it took.
+    pub(super) took: Duration,
 }
 
 /// Everything below `seq` has been read once the server's sum of falls reaches `read`.
@@ -31,17 +46,17 @@ struct Mark {
 }
 
 impl Proof {
-    /// A good heartbeat of this epoch, which began at `begun` when everything below `released` had been sent. What an earlier one covers has
-    /// reached remoted's socket by `grace` later.
-    pub(super) fn handle_good(&mut self, begun: Time, released: Seq, pong: &Pong, grace: Duration) {
-        let old = self.good.iter().take_while(|(earlier, _)| *earlier + grace <= begun).count();
-        let proven = old.checked_sub(1).map(|newest| self.good[newest].1);
+    /// A good heartbeat of this epoch. What an earlier one covers has reached remoted's socket by `grace` later.
+    pub(super) fn handle_good(&mut self, good: Good, pong: &Pong, grace: Duration) {
+        let landed = |earlier: &&Good| earlier.begun + grace + earlier.usual.saturating_sub(good.took) <= good.begun;
+        let old = self.good.iter().take_while(landed).count();
+        let proven = old.checked_sub(1).map(|newest| self.good[newest].released);
         // Those before it can prove nothing that it does not.
         self.good.drain(..old.saturating_sub(1));
         if self.good.len() == GOOD_MAX {
             self.good.pop_back();
         }
-        self.good.push_back((begun, released));
+        self.good.push_back(good);
         let Some(previous) = proven else {
             return;
         };

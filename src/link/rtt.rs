@@ -20,6 +20,11 @@ impl RoundTrip {
         });
     }
 
+    /// `srtt`; zero before the first sample.
+    pub(super) fn smoothed(&self) -> Duration {
+        self.estimate.map_or(Duration::ZERO, |(smoothed, _)| smoothed)
+    }
+
     /// `srtt + 4·rttvar`; zero before the first sample.
     pub(super) fn allowance(&self) -> Duration {
         self.estimate.map_or(Duration::ZERO, |(smoothed, variation)| smoothed + 4 * variation)

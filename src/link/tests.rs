@@ -62,6 +62,7 @@ fn nothing_is_released_without_a_good_heartbeat_nor_after_its_lease() {
     link.handle_connected(ms(0), Duration::from_millis(1), IDLE);
     assert_eq!(link.permit(ms(0)), None, "a connection alone says nothing of remoted");
     let mut link = up();
+    link.handle_released(ms(2), 832, true);
     let permit = link.permit(ms(2)).expect("the heartbeat was good");
     assert_eq!((permit.window, permit.single), (WINDOW, false));
     let lease = permit.until.since(ms(0));
@@ -73,6 +74,27 @@ fn nothing_is_released_without_a_good_heartbeat_nor_after_its_lease() {
     assert_eq!(link.standing(), Standing::Up, "an idle link is up without a lease");
     assert!(link.handle_disconnected(ms(5), IDLE).is_some());
     assert_eq!((link.permit(ms(5)), link.standing()), (None, Standing::Unreachable));
+}
+
+#[test]
+fn after_a_pause_a_heartbeat_must_come_back_before_anything_is_released() {
+    let mut link = up();
+    let fifth = link.lease() / 5;
+    assert!(link.permit(ms(19)).is_some());
+    assert_eq!(link.permit(ms(0) + fifth), None, "its lease is not over, and nothing follows it");
+    link.handle_released(ms(5), 832, true);
+    assert!(link.permit(ms(0) + fifth).is_some(), "one is to begin when that has landed");
+    let probe = link.begin(ms(55), flight(0, 1)).expect("a heartbeat may begin");
+    assert!(link.permit(ms(60)).is_some(), "it has followed closely");
+    link.handle_pong(ms(61), probe, &good(), flight(0, 1));
+    let probe = link.begin(ms(130), flight(0, 1)).expect("a heartbeat may begin");
+    assert!(
+        link.lease() + Duration::from_millis(55) > Duration::from_millis(131),
+        "the lease of the one before is not over"
+    );
+    assert_eq!(link.permit(ms(131)), None, "it comes after a pause, and has not come back");
+    link.handle_pong(ms(132), probe, &good(), flight(0, 1));
+    assert!(link.permit(ms(132)).is_some());
 }
 
 #[test]
@@ -115,7 +137,7 @@ fn a_late_heartbeat_rewinds_once_and_ends_the_lease() {
     let before = link.lease();
     let outcome = link.handle_pong(ms(400), probe, &good(), flight(0, 0));
     assert_eq!(outcome, Outcome::default(), "its answer allows and confirms nothing, and it is not late a second time");
-    assert!(link.lease() > before + Duration::from_millis(300), "but it feeds the estimate: {:?}", link.lease());
+    assert!(link.lease() > before + Duration::from_millis(200), "but it feeds the estimate: {:?}", link.lease());
 }
 
 #[test]
@@ -172,6 +194,7 @@ fn what_each_verdict_does_in_the_same_and_in_another_incarnation() {
         let mut link = up();
         let outcome = beat(&mut link, 10, flight(0, 5), Pong { verdict, incarnation, ..good() });
         assert_eq!(outcome, Outcome { rewind, ..Outcome::default() }, "{verdict} in {incarnation:?}");
+        link.handle_released(ms(12), 832, true);
         assert_eq!(link.permit(ms(80)).is_some(), released, "{verdict} in {incarnation:?}");
         let standing = if verdict == Verdict::Up { Standing::Up } else { Standing::Remote(verdict) };
         assert_eq!(link.standing(), standing);
@@ -194,13 +217,14 @@ fn the_first_growth_of_the_drop_counter_halves_the_window_and_rewinds() {
     let mut link = up();
     let outcome = beat(&mut link, 10, flight(0, 5), Pong { drops: 3, ..good() });
     assert_eq!(outcome, Outcome { rewind: Some(Rewind::Drops), ..Outcome::default() });
-    assert_eq!(link.permit(ms(80)).map(|permit| permit.window), Some(WINDOW / 2));
     beat(&mut link, 100, flight(0, 5), Pong { drops: 3, ..good() });
+    assert_eq!(link.permit(ms(102)).map(|permit| permit.window), Some(WINDOW / 2));
     let outcome = beat(&mut link, 200, flight(0, 5), Pong { drops: 3, ..good() });
     assert_eq!(outcome, Outcome { confirm: Some(Seq(5)), ..Outcome::default() }, "confirmed, and not doubtful");
     let outcome = beat(&mut link, 300, flight(5, 9), Pong { drops: 4, ..good() });
     assert_eq!(outcome.rewind, Some(Rewind::Drops), "the next growth may be ours again");
-    assert_eq!(link.permit(ms(370)).map(|permit| permit.window), Some(WINDOW / 4));
+    beat(&mut link, 370, flight(5, 9), Pong { drops: 4, ..good() });
+    assert_eq!(link.permit(ms(372)).map(|permit| permit.window), Some(WINDOW / 4));
     beat(&mut link, 11_000, IDLE, Pong { drops: 4, ..good() });
     assert_eq!(link.permit(ms(11_002)).map(|permit| permit.window), Some(WINDOW / 2), "a halving heals");
 }
@@ -322,8 +346,8 @@ fn the_reports_of_one_refused_batch_count_once() {
 
 #[test]
 fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() {
-    const NOTHING: Work = Work { unsent: false, hurry: false };
-    const UNSENT: Work = Work { unsent: true, hurry: false };
+    const NOTHING: Work = Work { unsent: None, hurry: false };
+    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false };
     let mut link = Link::new(SETTINGS);
     assert_eq!(link.next_heartbeat(UNSENT), None, "no connection");
     link = connected();
@@ -341,12 +365,12 @@ fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() 
     let probe = link.begin(ms(51), flight(0, 1)).expect("a heartbeat may begin");
     link.handle_pong(ms(52), probe, &good(), flight(0, 1));
     assert_eq!(link.next_heartbeat(NOTHING), Some(ms(1_051)), "it is covered: its confirmation can wait");
-    assert_eq!(link.next_heartbeat(Work { unsent: false, hurry: true }), Some(ms(52)), "unless somebody waits for it");
+    assert_eq!(link.next_heartbeat(Work { unsent: None, hurry: true }), Some(ms(52)), "unless somebody waits for it");
 }
 
 #[test]
 fn the_server_may_slow_heartbeats_down_and_ask_for_one() {
-    const UNSENT: Work = Work { unsent: true, hurry: false };
+    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false };
     let mut link = connected();
     beat(&mut link, 0, IDLE, Pong { gap_us: 50_000, ..good() });
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(50)), "the gap it asked for");
@@ -362,11 +386,30 @@ fn the_server_may_slow_heartbeats_down_and_ask_for_one() {
 }
 
 #[test]
+fn a_slower_path_is_learnt_and_an_outage_is_not_taken_for_one() {
+    let mut link = up();
+    let probes: Vec<_> = (10..18).filter_map(|at| link.begin(ms(at), IDLE)).collect();
+    for probe in probes {
+        link.handle_pong(ms(4_000), probe, &good(), IDLE);
+    }
+    assert!(link.lease() < 8 * SETTINGS.lease, "{:?} after an outage of four seconds", link.lease());
+    for start in (5_000..20_000).step_by(1_500) {
+        let probe = link.begin(ms(start), IDLE).expect("a heartbeat may begin");
+        link.handle_pong(ms(start + 1_500), probe, &good(), IDLE);
+    }
+    assert!(link.lease() > Duration::from_millis(1_500), "{:?} on a path of 1.5 s", link.lease());
+}
+
+#[test]
 fn no_more_than_eight_heartbeats_are_under_way() {
     let mut link = connected();
     let probes: Vec<_> = (0..20).filter_map(|at| link.begin(ms(at), IDLE)).collect();
     assert_eq!(probes.len(), HEARTBEATS_MAX);
-    assert_eq!(link.next_heartbeat(Work { unsent: true, hurry: false }), None);
+    assert_eq!(link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: false }), None);
+    let last = probes.into_iter().next_back().expect("there are eight");
+    link.handle_pong(ms(21), last, &good(), IDLE);
+    let probes: Vec<_> = (21..40).filter_map(|at| link.begin(ms(at), IDLE)).collect();
+    assert_eq!(probes.len(), HEARTBEATS_MAX, "those before an answered one are not waited for");
 }
 
 #[test]
@@ -389,7 +432,7 @@ fn a_suspended_host_begins_with_a_heartbeat() {
     assert!(link.permit(ms(2)).is_some());
     let awake = 3_600_000;
     assert_eq!(link.permit(ms(awake)), None);
-    assert!(link.next_heartbeat(Work { unsent: true, hurry: false }).is_some_and(|at| at <= ms(awake)));
+    assert!(link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: false }).is_some_and(|at| at <= ms(awake)));
     beat(&mut link, awake, IDLE, good());
     assert!(link.permit(ms(awake + 2)).is_some());
 }

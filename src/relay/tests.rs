@@ -203,6 +203,22 @@ fn a_full_buffer_drops_the_oldest_or_the_newest_and_counts_it() {
 }
 
 #[test]
+fn what_a_full_buffer_drops_on_its_way_still_takes_its_place_in_the_window() {
+    let mut bench = Bench::connected(config());
+    bench.window = 3 * SMALL;
+    bench.beat();
+    bench.arrive(0..3);
+    assert_eq!(bench.release(), [0, 1, 2]);
+    // Enough to push out all that is under way.
+    bench.arrive(3..20_000);
+    assert!(bench.relay.buffer.oldest().0 > 3, "{:?}", bench.counters());
+    assert_eq!(bench.release(), Vec::<u32>::new(), "remoted's socket is still as full");
+    bench.later_beat();
+    bench.later_beat();
+    assert_eq!(bench.release().len(), 3, "it has been read");
+}
+
+#[test]
 fn what_is_too_large_for_the_buffer_is_dropped_alone() {
     let mut bench = Bench::new(config());
     bench.arrive(0..3);
@@ -238,6 +254,21 @@ fn resend_never_forgets_what_may_have_arrived_and_says_so() {
     bench.later_beat();
     assert_eq!(bench.release(), [3, 4]);
     assert_eq!((bench.counters().dropped(DropReason::NotResent), bench.counters().copies), (3, 0));
+}
+
+#[test]
+fn resend_never_holds_for_a_batch_that_a_rewind_overtook() {
+    let mut bench = Bench::connected(Config { resend: false, ..config() });
+    bench.beat();
+    bench.arrive(0..4);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.relay.handle_disconnected(bench.now());
+    bench.relay.handle_sent(bench.now(), &batch, 3);
+    assert_eq!((bench.counters().dropped(DropReason::NotResent), bench.held()), (3, 1));
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    assert_eq!((bench.release(), bench.counters().copies), (vec![3], 0));
 }
 
 #[test]

@@ -350,14 +350,14 @@ impl<'a> Server<'a> {
         self.tell_change(&sample);
     }
 
-    /// What the queue says of the cost of datagrams, unless others fill it.
+    /// What the queue says of the cost of datagrams.
     fn learn(&mut self, now: Time) {
         if self.judge.drops() != self.drops {
             self.drops = self.judge.drops();
             self.overflowed = Some(now);
         }
-        if !self.overflows(now) && self.judge.verdict() == Verdict::Up {
-            self.windows.handle_queue(now, self.judge.queue());
+        if self.judge.verdict() == Verdict::Up {
+            self.windows.handle_queue(now, self.judge.queue(), self.overflows(now));
         }
     }
 

@@ -191,11 +191,11 @@ impl Windows {
         Grant { window, ask_again }
     }
 
-    /// Learns from what lies in the queue how much a datagram really takes. Not to be told while the socket overflows by others' doing.
-    pub fn handle_queue(&mut self, now: Time, queue: u64) {
+    /// Learns from what lies in the queue how much a datagram really takes. While the socket `overflows` by others' doing that says nothing.
+    pub fn handle_queue(&mut self, now: Time, queue: u64, overflows: bool) {
         let under_way = self.under_way(now);
         if under_way >= INFLATION_BYTES_MIN {
-            let seen = queue as f64 / under_way as f64;
+            let seen = if overflows { 0.0 } else { queue as f64 / under_way as f64 };
             // Falls slowly, so that one sample of a short queue does not forget it.
             self.inflation = seen.max(self.inflation * 0.999).clamp(1.0, INFLATION_MAX);
         }

@@ -1,7 +1,9 @@
 //! The real core against a made-up world: agents, a network that fails, remoted with its counter rule, on virtual time from one seed.
 //!
-//! `SEEDS=1000 FIRST=1 cargo test --release --test simulation` runs more of them; `SEED=42` runs one with a trace.
+//! `SEEDS=1000 FIRST=1 cargo test --profile simulation --test simulation` runs more of them; `SEED=42` runs one with a trace. `scripts/soak`
+//! runs many, `scripts/figures` prints the tables of `docs/reliability.md`.
 
+mod figures;
 mod plan;
 mod promise;
 mod random;
@@ -10,30 +12,21 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use plan::{Fault, Plan};
-use world::World;
+use plan::Plan;
+use promise::Sums;
+use world::{Way, World};
 
-/// What may reach remoted twice for each rewind: a window of half a default buffer of the smallest datagrams, and a batch under way.
-const COPIES_PER_REWIND_MAX: u64 = 128 + 64;
-
-/// Runs a plan; what was wrong with it.
-fn run(plan: &Plan, trace: bool) -> Vec<String> {
-    let mut world = World::new(plan, trace);
+/// Runs a plan: the sums, and what was wrong.
+fn run(plan: &Plan, trace: bool) -> (Sums, Vec<String>) {
+    let mut world = World::new(plan, Way::Broker, trace);
     world.run();
-    world.ledger.settle();
-    let (copies, rewinds) = world.copies();
-    let ledger = &mut world.ledger;
-    if ledger.copies > copies + ledger.duplicated {
-        ledger.complaints.push(format!("{} copies arrived, {copies} were meant", ledger.copies));
-    }
-    if copies > rewinds * COPIES_PER_REWIND_MAX {
-        ledger.complaints.push(format!("{copies} copies after {rewinds} rewinds"));
-    }
-    let flood = plan.faults.iter().any(|timed| matches!(timed.fault, Fault::Flood(_)));
-    if ledger.overflows > 0 && !flood && plan.lag == 0 {
-        ledger.complaints.push(format!("{} drops at remoted's socket, and nobody else sends", ledger.overflows));
-    }
-    std::mem::take(&mut ledger.complaints)
+    (world.ledger.sums(), std::mem::take(&mut world.ledger.complaints))
+}
+
+/// The same; a panic of the core counts as a complaint.
+fn outcome(plan: &Plan) -> (Sums, Vec<String>) {
+    let caught = catch_unwind(AssertUnwindSafe(|| run(plan, false)));
+    caught.unwrap_or_else(|_| (Sums::default(), vec!["it panicked".to_owned()]))
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -47,13 +40,9 @@ fn shrink(plan: &Plan) -> Plan {
     while at < small.faults.len() {
         let mut fewer = small.clone();
         fewer.faults.remove(at);
-        if fails(&fewer) { small = fewer } else { at += 1 }
+        if outcome(&fewer).1.is_empty() { at += 1 } else { small = fewer }
     }
     small
-}
-
-fn fails(plan: &Plan) -> bool {
-    catch_unwind(AssertUnwindSafe(|| !run(plan, false).is_empty())).unwrap_or(true)
 }
 
 #[test]
@@ -61,24 +50,28 @@ fn the_promise_holds_whatever_happens() {
     if let Some(seed) = number("SEED") {
         let plan = Plan::of(seed);
         println!("{plan:#?}");
-        let complaints = run(&plan, true);
-        assert!(complaints.is_empty(), "{complaints:#?}");
+        let (sums, complaints) = run(&plan, true);
+        assert!(complaints.is_empty(), "{complaints:#?} {sums:?}");
         return;
     }
     let first = number("FIRST").unwrap_or(1);
     let count = number("SEEDS").unwrap_or(2_000);
+    let mut sums = Sums::default();
     let mut failed = Vec::new();
     for seed in first..first + count {
         let plan = Plan::of(seed);
-        if fails(&plan) {
+        let (more, complaints) = outcome(&plan);
+        sums.add(more);
+        if !complaints.is_empty() {
+            println!("seed {seed}: {complaints:?}");
             failed.push(seed);
         }
     }
-    println!("{count} seeds from {first}: {} failed: {:?}", failed.len(), &failed[..failed.len().min(20)]);
+    println!("{count} seeds from {first}, {} failed: {sums:?}", failed.len());
     if let Some(&seed) = failed.first() {
         let small = shrink(&Plan::of(seed));
         println!("seed {seed}, shrunk: {small:#?}");
-        println!("{:?}", run(&small, true));
+        println!("{:?}", run(&small, true).1);
         panic!("{} of {count} seeds failed, the first is {seed}", failed.len());
     }
 }

@@ -1,5 +1,10 @@
 //! What happens in a run, drawn from its seed before it begins.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use ossec_broker::link::Settings;
+use ossec_broker::relay::{Config, FullPolicy};
 use ossec_broker::wire::buffer_cost;
 
 use crate::random::Random;
@@ -9,10 +14,10 @@ use crate::remoted::BUFFER;
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
 
-/// Agents send until then; faults end some time before.
-pub(crate) const SENDING: u64 = 10 * SECOND;
-/// No fault lasts beyond this moment.
-pub(crate) const LAST_FAULT: u64 = 9 * SECOND;
+/// Agents of a random run send until then.
+const SENDING: u64 = 10 * SECOND;
+/// No fault of a random run lasts beyond this moment.
+const LAST_FAULT: u64 = 9 * SECOND;
 
 /// Which packets a cut swallows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +44,13 @@ pub(crate) enum Fault {
     Kill,
     /// The broker server is killed, and started again at the end.
     KillServer,
+    /// The broker server is stopped (SIGSTOP): its connections stay, and nothing comes back over them.
+    StopServer,
     /// The connection of this client is reset.
     Reset(usize),
     /// A sender without a broker, so many datagrams a second.
     Flood(u64),
-    /// This client's host is suspended.
+    /// This client's host is suspended: its clock jumps.
     Suspend(usize),
 }
 
@@ -55,12 +62,27 @@ pub(crate) struct Timed {
     pub(crate) to: u64,
 }
 
+/// What differs from the client's defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Options {
+    Defaults,
+    SmallBuffer(usize, FullPolicy),
+    MaxAge(Duration),
+    Rate(NonZeroU32),
+    ResendNever,
+}
+
 /// A whole run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) clients: usize,
-    /// Datagrams a second of each agent.
+    /// Agents behind each client.
+    pub(crate) agents: usize,
+    pub(crate) options: Options,
+    /// Agents send until then.
+    pub(crate) sending: u64,
+    /// Datagrams a second of each client's agents together.
     pub(crate) rate: u64,
     /// Length of a datagram, from and to.
     pub(crate) sizes: (u64, u64),
@@ -71,59 +93,82 @@ pub(crate) struct Plan {
     /// UDP packets in a thousand that arrive twice, and that are overtaken.
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
+    /// TCP's least timeout before it sends again: 200 ms on most systems, and a route may say less.
+    pub(crate) timeout: u64,
     /// How long remoted takes for a datagram.
     pub(crate) read: u64,
+    /// The server's `--settle`.
+    pub(crate) settle: Duration,
     pub(crate) faults: Vec<Timed>,
 }
 
 impl Plan {
+    /// Three to seven faults within ten seconds.
     pub(crate) fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let clients = random.pick(&[1, 1, 1, 2, 3, 12]);
-        let rate = random.pick(&[5, 20, 50, 100, 300]) / if clients > 3 { 5 } else { 1 };
-        let rate = if random.per_mille(50) { 1_000 } else { rate.max(2) };
+        let agents = random.pick(&[1, 1, 2]);
+        let rate = match random.range(0, 1_000) {
+            0 => 1_000,
+            1..50 => 1_000 / clients as u64,
+            _ => (random.pick(&[5, 20, 50, 100, 300]) / if clients > 3 { 5 } else { 1 }).max(2),
+        };
         let sizes = random.pick(&[(20, 160), (20, 160), (100, 600), (20, 1_400)]);
         let round_trip = random.pick(&[MS / 10, MS / 10, MS, 10 * MS, 40 * MS, 100 * MS, 300 * MS]);
         let lag = if random.per_mille(500) { 0 } else { random.range(1, 50) * MS };
         let duplicated = if random.per_mille(300) { 20 } else { 0 };
         let reordered = if lag == 0 && random.per_mille(400) { 10 } else { 0 };
+        let timeout = random.pick(&[200 * MS, 200 * MS, 20 * MS]);
         let read = random.range(20, 400) * MS / 1_000;
-        let mut faults = Vec::new();
-        for _ in 0..random.range(3, 8) {
-            faults.push(Self::fault(&mut random, clients));
-        }
+        let options = Options::drawn(&mut random);
+        let mut faults: Vec<Timed> = (0..random.range(3, 8)).map(|_| Timed::drawn(&mut random, clients)).collect();
         faults.sort_by_key(|timed| timed.from);
-        Self { seed, clients, rate, sizes, round_trip, lag, duplicated, reordered, read, faults }
+        // Shorter than the default, so that several restarts fit.
+        let settle = Duration::from_millis(300);
+        let sending = SENDING;
+        Self {
+            seed,
+            clients,
+            agents,
+            options,
+            sending,
+            rate,
+            sizes,
+            round_trip,
+            lag,
+            duplicated,
+            reordered,
+            timeout,
+            read,
+            settle,
+            faults,
+        }
     }
 
-    fn fault(random: &mut Random, clients: usize) -> Timed {
-        let client = random.range(0, clients as u64) as usize;
-        let (fault, longest) = match random.range(0, 16) {
-            0..=3 => (Fault::Cut(Cut::Both), 3_000),
-            4 => (Fault::Cut(Cut::TowardsServer), 2_000),
-            5 => (Fault::Cut(Cut::TowardsClient), 2_000),
-            6 => (Fault::Cut(Cut::UdpAlone), 500),
-            7 => (Fault::Loss(random.pick(&[10, 50, 200])), 1_500),
-            8 => (Fault::RoundTrip(random.pick(&[MS / 10, 5 * MS, 50 * MS, 300 * MS])), 1),
-            9 => (Fault::Stop, 3_000),
-            10 => (Fault::Stall, 3_000),
-            11 | 12 => (Fault::Kill, 2_000),
-            13 => (Fault::KillServer, 2_000),
-            14 => {
-                if random.per_mille(500) {
-                    (Fault::Reset(client), 1)
-                } else {
-                    (Fault::Suspend(client), 4_000)
-                }
-            }
-            _ => (Fault::Flood(random.pick(&[2_000, 20_000])), 700),
+    /// What the client's command line says.
+    pub(crate) fn config(&self) -> Config {
+        let link = Settings {
+            interval: Duration::from_secs(1),
+            lease: Duration::from_millis(100),
+            timeout: Duration::from_secs(2),
         };
-        // Short and long outages alike, short ones more often.
-        let span =
-            if random.per_mille(600) { random.range(1, 600.min(longest + 1)) } else { random.range(1, longest + 1) }
-                * MS;
-        let from = random.range(500 * MS, LAST_FAULT - span);
-        Timed { fault, from, to: from + span }
+        let mut config = Config {
+            buffer_bytes: 16 << 20,
+            full: FullPolicy::DropOldest,
+            max_age: None,
+            rate: None,
+            resend: true,
+            sessions_max: 4,
+            link,
+        };
+        match self.options {
+            Options::Defaults => {}
+            Options::SmallBuffer(bytes, full) => (config.buffer_bytes, config.full) = (bytes, full),
+            Options::MaxAge(max_age) => config.max_age = Some(max_age),
+            Options::Rate(rate) => config.rate = Some(rate),
+            Options::ResendNever => config.resend = false,
+        }
+        config
     }
 
     /// Whether a packet under way from `from` to `to` is swallowed, and by what.
@@ -146,22 +191,80 @@ impl Plan {
         active.filter_map(|timed| if let Fault::Loss(chance) = timed.fault { Some(chance) } else { None }).sum()
     }
 
-    /// How long after the last datagram everything must have been delivered: twenty seconds, and what the windows take for all of it over the slowest
-    /// path of this run: half a default buffer in two round trips and the grace.
-    pub(crate) fn drained_within(&self) -> u64 {
-        let slowest = self.faults.iter().map(|timed| if let Fault::RoundTrip(span) = timed.fault { span } else { 0 });
-        let slowest = slowest.max().unwrap_or(0).max(self.round_trip);
-        let datagrams = self.rate * self.clients as u64 * SENDING / SECOND;
-        let windows = datagrams * u64::from(buffer_cost(self.sizes.1 as usize)) / (BUFFER / 2) + 1;
-        20 * SECOND + windows * (2 * slowest + 150 * MS)
-    }
-
     /// The round trip at this moment.
     pub(crate) fn round_trip_at(&self, at: u64) -> u64 {
-        let jumps = self.faults.iter().filter(|timed| timed.from <= at);
-        let last = jumps
-            .filter_map(|timed| if let Fault::RoundTrip(span) = timed.fault { Some(span) } else { None })
-            .next_back();
-        last.unwrap_or(self.round_trip)
+        self.round_trips().take_while(|(from, _)| *from <= at).last().map_or(self.round_trip, |(_, span)| span)
+    }
+
+    /// When the path changes, and to which round trip.
+    fn round_trips(&self) -> impl Iterator<Item = (u64, u64)> {
+        let jump =
+            |timed: &Timed| if let Fault::RoundTrip(span) = timed.fault { Some((timed.from, span)) } else { None };
+        self.faults.iter().filter_map(jump)
+    }
+
+    /// When the last fault is over.
+    pub(crate) fn quiet_from(&self) -> u64 {
+        self.faults.iter().map(|timed| timed.to).max().unwrap_or(0)
+    }
+
+    /// How long after the last datagram everything must have been delivered: twenty seconds, and what the windows take for all of it over the slowest
+    /// path of this run: half a default buffer in two round trips and the grace; and what `--rate` takes.
+    pub(crate) fn drained_within(&self) -> u64 {
+        let datagrams = self.rate * self.clients as u64 * self.sending / SECOND;
+        let windows = datagrams * u64::from(buffer_cost(self.sizes.1 as usize)) / (BUFFER / 2) + 1;
+        let limited =
+            if let Options::Rate(rate) = self.options { self.rate * self.sending / u64::from(rate.get()) } else { 0 };
+        20 * SECOND + windows * (2 * self.slowest() + 150 * MS) + limited
+    }
+
+    /// How long after the last fault a client that has something to send may go without sending anything: all the others take a turn of the
+    /// windows first, and each of theirs may begin with a heartbeat that asks too late.
+    pub(crate) fn starved_after(&self) -> u64 {
+        5 * SECOND + self.clients as u64 * (4 * self.slowest() + 300 * MS)
+    }
+
+    fn slowest(&self) -> u64 {
+        self.round_trips().map(|(_, span)| span).max().unwrap_or(0).max(self.round_trip)
+    }
+}
+
+impl Options {
+    fn drawn(random: &mut Random) -> Self {
+        match random.range(0, 100) {
+            0..5 => Self::SmallBuffer(64 << 10, FullPolicy::DropOldest),
+            5..10 => Self::SmallBuffer(64 << 10, FullPolicy::DropNewest),
+            10..15 => Self::MaxAge(Duration::from_millis(random.range(300, 2_000))),
+            15..20 => Self::Rate(NonZeroU32::new(random.range(50, 500) as u32).expect("50 or more")),
+            20..27 => Self::ResendNever,
+            _ => Self::Defaults,
+        }
+    }
+}
+
+impl Timed {
+    fn drawn(random: &mut Random, clients: usize) -> Self {
+        let client = random.range(0, clients as u64) as usize;
+        let (fault, longest) = match random.range(0, 17) {
+            0..=3 => (Fault::Cut(Cut::Both), 3_000),
+            4 => (Fault::Cut(Cut::TowardsServer), 2_000),
+            5 => (Fault::Cut(Cut::TowardsClient), 2_000),
+            6 => (Fault::Cut(Cut::UdpAlone), 500),
+            7 => (Fault::Loss(random.pick(&[10, 50, 200])), 1_500),
+            8 => (Fault::RoundTrip(random.pick(&[MS / 10, 5 * MS, 50 * MS, 300 * MS])), 1),
+            9 => (Fault::Stop, 3_000),
+            10 => (Fault::Stall, 3_000),
+            11 | 12 => (Fault::Kill, 2_000),
+            13 => (Fault::KillServer, 2_000),
+            14 if random.per_mille(500) => (Fault::Reset(client), 1),
+            14 => (Fault::Suspend(client), 4_000),
+            15 => (Fault::StopServer, 2_000),
+            _ => (Fault::Flood(random.pick(&[2_000, 20_000])), 700),
+        };
+        // Short ones more often, and often about as long as it takes to notice one.
+        let (least, most) = random.pick(&[(1, longest), (1, longest), (1, 600), (150, 300), (150, 300)]);
+        let span = random.range(least.min(longest), most.min(longest) + 1) * MS;
+        let from = random.range(500 * MS, LAST_FAULT - span);
+        Self { fault, from, to: from + span }
     }
 }

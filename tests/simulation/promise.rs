@@ -1,16 +1,16 @@
 //! What the broker promises, and whether it kept it.
 //!
 //! Every datagram that reached the client must be accepted by remoted, unless one of its transmissions was lost in a way that the promise
-//! excepts: a single loss that TCP survived, a cut shorter than the lease, a cut of UDP alone, an overflow by others, or the network's own
-//! reordering.
+//! excepts (a single loss that TCP survived, a cut shorter than the lease, a cut of UDP alone, an overflow by others, the network's own
+//! reordering), or unless the client dropped it on purpose and counted it.
 
 use std::collections::VecDeque;
 
 use crate::plan::{Cut, Fault, MS, Timed};
+use crate::remoted::Datagram;
 
 /// How far UDP may lag behind TCP.
 const GRACE: u64 = 50 * MS;
-use crate::remoted::Datagram;
 
 /// Whether the promise covers a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +23,11 @@ pub(crate) enum Loss {
 
 impl Loss {
     /// Of an outage of the link or of remoted, under the lease that was in force.
-    pub(crate) const fn of_outage(cut: &Timed, lease: u64) -> Self {
-        let alone = matches!(cut.fault, Fault::Cut(Cut::UdpAlone));
-        // A heartbeat begins within the grace after the cut's first victim, and is late a lease after that.
-        let short = cut.to - cut.from < lease + lease / 5 + GRACE + 10 * MS;
+    pub(crate) const fn of_outage(outage: &Timed, lease: u64) -> Self {
+        let alone = matches!(outage.fault, Fault::Cut(Cut::UdpAlone));
+        // A heartbeat begins within the grace after the first victim, a fifth of the lease later if others are under way, and is late a lease
+        // after that.
+        let short = outage.to - outage.from < lease + lease / 5 + GRACE + 10 * MS;
         if alone || short { Self::Excused } else { Self::Covered }
     }
 }
@@ -36,6 +37,30 @@ struct Fate {
     accepted: u32,
     excused: bool,
     covered: bool,
+}
+
+/// Sums over all agents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub(crate) sent: u64,
+    /// Never accepted.
+    pub(crate) lost: u64,
+    /// Of these: in a way that the promise excepts.
+    pub(crate) excused: u64,
+    /// Reached remoted although they had been accepted already.
+    pub(crate) copies: u64,
+    /// Reached remoted behind a newer one, and were refused for that.
+    pub(crate) reordered: u64,
+}
+
+impl Sums {
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.lost += other.lost;
+        self.excused += other.excused;
+        self.copies += other.copies;
+        self.reordered += other.reordered;
+    }
 }
 
 /// The fate of every datagram.
@@ -49,12 +74,10 @@ pub(crate) struct Ledger {
     pub(crate) queued: VecDeque<u64>,
     /// Copies that the network made.
     pub(crate) duplicated: u64,
-    /// Datagrams that reached remoted and had been accepted already.
-    pub(crate) copies: u64,
+    copies: u64,
+    reordered: u64,
     /// Drops at remoted's socket without others.
     pub(crate) overflows: u64,
-    /// Datagrams lost in a way that the promise excepts.
-    pub(crate) excused: u64,
     pub(crate) complaints: Vec<String>,
 }
 
@@ -67,8 +90,8 @@ impl Ledger {
             queued: VecDeque::new(),
             duplicated: 0,
             copies: 0,
+            reordered: 0,
             overflows: 0,
-            excused: 0,
             complaints: Vec::new(),
         }
     }
@@ -111,31 +134,52 @@ impl Ledger {
         let newest = self.newest[datagram.agent];
         let fate = self.fate(datagram);
         if accepted {
-            if fate.accepted > 0 {
-                fate.accepted += 1;
-                self.copies += 1;
-            } else {
-                fate.accepted = 1;
-            }
+            fate.accepted += 1;
+            let again = fate.accepted > 1;
+            self.copies += u64::from(again);
             self.newest[datagram.agent] = newest.max(sent);
         } else if fate.accepted > 0 {
             self.copies += 1;
-        } else if sent < newest {
+        } else {
             // Sent before what overtook it: the network's doing.
-            fate.excused = true;
+            fate.excused |= sent < newest;
+            self.reordered += 1;
         }
     }
 
-    /// What is missing and should not be.
-    pub(crate) fn settle(&mut self) {
-        for (agent, fates) in self.fates.iter().enumerate() {
-            let missing = fates.iter().enumerate().filter(|(_, fate)| fate.accepted == 0);
-            let (excused, lost): (Vec<_>, Vec<_>) = missing.partition(|(_, fate)| fate.excused);
-            self.excused += excused.len() as u64;
-            if let Some((first, fate)) = lost.first() {
-                let text = format!("agent {agent}: {} lost, the first is {} ({fate:?})", lost.len(), first + 1);
-                self.complaints.push(text);
-            }
+    /// The fate of all that the agents have sent.
+    pub(crate) fn sums(&self) -> Sums {
+        let mut sums = Sums { copies: self.copies, reordered: self.reordered, ..Sums::default() };
+        for fate in self.fates.iter().flatten() {
+            sums.sent += 1;
+            sums.lost += u64::from(fate.accepted == 0);
+            sums.excused += u64::from(fate.accepted == 0 && fate.excused);
+        }
+        sums
+    }
+
+    /// How many datagrams these agents have sent.
+    pub(crate) fn sent_by(&self, agents: std::ops::Range<usize>) -> u64 {
+        self.fates[agents].iter().map(|fates| fates.len() as u64).sum()
+    }
+
+    /// Complains of what is missing of these agents' datagrams and should not be; their client dropped so many on purpose.
+    pub(crate) fn settle(&mut self, agents: std::ops::Range<usize>, dropped: u64) {
+        let mut missing = Vec::new();
+        for agent in agents {
+            let fates = self.fates[agent].iter().enumerate();
+            missing.extend(
+                fates.filter(|(_, fate)| fate.accepted == 0 && !fate.excused).map(|(at, fate)| (agent, at, *fate)),
+            );
+        }
+        if missing.len() as u64 > dropped
+            && let Some((agent, at, fate)) = missing.first()
+        {
+            self.complain(format!(
+                "{} lost, {dropped} dropped on purpose; the first is {} of agent {agent} ({fate:?})",
+                missing.len(),
+                at + 1
+            ));
         }
     }
 }

@@ -118,10 +118,10 @@ fn where_others_fill_the_buffer_clients_go_on() {
 fn a_driver_that_charges_more_makes_the_buffer_count_as_smaller() {
     let mut windows = Windows::default();
     windows.handle_request(ms(0), Request { unconfirmed_cost: 20_000, ..asks(1) }, EMPTY);
-    windows.handle_queue(ms(200), 60_000);
+    windows.handle_queue(ms(200), 60_000, false);
     assert_eq!(windows.handle_request(ms(201), asks(1), EMPTY).window, BUFFER / 3 / 2);
     for _ in 0..5_000 {
-        windows.handle_queue(ms(202), 0);
+        windows.handle_queue(ms(202), 0, false);
     }
     assert_eq!(windows.handle_request(ms(400), asks(1), EMPTY).window, BUFFER / 2, "it forgets slowly");
 }

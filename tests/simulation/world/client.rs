@@ -1,0 +1,366 @@
+//! The client: the real core, its threads rolled into one.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ossec_broker::link::{Dialer, HEARTBEATS_MAX, Probe};
+use ossec_broker::relay::{Batch, Config, Counters, DropReason, Origin, Relay, SessionRef};
+use ossec_broker::wire::Pong;
+
+use super::{Event, Way, World, nanos, time};
+use crate::plan::{MS, Options, SECOND};
+use crate::remoted::Datagram;
+
+/// How long an attempt to connect is waited for: the client's `--timeout`.
+const ATTEMPT: u64 = 2 * SECOND;
+/// What may reach remoted twice for each rewind: a window of half a default buffer of the smallest datagrams.
+const COPIES_PER_REWIND_MAX: u64 = 128;
+/// And a batch that was taken out before it.
+const BATCH_MAX: u64 = 64;
+/// A thread takes some microseconds from one thing to the next.
+const STEP: u64 = 10_000;
+
+pub(super) struct Client {
+    relay: Relay,
+    connection: Option<u64>,
+    probes: VecDeque<Probe>,
+    dialer: Dialer,
+    /// Attempts under way, with the moment at which they are given up.
+    attempts: Vec<(u64, u64)>,
+    /// When its next `Wake` comes, `u64::MAX` for never.
+    wakes_at: u64,
+    batch: Batch,
+    sending: bool,
+    /// Batches that were sent after a rewind had made them copies.
+    stale: u64,
+    /// When the last segment of each direction arrives: TCP keeps order.
+    last_ping: u64,
+    last_pong: u64,
+    lease: u64,
+    /// Whose each session is, as far as it has sent.
+    sessions: Vec<(SessionRef, usize)>,
+    /// When it last released something or had nothing to release.
+    contented: u64,
+}
+
+impl Client {
+    pub(super) fn new(config: Config, seed: u64) -> Self {
+        Self {
+            relay: Relay::new(config),
+            connection: None,
+            probes: VecDeque::new(),
+            dialer: Dialer::new(time(0), seed),
+            attempts: Vec::new(),
+            wakes_at: u64::MAX,
+            batch: Batch::default(),
+            sending: false,
+            stale: 0,
+            last_ping: 0,
+            last_pong: 0,
+            lease: 0,
+            sessions: Vec::new(),
+            contented: 0,
+        }
+    }
+
+    /// The longest lease that matters to what is released at this moment: of a heartbeat under way, of the newest, of the next.
+    pub(super) fn lease(&self) -> u64 {
+        let under_way = self.probes.iter().map(Probe::lease).max().unwrap_or_default();
+        self.lease.max(under_way.max(self.relay.lease()).as_nanos() as u64)
+    }
+
+    pub(super) fn held(&self) -> u64 {
+        self.relay.snapshot(time(0)).held.datagrams
+    }
+
+    fn counters(&self) -> Counters {
+        self.relay.snapshot(time(0)).counters
+    }
+
+    /// When the newest pong arrives.
+    pub(super) fn last_pong(&self) -> u64 {
+        self.last_pong
+    }
+
+    pub(super) fn set_last_pong(&mut self, connection: u64, at: u64) {
+        if self.connection == Some(connection) {
+            self.last_pong = at;
+        }
+    }
+
+    /// An agent sends.
+    pub(super) fn handle_datagram(&mut self, now: u64, datagram: Datagram) {
+        let mut payload = vec![0; datagram.length];
+        payload[..8].copy_from_slice(&datagram.counter.to_be_bytes());
+        payload[8..16].copy_from_slice(&(datagram.agent as u64).to_be_bytes());
+        let agent = SocketAddr::from(([127, 0, 0, datagram.agent as u8 + 1], 5_000));
+        self.relay.handle_datagram(time(now), Origin { agent, local: None }, &payload);
+    }
+
+    /// The `at`-th datagram of the batch.
+    fn batched(&self, at: usize) -> Datagram {
+        let payload = self.batch.payload(at);
+        let number = |from: usize| u64::from_be_bytes(payload[from..from + 8].try_into().expect("eight bytes"));
+        Datagram { agent: number(8) as usize, counter: number(0), length: payload.len() }
+    }
+
+    /// Whether the datagram leaves by its own agent's socket.
+    fn leaves_by_its_own(&mut self, at: usize) -> bool {
+        let (session, agent) = (self.batch.session(at), self.batched(at).agent);
+        if let Some((_, owner)) = self.sessions.iter().find(|(known, _)| *known == session) {
+            return *owner == agent;
+        }
+        self.sessions.push((session, agent));
+        true
+    }
+}
+
+impl World<'_> {
+    pub(super) fn wake(&mut self, client: usize) {
+        // An earlier one may have taken its place.
+        if self.clients[client].wakes_at <= self.now {
+            self.clients[client].wakes_at = u64::MAX;
+            self.act(client);
+        }
+    }
+
+    /// Does what is due, and sees to be woken for the next thing.
+    pub(super) fn act(&mut self, client: usize) {
+        let now = time(self.now);
+        self.dial(client);
+        let one = &mut self.clients[client];
+        one.relay.handle_time(now);
+        if one.connection.is_some() && one.relay.is_silent(now) {
+            one.dialer.handle_outage(now);
+        }
+        self.begin_heartbeat(client);
+        self.take_out(client);
+        self.watch_starving(client);
+        let one = &mut self.clients[client];
+        let wakes = [
+            one.relay.next_heartbeat(now).map(nanos),
+            one.relay.next_deadline(now).map(nanos),
+            one.relay.next_release(now).map(nanos),
+            one.dialer.next_start(one.attempts.len()).map(nanos),
+            one.attempts.iter().map(|(_, until)| *until).min(),
+        ];
+        let next = wakes.into_iter().flatten().min().map(|next| next.max(self.now + STEP));
+        if let Some(next) = next.filter(|next| *next < one.wakes_at) {
+            one.wakes_at = next;
+            self.at(next, Event::Wake(client));
+        }
+    }
+
+    fn begin_heartbeat(&mut self, client: usize) {
+        let now = time(self.now);
+        let one = &mut self.clients[client];
+        let due = one.relay.next_heartbeat(now).is_some_and(|at| at <= now);
+        let Some((probe, ping)) = due.then(|| one.relay.begin_heartbeat(now)).flatten() else {
+            return;
+        };
+        one.lease = probe.lease().as_nanos() as u64;
+        let (number, lease) = (probe.number(), one.lease);
+        one.probes.push_back(probe);
+        let under_way = one.probes.len();
+        let (connection, last) = (one.connection.unwrap_or(0), one.last_ping);
+        self.say(|| format!("client {client}: heartbeat {number}, lease {} ms", lease / MS));
+        if under_way > HEARTBEATS_MAX {
+            self.ledger.complain(format!("client {client}: {under_way} heartbeats under way"));
+        }
+        let arrives = self.tcp(last, true);
+        self.clients[client].last_ping = arrives;
+        self.at(arrives, Event::PingArrives { client, connection, ping });
+    }
+
+    /// Takes a batch out, which is sent a moment later.
+    fn take_out(&mut self, client: usize) {
+        let one = &mut self.clients[client];
+        if !one.sending && one.relay.poll_release(time(self.now), &mut one.batch) {
+            one.sending = true;
+            // Usually at once; every now and then the thread loses the processor.
+            let delay =
+                if self.random.per_mille(5) { self.random.range(0, 20 * MS) } else { self.random.range(0, MS / 20) };
+            let at = self.now + delay;
+            self.at(at, Event::Sends(client));
+        }
+    }
+
+    pub(super) fn sends(&mut self, client: usize) {
+        let now = time(self.now);
+        self.clients[client].sending = false;
+        let sent = if now < self.clients[client].batch.until() { self.clients[client].batch.len() } else { 0 };
+        for at in 0..sent {
+            let datagram = self.clients[client].batched(at);
+            if !self.clients[client].leaves_by_its_own(at) {
+                self.ledger.complain(format!("client {client}: {datagram:?} leaves by another's socket"));
+            }
+            self.transmit(client, datagram);
+        }
+        if sent > 0 {
+            let (first, last) = (self.clients[client].batched(0), self.clients[client].batched(sent - 1));
+            self.say(|| format!("client {client}: sends {} to {}", first.counter, last.counter));
+            self.clients[client].contented = self.now;
+        }
+        let one = &mut self.clients[client];
+        let copies = one.counters().copies;
+        one.relay.handle_sent(now, &one.batch, sent);
+        one.stale += u64::from(one.counters().copies > copies);
+        self.act(client);
+    }
+
+    fn dial(&mut self, client: usize) {
+        let now = time(self.now);
+        let round_trip = self.plan.round_trip_at(self.now);
+        let one = &mut self.clients[client];
+        one.attempts.retain(|(_, until)| *until > self.now);
+        if one.dialer.next_start(one.attempts.len()).is_none_or(|at| at > now) {
+            return;
+        }
+        one.dialer.handle_start(now);
+        self.connections += 1;
+        let attempt = self.connections;
+        self.clients[client].attempts.push((attempt, self.now + ATTEMPT));
+        // SYN and its answer, greeting and welcome; a lost SYN goes again after a second.
+        for start in [self.now, self.now + SECOND] {
+            let end = start + 2 * round_trip;
+            let lost = self.plan.cut(false, true, start, end).is_some()
+                || self.plan.cut(false, false, start, end).is_some()
+                || self.random.per_mille(4 * self.plan.loss(start));
+            if !lost {
+                self.at(end, Event::Connects { client, attempt, round_trip });
+                return;
+            }
+        }
+    }
+
+    pub(super) fn connects(&mut self, client: usize, attempt: u64, round_trip: u64) {
+        if !self.clients[client].attempts.iter().any(|(id, _)| *id == attempt) {
+            return;
+        }
+        if let Some(until) = self.server_stopped() {
+            // The kernel has taken the connection; the greeting waits.
+            return self.at(until, Event::Connects { client, attempt, round_trip });
+        }
+        if !self.server.connect(client, attempt) {
+            self.clients[client].attempts.retain(|(id, _)| *id != attempt);
+            return self.act(client);
+        }
+        self.say(|| format!("client {client}: connected"));
+        let one = &mut self.clients[client];
+        one.attempts.clear();
+        one.probes.clear();
+        one.connection = Some(attempt);
+        (one.last_ping, one.last_pong) = (self.now, self.now);
+        one.dialer.handle_link();
+        let target = SocketAddr::from(([10, 9, 9, 9], 1_514));
+        one.relay.handle_connected(time(self.now), Duration::from_nanos(round_trip), target);
+        self.act(client);
+    }
+
+    pub(super) fn reset_arrives(&mut self, client: usize, connection: u64) {
+        if self.clients[client].connection != Some(connection) {
+            return;
+        }
+        self.say(|| format!("client {client}: disconnected"));
+        let now = time(self.now);
+        let one = &mut self.clients[client];
+        one.connection = None;
+        one.probes.clear();
+        one.dialer.handle_outage(now);
+        one.relay.handle_disconnected(now);
+        self.act(client);
+    }
+
+    pub(super) fn notice_arrives(&mut self, client: usize, connection: u64) {
+        if self.clients[client].connection == Some(connection) {
+            self.clients[client].relay.handle_notice();
+            self.act(client);
+        }
+    }
+
+    pub(super) fn refusal_arrives(&mut self, client: usize) {
+        if self.way == Way::Broker {
+            self.say(|| format!("client {client}: refused"));
+            self.clients[client].relay.handle_refused(time(self.now));
+            self.act(client);
+        }
+    }
+
+    pub(super) fn pong_arrives(&mut self, client: usize, connection: u64, pong: &Pong) {
+        let now = time(self.now);
+        let one = &mut self.clients[client];
+        if one.connection != Some(connection) {
+            return;
+        }
+        while let Some(probe) = one.probes.pop_front() {
+            if probe.number() != pong.number {
+                continue;
+            }
+            let outcome = one.relay.handle_pong(now, probe, pong);
+            if !one.relay.is_silent(now) {
+                one.dialer.handle_link();
+                one.attempts.clear();
+            }
+            self.say(|| format!("client {client}: {outcome:?} {pong:?}"));
+            break;
+        }
+        self.act(client);
+    }
+
+    /// After the last fault whoever has something to send must get to send.
+    fn watch_starving(&mut self, client: usize) {
+        let quiet = self.plan.quiet_from();
+        let one = &mut self.clients[client];
+        if one.relay.snapshot(time(self.now)).unsent.datagrams == 0 {
+            one.contented = self.now;
+        } else if self.now > one.contented.max(quiet) + self.plan.starved_after() {
+            let waited = self.now - one.contented.max(quiet);
+            one.contented = self.now;
+            self.ledger.complain(format!("client {client} could not send for {} ms", waited / MS));
+        }
+    }
+
+    /// Checks what must be true at the end.
+    pub(super) fn settle(&mut self) {
+        if self.way != Way::Broker {
+            return;
+        }
+        let mut allowed = self.ledger.duplicated;
+        for client in 0..self.clients.len() {
+            let counters = self.clients[client].counters();
+            let agents = self.agents(client);
+            let (sent, held) = (self.ledger.sent_by(agents.clone()), self.held(client));
+            if counters.received != sent || sent != counters.confirmed + held + counters.dropped_total() {
+                self.ledger.complain(format!("client {client}: {sent} sent, {held} held, {counters:?}"));
+            }
+            self.ledger.settle(agents, counters.dropped_total());
+            allowed += counters.copies;
+            if counters.copies > counters.rewinds * COPIES_PER_REWIND_MAX + self.clients[client].stale * BATCH_MAX {
+                self.ledger.complain(format!("client {client}: too many copies: {counters:?}"));
+            }
+            self.watch_options(client, counters);
+        }
+        let copies = self.ledger.sums().copies;
+        if copies > allowed {
+            self.ledger.complain(format!("{copies} copies arrived, {allowed} were meant"));
+        }
+        if self.ledger.overflows > 0 && self.flood == 0 && self.plan.lag == 0 {
+            self.ledger.complain(format!("{} drops at remoted's socket, and nobody else sends", self.ledger.overflows));
+        }
+    }
+
+    /// Nothing is dropped but for the reasons that the options give.
+    fn watch_options(&mut self, client: usize, counters: Counters) {
+        let reason = match self.plan.options {
+            Options::Defaults | Options::Rate(_) => None,
+            Options::SmallBuffer(..) => Some(DropReason::Overflow),
+            Options::MaxAge(_) => Some(DropReason::Expired),
+            Options::ResendNever => Some(DropReason::NotResent),
+        };
+        let meant = reason.map_or(0, |reason| counters.dropped(reason));
+        if counters.dropped_total() != meant || (reason == Some(DropReason::NotResent) && counters.copies > 0) {
+            self.ledger.complain(format!("client {client}: {:?} and {counters:?}", self.plan.options));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Packets on their way: what is delayed, lost, duplicated, overtaken.
+
+use super::{Event, Way, World};
+use crate::plan::{Fault, MS, SECOND};
+use crate::promise::Loss;
+use crate::remoted::Datagram;
+
+/// After the end of every run.
+const NEVER: u64 = u64::MAX;
+/// A rival has no lease; what it loses is only counted.
+const NO_LEASE: u64 = 0;
+
+impl World<'_> {
+    /// When a segment that is sent now arrives: retransmitted until it passes, never before its predecessors; [`NEVER`] if those never
+    /// do.
+    pub(super) fn tcp(&mut self, last: u64, towards_server: bool) -> u64 {
+        let round_trip = self.plan.round_trip_at(self.now);
+        let mut start = self.now;
+        // A tail loss probe, or the first timeout.
+        let mut pause =
+            if self.random.per_mille(300) { 2 * round_trip + 10 * MS } else { round_trip + self.plan.timeout };
+        for _ in 0..8 {
+            let end = start + round_trip / 2;
+            let loss = self.plan.loss(start);
+            if self.plan.cut(false, towards_server, start, end).is_none() && !self.random.per_mille(loss) {
+                return end.max(last);
+            }
+            start += pause;
+            pause = pause.max(self.plan.timeout) * 2;
+        }
+        NEVER
+    }
+
+    /// A datagram goes out towards remoted.
+    pub(super) fn transmit(&mut self, client: usize, datagram: Datagram) {
+        self.note_release(client);
+        let copies = if self.random.per_mille(self.plan.duplicated) { 2 } else { 1 };
+        self.ledger.duplicated += copies - 1;
+        let sent = self.ledger.transmitted(datagram.agent);
+        for _ in 0..copies {
+            let lag = if self.plan.lag > 0 { self.random.range(0, self.plan.lag) } else { 0 };
+            let mut end = self.now + self.plan.round_trip_at(self.now) / 2 + lag;
+            let overtaken = self.random.per_mille(self.plan.reordered);
+            if overtaken {
+                end += self.random.range(0, 5 * MS);
+            } else {
+                end = end.max(self.last_udp[client]);
+                self.last_udp[client] = end;
+            }
+            if let Some(cut) = self.plan.cut(true, true, self.now, end) {
+                // What those behind it have overtaken is lost by their doing.
+                let lease = self.lease(client);
+                self.ledger.lost(datagram, if overtaken { Loss::Excused } else { Loss::of_outage(cut, lease) });
+            } else if self.random.per_mille(self.plan.loss(self.now)) {
+                self.ledger.lost(datagram, Loss::Excused);
+            } else {
+                self.at(end, Event::Arrives { datagram, sent });
+            }
+        }
+    }
+
+    pub(super) fn arrives(&mut self, datagram: Datagram, sent: u64) {
+        if !self.remoted.alive {
+            return self.arrives_nowhere(datagram);
+        }
+        if self.remoted.arrive(datagram) {
+            self.ledger.queued.push_back(sent);
+        } else if datagram.agent != self.stranger() {
+            let of_others = self.remoted.queue.iter().any(|waiting| waiting.agent == self.stranger());
+            let others = of_others || (self.flood > 0 && self.now < self.flood + SECOND);
+            if !others {
+                self.ledger.overflows += 1;
+            }
+            self.ledger.lost(datagram, if others { Loss::Excused } else { Loss::Covered });
+        }
+        self.start_reading();
+    }
+
+    /// remoted is dead, its host is not.
+    fn arrives_nowhere(&mut self, datagram: Datagram) {
+        if datagram.agent == self.stranger() {
+            return;
+        }
+        let client = datagram.agent / self.plan.agents;
+        let lease = self.lease(client);
+        let mut kills = self.plan.faults.iter().filter(|timed| matches!(timed.fault, Fault::Kill));
+        let long = kills.any(|timed| {
+            timed.from <= self.now && self.now < timed.to && Loss::of_outage(timed, lease) == Loss::Covered
+        });
+        self.ledger.lost(datagram, if long { Loss::Covered } else { Loss::Excused });
+        self.refuse(client);
+    }
+
+    /// The lease of this client's newest heartbeat, or of the one that begins next.
+    pub(super) fn lease(&self, client: usize) -> u64 {
+        if self.way == Way::Broker { self.clients[client].lease() } else { NO_LEASE }
+    }
+
+    /// The server's host answers with ICMP: six at once, then one a second.
+    fn refuse(&mut self, client: usize) {
+        let (tokens, since) = self.refusals;
+        let grown = (self.now - since) / SECOND;
+        let tokens = (tokens + grown).min(6);
+        let since = since + grown * SECOND;
+        self.refusals = (tokens, since);
+        let round_trip = self.plan.round_trip_at(self.now);
+        let end = self.now + round_trip / 2;
+        if tokens > 0 && self.plan.cut(true, false, self.now, end).is_none() {
+            self.refusals.0 -= 1;
+            self.at(end, Event::RefusalArrives(client));
+        }
+    }
+}
