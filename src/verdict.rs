@@ -2,7 +2,7 @@
 //!
 //! The server looks at remoted each time a client asks (a [`Sample`]), and this room draws the conclusions: whether remoted is up
 //! ([`Judge`]), how much it has read, and how much each client may have under way so that remoted's socket never overflows
-//! ([`Windows`]). It does no input or output; the moment comes with each call.
+//! ([`Windows`]). Both together answer a heartbeat ([`Responder`]). It does no input or output; the moment comes with each call.
 //!
 //! | verdict | when |
 //! |---|---|
@@ -14,10 +14,12 @@
 //! **F** is the sum of all falls of the sockets' queues from one sample to the next: a lower bound of what remoted read, since a fall that
 //! is refilled between two samples is not seen.
 
+mod responder;
 #[cfg(test)]
 mod tests;
 mod windows;
 
+pub use responder::Responder;
 pub use windows::{ClientId, Grant, Request, Room, Windows};
 
 use std::hash::{DefaultHasher, Hash, Hasher};

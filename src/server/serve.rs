@@ -18,8 +18,8 @@ use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::verdict::{self, Grant, Judge, Room, Sample, Windows};
-use crate::wire::{DATAGRAM_BYTES_MAX, Frame, LEASE_MAX, Notice, Pong, Refusal, Verdict, buffer_cost};
+use crate::verdict::{Responder, Sample};
+use crate::wire::{Frame, Notice, Refusal, Verdict};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
@@ -33,10 +33,6 @@ const SAMPLE_SHARE: u32 = 10;
 const SEARCH_GAP: Duration = Duration::from_secs(1);
 /// The same while remoted is up and only a process beside it is not found: perhaps it cannot be seen from here.
 const SEARCH_GAP_UP: Duration = Duration::from_secs(30);
-/// While clients wait for remoted: how often to look without being asked, so that they are told soon.
-const WATCH_GAP: Duration = Duration::from_millis(500);
-/// While datagrams wait in remoted's socket: often enough that a socket which fills as fast as it is read is not taken for one that stands still.
-const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
 /// How often silent connections are looked for.
 const SWEEP_GAP: Duration = Duration::from_secs(5);
 /// Newcomers taken in one turn of the loop.
@@ -45,12 +41,6 @@ const ACCEPTS_MAX: usize = 1_024;
 const NEW_PER_ADDRESS_MAX: usize = 1_024;
 /// No descriptor is left: how long to leave newcomers waiting.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// remoted's buffer where the system does not tell: the kernel's default.
-const BUFFER_BYTES_DEFAULT: u64 = 212_992;
-/// No client can have more under way: no receive buffer is larger.
-const CLAIM_BYTES_MAX: u64 = 1 << 32;
-/// How long remoted's socket counts as overflowing after a drop.
-const OVERFLOW_CALM: Duration = Duration::from_secs(10);
 
 /// The serving thread.
 #[derive(Debug)]
@@ -67,8 +57,7 @@ pub(super) struct Server<'a> {
     waiting: Vec<(Token, Request)>,
     inspector: Inspector,
     found: Found,
-    judge: Judge,
-    windows: Windows,
+    responder: Responder,
     ask_search: Sender<()>,
     founds: Receiver<Found>,
     /// When the newest search was asked for; `open` until its result is in.
@@ -77,8 +66,6 @@ pub(super) struct Server<'a> {
     sampled: Option<Time>,
     gap: Duration,
     told: Option<Verdict>,
-    drops: u64,
-    overflowed: Option<Time>,
     swept: Time,
     accept_again: Option<Time>,
     complaints: Complaints,
@@ -108,8 +95,7 @@ impl<'a> Server<'a> {
             waiting: Vec::new(),
             inspector: Inspector::new(wanted),
             found: Found::default(),
-            judge: Judge::new(config.settle),
-            windows: Windows::default(),
+            responder: Responder::new(config.settle),
             ask_search,
             founds,
             searched: None,
@@ -117,8 +103,6 @@ impl<'a> Server<'a> {
             sampled: None,
             gap: SAMPLE_GAP_MIN,
             told: None,
-            drops: 0,
-            overflowed: None,
             swept: net::now(),
             accept_again: None,
             complaints: Complaints::default(),
@@ -152,7 +136,7 @@ impl<'a> Server<'a> {
         }
         let answers = (!self.waiting.is_empty() && !self.search_open).then(|| self.next_sample());
         let watch = self.next_watch();
-        let settle = self.judge.next_deadline().filter(|_| !self.conns.is_empty());
+        let settle = self.responder.judge().next_deadline().filter(|_| !self.conns.is_empty());
         let sweep = (!self.conns.is_empty()).then(|| self.swept + SWEEP_GAP);
         [answers, watch, settle, sweep, self.accept_again].into_iter().flatten().min()
     }
@@ -160,13 +144,7 @@ impl<'a> Server<'a> {
     /// When to look at remoted unasked, for the sake of the clients that are connected.
     fn next_watch(&self) -> Option<Time> {
         let sampled = self.sampled.filter(|_| self.conns.values().any(Conn::is_client))?;
-        match self.judge.verdict() {
-            Verdict::Up if self.judge.queue() == 0 => None,
-            Verdict::Up | Verdict::Stalled => Some(sampled + QUEUE_WATCH_GAP),
-            Verdict::NoProcess | Verdict::NoSocket | Verdict::Stopped | Verdict::Starting(_) => {
-                Some(sampled + WATCH_GAP)
-            }
-        }
+        self.responder.watch_gap().map(|gap| sampled + gap)
     }
 
     fn next_sample(&self) -> Time {
@@ -195,7 +173,7 @@ impl<'a> Server<'a> {
         }
         let asked = !self.waiting.is_empty() && !self.search_open && self.next_sample() <= now;
         let watch = self.next_watch().is_some_and(|at| at <= now);
-        let settled = self.judge.next_deadline().is_some_and(|at| at <= now);
+        let settled = self.responder.judge().next_deadline().is_some_and(|at| at <= now);
         if asked || watch || settled {
             self.sample(now);
         }
@@ -284,7 +262,7 @@ impl<'a> Server<'a> {
             }
             Close::Broken(broken) => log::debug!("connection of {} lost: {broken}", conn.address),
         }
-        self.windows.handle_gone(conn.id);
+        self.responder.handle_gone(conn.id);
         self.waiting.retain(|(waiting, _)| *waiting != token);
     }
 
@@ -329,7 +307,7 @@ impl<'a> Server<'a> {
             log::warn!("{notice}");
         }
         let lost = self.found.is_lost_in(&sample);
-        let gap = if lost || self.judge.verdict() != Verdict::Up { SEARCH_GAP } else { SEARCH_GAP_UP };
+        let gap = if lost || self.responder.judge().verdict() != Verdict::Up { SEARCH_GAP } else { SEARCH_GAP_UP };
         let stale =
             self.found.is_outdated_by(&sample) && self.searched.is_none_or(|searched| now.since(searched) >= gap);
         if stale && !self.search_open {
@@ -342,58 +320,25 @@ impl<'a> Server<'a> {
         }
         self.sampled = Some(now);
         self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
-        self.judge.handle_sample(now, &sample);
-        self.learn(now);
+        self.responder.handle_sample(now, &sample);
         for (token, request) in std::mem::take(&mut self.waiting) {
             self.answer(now, token, request);
         }
         self.tell_change(&sample);
     }
 
-    /// What the queue says of the cost of datagrams.
-    fn learn(&mut self, now: Time) {
-        if self.judge.drops() != self.drops {
-            self.drops = self.judge.drops();
-            self.overflowed = Some(now);
-        }
-        if self.judge.verdict() == Verdict::Up {
-            self.windows.handle_queue(now, self.judge.queue(), self.overflows(now));
-        }
-    }
-
-    fn overflows(&self, now: Time) -> bool {
-        self.overflowed.is_some_and(|at| now.since(at) < OVERFLOW_CALM)
-    }
-
     fn answer(&mut self, now: Time, token: Token, request: Request) {
-        let overflows = self.overflows(now);
         let Some(conn) = self.conns.get_mut(&token) else {
             return;
         };
         let outcome = match request {
             Request::Plain(end) => {
-                let word: &[u8] = if self.judge.verdict() == Verdict::Up { b"pong" } else { b"ossec_not_found" };
+                let word: &[u8] =
+                    if self.responder.judge().verdict() == Verdict::Up { b"pong" } else { b"ossec_not_found" };
                 conn.answer_plain(now, &[word, &end].concat())
             }
             Request::Ping(ping) => {
-                let question = verdict::Request {
-                    client: conn.id,
-                    address: conn.address,
-                    wants: ping.unsent > 0,
-                    next_cost: u64::from(ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX))),
-                    // What a client says of itself is believed within reason.
-                    unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
-                    lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
-                };
-                let buffer = self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT);
-                let room = Room { buffer, queue: self.judge.queue(), overflows, reads: self.judge.is_reading(now) };
-                let grant = if self.judge.verdict() == Verdict::Up {
-                    self.windows.handle_request(now, question, room)
-                } else {
-                    Grant { window: 0, ask_again: Duration::ZERO }
-                };
-                let active = u32::try_from(self.windows.active(now)).unwrap_or(u32::MAX);
-                let pong = Pong { active, ..pong(&self.judge, ping.number, grant, self.gap) };
+                let pong = self.responder.handle_ping(now, conn.id, conn.address, &ping, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,
@@ -412,14 +357,15 @@ impl<'a> Server<'a> {
 
     /// Logs a changed verdict, and tells the clients.
     fn tell_change(&mut self, sample: &Sample) {
-        let verdict = self.judge.verdict();
+        let verdict = self.responder.judge().verdict();
         if self.told == Some(verdict) {
             return;
         }
         match (verdict, &sample.missing) {
             (Verdict::Up, _) => {
-                let buffer = self.judge.buffer().map_or_else(|| "unknown".into(), |bytes| bytes.to_string());
-                log::info!("remoted up: process {}, receive buffer {buffer} bytes", self.judge.pid());
+                let buffer =
+                    self.responder.judge().buffer().map_or_else(|| "unknown".into(), |bytes| bytes.to_string());
+                log::info!("remoted up: process {}, receive buffer {buffer} bytes", self.responder.judge().pid());
             }
             (Verdict::Starting(_), Some(name)) => log::warn!("remoted {verdict}: {name}"),
             _ => log::warn!("remoted {verdict}"),
@@ -436,21 +382,5 @@ impl<'a> Server<'a> {
                 self.close(token, &Close::Broken(broken));
             }
         }
-    }
-}
-
-fn pong(judge: &Judge, number: u64, grant: Grant, gap: Duration) -> Pong {
-    Pong {
-        number,
-        verdict: judge.verdict(),
-        incarnation: judge.incarnation(),
-        pid: judge.pid(),
-        read: judge.read(),
-        queue: judge.queue(),
-        drops: judge.drops(),
-        window: grant.window,
-        gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
-        ask_again_ms: u32::try_from(grant.ask_again.as_millis()).unwrap_or(u32::MAX),
-        active: 0,
     }
 }

@@ -3,22 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ossec_broker::verdict::{Grant, Judge, Request, Room, Windows};
-use ossec_broker::wire::{Ping, Pong, Verdict};
+use ossec_broker::verdict::Responder;
+use ossec_broker::wire::{Ping, Verdict};
 
 use super::{Event, World, nanos, time};
-use crate::plan::{Fault, MS, Plan, SECOND};
-use crate::remoted::BUFFER;
+use crate::plan::{Fault, MS, Plan};
 
 /// Between two looks at remoted.
 const SAMPLE_GAP: u64 = MS;
 /// What a look takes.
 const SAMPLE: u64 = 20_000;
-/// How often a socket that is not empty is looked at without a ping, and a remoted that is away.
-const WATCH_QUEUE: u64 = 50 * MS;
-const WATCH_AWAY: u64 = 500 * MS;
-/// Others count as overflowing the socket for so long after a drop.
-const OVERFLOWS: u64 = 10 * SECOND;
 
 pub(super) struct Server {
     pub(super) alive: bool,
@@ -27,11 +21,8 @@ pub(super) struct Server {
     connections: Vec<Option<u64>>,
     waiting: Vec<(usize, u64, Ping)>,
     looked: u64,
-    judge: Judge,
-    windows: Windows,
+    responder: Responder,
     told: Option<Verdict>,
-    drops: u64,
-    overflowed: Option<u64>,
 }
 
 impl Server {
@@ -42,11 +33,8 @@ impl Server {
             connections: vec![None; plan.clients],
             waiting: Vec::new(),
             looked: 0,
-            judge: Judge::new(plan.settle),
-            windows: Windows::default(),
+            responder: Responder::new(plan.settle),
             told: None,
-            drops: 0,
-            overflowed: None,
         }
     }
 
@@ -66,12 +54,8 @@ impl Server {
 
     pub(super) fn disconnect(&mut self, client: usize) -> Option<u64> {
         let connection = self.connections[client].take()?;
-        self.windows.handle_gone(connection);
+        self.responder.handle_gone(connection);
         Some(connection)
-    }
-
-    fn overflows(&self, now: u64) -> bool {
-        self.overflowed.is_some_and(|at| now < at + OVERFLOWS)
     }
 
     /// Takes a new connection, if the process is there.
@@ -80,39 +64,6 @@ impl Server {
             self.connections[client] = Some(connection);
         }
         self.alive
-    }
-
-    fn answer(&mut self, now: u64, (client, connection, ping): (usize, u64, Ping)) -> Pong {
-        let (now, judge) = (time(now), &self.judge);
-        let request = Request {
-            client: connection,
-            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1)),
-            wants: ping.unsent > 0,
-            next_cost: u64::from(ping.next_cost),
-            unconfirmed_cost: ping.unconfirmed_cost,
-            lease: Duration::from_millis(u64::from(ping.lease_ms)),
-        };
-        let reads = judge.is_reading(now);
-        let overflows = self.overflows(nanos(now));
-        let room = Room { buffer: judge.buffer().unwrap_or(BUFFER), queue: judge.queue(), overflows, reads };
-        let grant = if judge.verdict() == Verdict::Up {
-            self.windows.handle_request(now, request, room)
-        } else {
-            Grant { window: 0, ask_again: Duration::ZERO }
-        };
-        Pong {
-            number: ping.number,
-            verdict: judge.verdict(),
-            incarnation: judge.incarnation(),
-            pid: judge.pid(),
-            read: judge.read(),
-            queue: judge.queue(),
-            drops: judge.drops(),
-            window: grant.window,
-            gap_us: (SAMPLE_GAP / 1_000) as u32,
-            ask_again_ms: grant.ask_again.as_millis() as u32,
-            active: self.windows.active(now) as u32,
-        }
     }
 }
 
@@ -148,31 +99,20 @@ impl World<'_> {
         }
         self.server.looked = self.now;
         let (now, sample) = (time(self.now), self.remoted.sample(self.now));
-        let server = &mut self.server;
-        server.judge.handle_sample(now, &sample);
-        let verdict = server.judge.verdict();
-        if server.judge.drops() != server.drops {
-            server.drops = server.judge.drops();
-            server.overflowed = Some(self.now);
-        }
-        if verdict == Verdict::Up {
-            server.windows.handle_queue(now, server.judge.queue(), server.overflows(self.now));
-        }
+        self.server.responder.handle_sample(now, &sample);
         for (client, connection, ping) in std::mem::take(&mut self.server.waiting) {
-            let pong = self.server.answer(self.now, (client, connection, ping));
+            let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));
+            let gap = Duration::from_nanos(SAMPLE_GAP);
+            let pong = self.server.responder.handle_ping(now, connection, address, &ping, gap);
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
             self.at(arrives, Event::PongArrives { client, connection, pong });
         }
-        self.tell(verdict);
-        let watch = match verdict {
-            Verdict::Up if self.server.judge.queue() == 0 => None,
-            Verdict::Up | Verdict::Stalled => Some(self.now + WATCH_QUEUE),
-            _ => Some(self.now + WATCH_AWAY),
-        };
-        let settled = self.server.judge.next_deadline().map(nanos);
+        self.tell(self.server.responder.judge().verdict());
+        let watch = self.server.responder.watch_gap().map(|gap| now + gap);
+        let settled = self.server.responder.judge().next_deadline();
         if let Some(at) = watch.into_iter().chain(settled).min() {
-            self.look_at(at.max(self.now + SAMPLE_GAP));
+            self.look_at(nanos(at).max(self.now + SAMPLE_GAP));
         }
     }
 

@@ -1,0 +1,111 @@
+//! What a heartbeat is answered: the judge's verdict and a window, from the newest sample.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{ClientId, Grant, Judge, Request, Room, Sample, Windows};
+use crate::time::Time;
+use crate::wire::{DATAGRAM_BYTES_MAX, LEASE_MAX, Ping, Pong, Verdict, buffer_cost};
+
+/// remoted's buffer where the system does not tell: the kernel's default.
+const BUFFER_BYTES_DEFAULT: u64 = 212_992;
+/// No client can have more under way: no receive buffer is larger.
+const CLAIM_BYTES_MAX: u64 = 1 << 32;
+/// How long remoted's socket counts as overflowing after a drop.
+const OVERFLOW_CALM: Duration = Duration::from_secs(10);
+/// While clients wait for remoted: how often to look without being asked, so that they are told soon.
+const WATCH_GAP: Duration = Duration::from_millis(500);
+/// While datagrams wait in remoted's socket: often enough that a socket which fills as fast as it is read is not taken for one that stands still.
+const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
+
+/// [`Judge`] and [`Windows`] together.
+#[derive(Debug)]
+pub struct Responder {
+    judge: Judge,
+    windows: Windows,
+    drops: u64,
+    overflowed: Option<Time>,
+}
+
+impl Responder {
+    /// One that has seen nothing. `settle`: how long remoted counts as starting.
+    pub fn new(settle: Duration) -> Self {
+        Self { judge: Judge::new(settle), windows: Windows::default(), drops: 0, overflowed: None }
+    }
+
+    /// What the newest sample led to.
+    pub const fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    /// Takes in a sample.
+    pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
+        self.judge.handle_sample(now, sample);
+        if self.judge.drops() != self.drops {
+            self.drops = self.judge.drops();
+            self.overflowed = Some(now);
+        }
+        if self.judge.verdict() == Verdict::Up {
+            self.windows.handle_queue(now, self.judge.queue(), self.overflows(now));
+        }
+    }
+
+    /// A client's connection is gone.
+    pub fn handle_gone(&mut self, client: ClientId) {
+        self.windows.handle_gone(client);
+    }
+
+    /// Answers a client at this address from the newest sample. `gap`: least time between the beginnings of two heartbeats.
+    pub fn handle_ping(&mut self, now: Time, client: ClientId, address: IpAddr, ping: &Ping, gap: Duration) -> Pong {
+        let grant = self.grant(now, client, address, ping);
+        let judge = &self.judge;
+        Pong {
+            number: ping.number,
+            verdict: judge.verdict(),
+            incarnation: judge.incarnation(),
+            pid: judge.pid(),
+            read: judge.read(),
+            queue: judge.queue(),
+            drops: judge.drops(),
+            window: grant.window,
+            gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
+            ask_again_ms: u32::try_from(grant.ask_again.as_millis()).unwrap_or(u32::MAX),
+            active: u32::try_from(self.windows.active(now)).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// How long after the newest sample to look at remoted unasked, for the sake of the clients that are connected.
+    pub fn watch_gap(&self) -> Option<Duration> {
+        match self.judge.verdict() {
+            Verdict::Up if self.judge.queue() == 0 => None,
+            Verdict::Up | Verdict::Stalled => Some(QUEUE_WATCH_GAP),
+            Verdict::NoProcess | Verdict::NoSocket | Verdict::Stopped | Verdict::Starting(_) => Some(WATCH_GAP),
+        }
+    }
+
+    fn grant(&mut self, now: Time, client: ClientId, address: IpAddr, ping: &Ping) -> Grant {
+        if self.judge.verdict() != Verdict::Up {
+            return Grant { window: 0, ask_again: Duration::ZERO };
+        }
+        // What a client says of itself is believed within reason.
+        let request = Request {
+            client,
+            address,
+            wants: ping.unsent > 0,
+            next_cost: u64::from(ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX))),
+            unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
+            lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
+        };
+        let room = Room {
+            buffer: self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT),
+            queue: self.judge.queue(),
+            overflows: self.overflows(now),
+            reads: self.judge.is_reading(now),
+        };
+        self.windows.handle_request(now, request, room)
+    }
+
+    fn overflows(&self, now: Time) -> bool {
+        self.overflowed.is_some_and(|at| now.since(at) < OVERFLOW_CALM)
+    }
+}
