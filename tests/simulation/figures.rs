@@ -96,7 +96,8 @@ fn losses(way: Way, low: u64, high: u64) -> Sums {
 #[test]
 fn this_broker_loses_nothing_where_others_do() {
     for (title, low, high) in [("0.3 to 30 s", 300 * MS, 30 * SECOND), ("10 to 100 ms", 10 * MS, 100 * MS)] {
-        println!("| {OUTAGES} outages of {title} | sent | lost | copies | refused for their order |");
+        // The harness has begun a line of its own.
+        println!("\n| {OUTAGES} outages of {title} | sent | lost | copies | refused for their order |");
         println!("|---|---|---|---|---|");
         for (way, name) in WAYS {
             let sums = losses(way, low, high);
@@ -124,7 +125,9 @@ fn an_outage_is_noticed_and_its_end_is_too() {
         ("host gone", Kind::HostGone),
         ("black hole", Kind::BlackHole),
     ];
-    println!("| {OUTAGES} outages of 3 to 30 s each | noticed after (median, 99 %) | recovered after (median, 99 %) |");
+    println!(
+        "\n| {OUTAGES} outages of 3 to 30 s each | noticed after (median, 99 %) | recovered after (median, 99 %) |"
+    );
     println!("|---|---|---|");
     for (name, kind) in kinds {
         let (mut noticed, mut recovered) = (Vec::new(), Vec::new());
