@@ -388,7 +388,7 @@ impl<'a> Server<'a> {
                 let buffer = self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT);
                 let room = Room { buffer, queue: self.judge.queue(), overflows, reads: self.judge.is_reading(now) };
                 let grant = if self.judge.verdict() == Verdict::Up {
-                    self.windows.handle_request(now, question, room)
+                    self.windows.handle_request_for(now, question, ping.unsent_cost().min(CLAIM_BYTES_MAX), room)
                 } else {
                     Grant { window: 0, ask_again: Duration::ZERO }
                 };
