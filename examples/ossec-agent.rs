@@ -1,9 +1,9 @@
 //! A stand-in for the OSSEC agent, as far as the broker's tests and demonstration need one.
 //!
 //! Like the agent (`client-agent/start_agent.c`) it sends from a *connected* UDP socket, so that a reply counts only if it comes
-//! from the very address and port that it sends to, and it can open a new source port now and then (`--reconnect-every`). A
-//! datagram is text: `AGENT COUNTER KIND padding`, with counters that count up by one; the stand-in `ossec-remoted` says what the
-//! kinds mean. What the system refuses to send (nobody listens: ECONNREFUSED) is lost, as it is in the agent, and counted.
+//! from the very address and port that it sends to, and it can open a new source port now and then (`--reconnect-every`).
+//! `shared/payload.rs` says what a datagram looks like. What the system refuses to send (nobody listens: ECONNREFUSED) is lost,
+//! as it is in the agent, and counted.
 //!
 //! At the end it prints one line of `name value` pairs:
 //!
@@ -14,21 +14,23 @@
 //! - `pushed`, `push_reordered`: the same for the datagrams of a push;
 //! - `median_us`, `p99_us`: from sending a ping to its pong, in microseconds.
 
+#[path = "shared/payload.rs"]
+mod payload;
+
 use std::collections::HashSet;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::process::ExitCode;
-use std::str::{self, FromStr};
+use std::str;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
+use payload::Sizes;
 
-/// The largest UDP payload is 65,507 bytes.
-const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// The shortest wait that the system offers; what falls due meanwhile is sent together.
 const TICK: Duration = Duration::from_millis(1);
 /// At full speed: how many are sent before replies are looked for.
@@ -53,7 +55,7 @@ struct Args {
     #[argh(option, arg_name = "n", default = "1000")]
     count: u64,
     /// bytes of each datagram, or a range (150)
-    #[argh(option, arg_name = "min[-max]", default = "Sizes { min: 150, max: 150 }")]
+    #[argh(option, arg_name = "min[-max]", default = "Sizes::fixed(150)")]
     size: Sizes,
     /// the agent's id (001)
     #[argh(option, arg_name = "id", default = "String::from(\"001\")")]
@@ -73,36 +75,6 @@ struct Args {
     /// after the last datagram wait so long for one more reply (2000)
     #[argh(option, arg_name = "ms", default = "2000")]
     linger_ms: u64,
-}
-
-/// The sizes of datagrams, in bytes. A datagram is never shorter than what it has to say.
-#[derive(Clone, Copy)]
-struct Sizes {
-    min: usize,
-    max: usize,
-}
-
-impl FromStr for Sizes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse().map_err(|_| format!("`{text}` is not a number of bytes"));
-        let (min, max) = text.split_once('-').unwrap_or((text, text));
-        let sizes = Self { min: number(min)?, max: number(max)? };
-        if sizes.min > sizes.max || sizes.max > DATAGRAM_BYTES_MAX {
-            return Err(format!("sizes go up to {DATAGRAM_BYTES_MAX} bytes, the smaller one first"));
-        }
-        Ok(sizes)
-    }
-}
-
-impl Sizes {
-    /// The size of the datagram `number`: spread over the range, the same in every run.
-    fn of(self, number: u64) -> usize {
-        // Knuth's multiplicative hash; its high bits are the good ones.
-        let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
-        self.min + mixed as usize % (self.max - self.min + 1)
-    }
 }
 
 fn main() -> ExitCode {
@@ -246,12 +218,10 @@ impl Agent<'_> {
         let Args { agent, start, push, ping, size, .. } = self.args;
         let kind = match (number, *push, *ping) {
             (0, 1.., _) => format!("push {push}"),
-            (_, _, true) => "ping".into(),
-            (_, _, false) => "event".into(),
+            (_, _, true) => "ping".to_owned(),
+            (_, _, false) => "event".to_owned(),
         };
-        let mut datagram = format!("{agent} {} {kind} ", start + number).into_bytes();
-        datagram.resize(datagram.len().max(size.of(number)), b'.');
-        datagram
+        size.datagram(number, agent, start + number, &kind)
     }
 
     /// Takes in all replies that are there; true if there was one.

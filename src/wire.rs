@@ -38,6 +38,9 @@ pub const FRAME_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 512;
 /// No grant lives longer, at either end: a server must not keep one booked for a client that is gone.
 pub const LEASE_MAX: Duration = Duration::from_secs(10);
 
+/// How far UDP is believed to lag behind TCP at most: a queue of a router that treats them differently, a policer, a Wi-Fi driver.
+pub const LAG_MAX: Duration = Duration::from_millis(50);
+
 /// Longest text in a `Refusal`; a peer's text is cut there.
 const TEXT_BYTES_MAX: usize = 256;
 
@@ -189,6 +192,15 @@ pub struct Ping {
     pub unconfirmed_cost: u64,
     /// How long a grant lives at the client, in milliseconds.
     pub lease_ms: u32,
+}
+
+impl Ping {
+    /// About what it takes of a receive buffer to send all that is not released: a client tells how many datagrams that is, and of their sizes
+    /// the next and the mean.
+    pub fn unsent_cost(&self) -> u64 {
+        let mean = self.held_bytes.checked_div(self.held).unwrap_or(0).min(DATAGRAM_BYTES_MAX as u64);
+        self.unsent.saturating_mul(u64::from(self.next_cost.max(buffer_cost(mean as usize))))
+    }
 }
 
 /// A heartbeat's answer, from a sample begun after the ping was read.

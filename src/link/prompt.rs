@@ -10,10 +10,10 @@
 use std::time::Duration;
 
 use crate::time::Time;
-use crate::wire::{Pong, buffer_cost};
+use crate::wire::{LAG_MAX, Pong, buffer_cost};
 
-/// How far UDP is believed to lag behind TCP at most. A queue of a router that treats them differently, a policer, a Wi-Fi driver.
-pub(super) const GRACE: Duration = Duration::from_millis(50);
+/// How far UDP is believed to lag behind TCP on a path that nothing is known of.
+pub(super) const GRACE: Duration = LAG_MAX;
 
 /// A smaller burst is read before it can be seen.
 const BURST_COST_MIN: u64 = 16 * buffer_cost(0) as u64;

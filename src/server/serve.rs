@@ -4,6 +4,8 @@
 //! ping was read, never a cached one: between the two remoted may have died.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -51,6 +53,8 @@ pub(super) struct Server<'a> {
     poll: Poll,
     listener: TcpListener,
     conns: HashMap<Token, Conn>,
+    /// Connections that have not said what they are, by address.
+    strangers: HashMap<IpAddr, usize>,
     tokens: usize,
     /// Connections with more to read than one turn takes.
     unread: Vec<Token>,
@@ -90,6 +94,7 @@ impl<'a> Server<'a> {
             poll,
             listener,
             conns: HashMap::new(),
+            strangers: HashMap::new(),
             tokens: 0,
             unread: Vec::new(),
             waiting: Vec::new(),
@@ -207,16 +212,14 @@ impl<'a> Server<'a> {
         self.accept_again = Some(now);
     }
 
-    fn admit(&mut self, now: Time, stream: mio::net::TcpStream, address: std::net::IpAddr) {
+    fn admit(&mut self, now: Time, stream: mio::net::TcpStream, address: IpAddr) {
         // Answers are small and waited for.
         let _ = stream.set_nodelay(true);
         let token = Token(self.tokens);
         // Wrapping takes an age; the two highest are taken.
         self.tokens = (self.tokens + 1) % LISTENER.0;
         let mut conn = Conn::new(now, stream, address, token.0 as u64);
-        let strangers = |conn: &&Conn| !conn.is_client() && conn.address == address;
-        let crowded = self.conns.len() >= NEW_PER_ADDRESS_MAX
-            && self.conns.values().filter(strangers).count() >= NEW_PER_ADDRESS_MAX;
+        let crowded = self.strangers.get(&address).is_some_and(|&count| count >= NEW_PER_ADDRESS_MAX);
         if self.conns.len() >= self.config.connections_max || crowded {
             self.complaints.refused += 1;
             let text = "too many connections".to_string();
@@ -226,6 +229,7 @@ impl<'a> Server<'a> {
         match self.poll.registry().register(&mut conn.framed, token, Interest::READABLE | Interest::WRITABLE) {
             Ok(()) => {
                 self.conns.insert(token, conn);
+                *self.strangers.entry(address).or_default() += 1;
             }
             Err(error) => log::debug!("cannot wait for {address}: {error}"),
         }
@@ -236,11 +240,14 @@ impl<'a> Server<'a> {
             return;
         };
         let was_client = conn.is_client();
-        match conn.attend(now) {
+        let outcome = conn.attend(now);
+        if conn.is_client() && !was_client {
+            log::debug!("client {} connected", conn.address);
+            let address = conn.address;
+            self.forget_stranger(address);
+        }
+        match outcome {
             Ok((requests, filled)) => {
-                if conn.is_client() && !was_client {
-                    log::debug!("client {} connected", conn.address);
-                }
                 self.waiting.extend(requests.into_iter().map(|request| (token, request)));
                 if filled == Filled::More && !self.unread.contains(&token) {
                     self.unread.push(token);
@@ -262,8 +269,21 @@ impl<'a> Server<'a> {
             }
             Close::Broken(broken) => log::debug!("connection of {} lost: {broken}", conn.address),
         }
+        if !conn.is_client() {
+            self.forget_stranger(conn.address);
+        }
         self.responder.handle_gone(conn.id);
         self.waiting.retain(|(waiting, _)| *waiting != token);
+    }
+
+    /// A connection has said what it is, or is gone.
+    fn forget_stranger(&mut self, address: IpAddr) {
+        if let Entry::Occupied(mut entry) = self.strangers.entry(address) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
     }
 
     /// Closes what has been silent for too long.

@@ -58,6 +58,7 @@ impl Responder {
     /// Answers a client at this address from the newest sample. `gap`: least time between the beginnings of two heartbeats.
     pub fn handle_ping(&mut self, now: Time, client: ClientId, address: IpAddr, ping: &Ping, gap: Duration) -> Pong {
         let grant = self.grant(now, client, address, ping);
+        let active = self.windows.active(now);
         let judge = &self.judge;
         Pong {
             number: ping.number,
@@ -70,7 +71,7 @@ impl Responder {
             window: grant.window,
             gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
             ask_again_ms: u32::try_from(grant.ask_again.as_millis()).unwrap_or(u32::MAX),
-            active: u32::try_from(self.windows.active(now)).unwrap_or(u32::MAX),
+            active: u32::try_from(active).unwrap_or(u32::MAX),
         }
     }
 
@@ -102,7 +103,7 @@ impl Responder {
             overflows: self.overflows(now),
             reads: self.judge.is_reading(now),
         };
-        self.windows.handle_request(now, request, room)
+        self.windows.handle_request_for(now, request, ping.unsent_cost().min(CLAIM_BYTES_MAX), room)
     }
 
     fn overflows(&self, now: Time) -> bool {

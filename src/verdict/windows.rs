@@ -10,25 +10,33 @@
 //! * They are shared among the source addresses that have something unsent; a host does not get more by connecting more often.
 //! * Where a share would be too small to be useful (under [`SHARE_DATAGRAMS_MIN`] datagrams, or under one of the largest asked for), clients
 //!   take turns: who has waited longest is next, a turn is [`TURN`] long, and somebody always has one.
+//! * A grant takes room from all others until it expires, used or not. So nobody gets much more than it shows a need for, except for what is
+//!   its share if all known clients wanted something.
 //!
 //! All sums are in the estimate [`buffer_cost`]. Where a network driver takes more memory for a datagram, what lies in remoted's queue shows
 //! it ([`Windows::handle_queue`]), and the buffer counts as so much smaller.
 
-use std::collections::{HashMap, VecDeque};
+mod ledger;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::time::Time;
-use crate::wire::buffer_cost;
+use crate::wire::{LAG_MAX, buffer_cost};
+use ledger::{Client, Ledger};
+use waiting::{Waiter, Waiting};
 
 /// A smaller share would cost more in heartbeats than it carries.
 const SHARE_DATAGRAMS_MIN: u64 = 16;
-/// How long a turn lasts while others wait: some round trips on most paths, and seconds for hundreds of waiting hosts.
-const TURN: Duration = Duration::from_millis(100);
+/// How long a turn lasts while others wait: a client releases at its beginning and again each time that a release is confirmed, which takes
+/// somewhat more than [`LAG_MAX`]; so three times on most paths. For hundreds of waiting hosts it is seconds all the same.
+const TURN: Duration = Duration::from_millis(2 * LAG_MAX.as_millis() as u64 + 20);
 /// Who has not asked for this long does not wait any more.
 const WAIT_FORGOTTEN: Duration = Duration::from_secs(5);
-/// How long it counts what a client said it had under way. One that is gone has had it read by then.
-const SAID_HOLDS: Duration = Duration::from_secs(1);
 /// Who is to ask again within this counts as waiting at the door.
 const ABOUT: Duration = Duration::from_millis(10);
 /// How often the silent are looked for.
@@ -44,9 +52,6 @@ const USABLE_PERCENT: u64 = 70;
 const INFLATION_MAX: f64 = 4.0;
 /// Less than this under way says nothing of the cost of a datagram.
 const INFLATION_BYTES_MIN: u64 = 8 * 832;
-
-/// Grants remembered for a client; beyond it they are taken together, which only books more than is due.
-const GRANTS_MAX: usize = 8;
 
 /// Names a client for as long as its connection lasts.
 pub type ClientId = u64;
@@ -93,32 +98,17 @@ pub struct Room {
 /// Windows of all clients.
 #[derive(Debug)]
 pub struct Windows {
-    clients: HashMap<ClientId, Client>,
-    /// Clients that want a turn, the longest waiting first.
-    waiting: VecDeque<ClientId>,
+    ledger: Ledger,
+    waiting: Waiting,
     hosts: HashMap<IpAddr, Host>,
-    /// Clients that want something.
+    /// Clients that want something, and addresses with such clients.
     wanting: u64,
+    hosts_wanting: u64,
     /// The largest datagram that somebody wants to send, in buffer cost.
     largest_cost: u64,
     /// How many times more a datagram takes than [`buffer_cost`] says.
     inflation: f64,
     swept: Time,
-}
-
-#[derive(Debug)]
-struct Client {
-    address: IpAddr,
-    asked: Time,
-    /// When it was told to ask again.
-    due: Time,
-    wants: bool,
-    next_cost: u64,
-    unconfirmed: u64,
-    /// When its turn began; `None` while it has none.
-    turn: Option<Time>,
-    /// Grants that may still be in use, with their expiry, the newest last.
-    grants: VecDeque<(u64, Time)>,
 }
 
 /// The clients at one address.
@@ -128,44 +118,14 @@ struct Host {
     turns: u64,
 }
 
-impl Client {
-    /// What it may have under way: the largest grant that has not expired.
-    fn booked(&self, now: Time) -> u64 {
-        self.grants.iter().filter(|(_, expires)| *expires > now).map(|(window, _)| *window).max().unwrap_or(0)
-    }
-
-    /// What it may have on its way to remoted's socket, or in it.
-    fn under_way(&self, now: Time) -> u64 {
-        let said = if now.since(self.asked) < SAID_HOLDS { self.unconfirmed } else { 0 };
-        said.max(self.booked(now))
-    }
-
-    fn newest(&self) -> u64 {
-        self.grants.back().map_or(0, |(window, _)| *window)
-    }
-
-    fn book(&mut self, now: Time, window: u64, lease: Duration) {
-        let expires = now + lease;
-        self.grants.retain(|(_, expires)| *expires > now);
-        // One that is not smaller and lasts longer makes an earlier one meaningless.
-        while self.grants.back().is_some_and(|(earlier, ends)| *earlier <= window && *ends <= expires) {
-            self.grants.pop_back();
-        }
-        if self.grants.len() < GRANTS_MAX {
-            self.grants.push_back((window, expires));
-        } else if let Some((last, ends)) = self.grants.back_mut() {
-            (*last, *ends) = (window.max(*last), expires.max(*ends));
-        }
-    }
-}
-
 impl Default for Windows {
     fn default() -> Self {
         Self {
-            clients: HashMap::new(),
-            waiting: VecDeque::new(),
+            ledger: Ledger::default(),
+            waiting: Waiting::default(),
             hosts: HashMap::new(),
             wanting: 0,
+            hosts_wanting: 0,
             largest_cost: 0,
             inflation: 1.0,
             swept: Time::ZERO,
@@ -174,26 +134,39 @@ impl Default for Windows {
 }
 
 impl Windows {
-    /// Grants a window, or says when to ask again.
+    /// Grants a window, or says when to ask again, to a client of which nothing is known but that it has something to send.
     pub fn handle_request(&mut self, now: Time, request: Request, room: Room) -> Grant {
+        self.handle_request_for(now, request, u64::MAX, room)
+    }
+
+    /// The same for a client that has to send so much, in bytes of buffer cost.
+    pub fn handle_request_for(&mut self, now: Time, request: Request, need: u64, room: Room) -> Grant {
+        let id = request.client;
+        self.ledger.settle(now);
         self.sweep(now);
-        self.note(now, &request);
+        self.note(&request, need);
         let room = self.deflated(room);
         let window = if request.wants { self.window(now, &request, room) } else { self.renewal(now, &request, room) };
-        let ask_again =
-            if request.wants && window == 0 { self.patience(now, request.client, room) } else { Duration::ZERO };
-        if let Some(client) = self.clients.get_mut(&request.client) {
+        let ask_again = if request.wants && window == 0 { self.patience(now, id, room) } else { Duration::ZERO };
+        if let Some(client) = self.ledger.get_mut(id) {
             client.due = now + ask_again;
-            if window > 0 {
-                client.book(now, window, request.lease);
+            if let Some(ticket) = client.ticket {
+                self.waiting.handle_due(ticket, now + ask_again);
             }
+        }
+        if window > 0 {
+            self.ledger.book(id, window, request.lease);
         }
         Grant { window, ask_again }
     }
 
     /// Learns from what lies in the queue how much a datagram really takes. While the socket `overflows` by others' doing that says nothing.
     pub fn handle_queue(&mut self, now: Time, queue: u64, overflows: bool) {
-        let under_way = self.under_way(now);
+        self.ledger.settle(now);
+        if queue == 0 {
+            self.ledger.handle_emptied();
+        }
+        let under_way = self.ledger.under_way();
         if under_way >= INFLATION_BYTES_MIN {
             let seen = if overflows { 0.0 } else { queue as f64 / under_way as f64 };
             // Falls slowly, so that one sample of a short queue does not forget it.
@@ -204,42 +177,45 @@ impl Windows {
     /// A client's connection is gone. Its grant stays booked until it expires: what it sent may still be under way.
     pub fn handle_gone(&mut self, client: ClientId) {
         self.set_wants(client, false);
+        if let Some(client) = self.ledger.get_mut(client) {
+            client.gone = true;
+        }
     }
 
     /// The sum of all grants that have not expired, in bytes of buffer cost.
-    pub fn booked(&self, now: Time) -> u64 {
-        self.clients.values().map(|client| client.booked(now)).sum()
+    pub fn booked(&mut self, now: Time) -> u64 {
+        self.ledger.settle(now);
+        self.ledger.booked()
+    }
+
+    /// Clients that have something to send or under way.
+    pub fn active(&mut self, now: Time) -> usize {
+        self.ledger.settle(now);
+        self.ledger.active()
     }
 
     /// Writes down what a client says of itself.
-    fn note(&mut self, now: Time, request: &Request) {
-        let client = self.clients.entry(request.client).or_insert_with(|| Client {
-            address: request.address,
-            asked: now,
-            due: now,
-            wants: false,
-            next_cost: 0,
-            unconfirmed: 0,
-            turn: None,
-            grants: VecDeque::new(),
-        });
-        client.asked = now;
-        client.next_cost = request.next_cost;
-        client.unconfirmed = request.unconfirmed_cost;
+    fn note(&mut self, request: &Request, need: u64) {
+        self.ledger.note(request, need);
         self.set_wants(request.client, request.wants);
         if request.wants {
             self.largest_cost = self.largest_cost.max(request.next_cost);
+        }
+        if let Some(client) = self.ledger.get(request.client)
+            && let Some(ticket) = client.ticket
+        {
+            self.waiting.handle_shown(ticket, client.shown);
         }
     }
 
     /// One that wants nothing has no turn and does not wait for one.
     fn set_wants(&mut self, id: ClientId, wants: bool) {
-        let Some(client) = self.clients.get_mut(&id) else {
+        let Some(client) = self.ledger.get(id) else {
             return;
         };
         if client.wants != wants {
-            client.wants = wants;
             let host = self.hosts.entry(client.address).or_default();
+            let had = host.wanting > 0;
             if wants {
                 host.wanting += 1;
                 self.wanting += 1;
@@ -247,15 +223,21 @@ impl Windows {
                 host.wanting -= 1;
                 self.wanting -= 1;
             }
+            match (had, host.wanting > 0) {
+                (false, true) => self.hosts_wanting += 1,
+                (true, false) => self.hosts_wanting -= 1,
+                (false, false) | (true, true) => {}
+            }
+            self.ledger.set_wants(id, wants);
         }
         if !wants {
             self.end_turn(id);
-            self.waiting.retain(|&waiting| waiting != id);
+            self.leave(id);
         }
     }
 
     fn end_turn(&mut self, id: ClientId) {
-        if let Some(client) = self.clients.get_mut(&id)
+        if let Some(client) = self.ledger.get_mut(id)
             && client.turn.take().is_some()
             && let Some(host) = self.hosts.get_mut(&client.address)
         {
@@ -264,38 +246,45 @@ impl Windows {
     }
 
     fn begin_turn(&mut self, now: Time, id: ClientId) {
-        self.waiting.retain(|&waiting| waiting != id);
-        if let Some(client) = self.clients.get_mut(&id)
+        self.leave(id);
+        if let Some(client) = self.ledger.get_mut(id)
             && client.turn.replace(now).is_none()
         {
             self.hosts.entry(client.address).or_default().turns += 1;
         }
     }
 
+    /// Does not wait any more.
+    fn leave(&mut self, id: ClientId) {
+        if let Some(ticket) = self.ledger.get_mut(id).and_then(|client| client.ticket.take()) {
+            self.waiting.leave(ticket);
+        }
+    }
+
     fn window(&mut self, now: Time, request: &Request, room: Room) -> u64 {
         let half = room.buffer / 2;
-        let others = self.booked_by_others(now, request.client);
+        let others = self.ledger.booked_by_others(request.client);
         let useful = self.useful(room);
-        let mut free = self.free(now, request.client, room);
-        if room.reads && self.is_filled_by_others(now, room) {
+        let mut free = self.free(request.client, room);
+        if room.reads && self.is_filled_by_others(room) {
             // To wait for room would be to wait for ever. While it overflows, waiting is even harmful: the kernel frees what was read in lots,
             // and a release that follows what is seen to be read would always come between two lots, when nothing fits.
             let anyway = if room.overflows { half } else { useful };
             free = free.max(anyway.min(half.saturating_sub(others)));
         }
-        let hosts = self.hosts.values().filter(|host| host.wanting > 0).count().max(1) as u64;
+        let hosts = self.hosts_wanting.max(1);
         let neighbours = self.hosts.get(&request.address).map_or(1, |host| host.wanting.max(1));
         let smallest_share = half / hosts / (self.wanting + 1 - hosts.min(self.wanting)).max(1);
         let bound = if smallest_share >= useful {
             self.end_turn(request.client);
-            self.waiting.retain(|&waiting| waiting != request.client);
+            self.leave(request.client);
             half / hosts / neighbours
-        } else if self.has_turn(now, request, free / useful, half / useful / hosts) {
+        } else if self.has_turn(now, request, free, useful, half / useful / hosts) {
             useful
         } else {
             return 0;
         };
-        let window = free.min(bound);
+        let window = free.min(bound).min(self.wish(request.client, room));
         if window >= request.next_cost.max(1) {
             window
         } else if others == 0 && (room.queue == 0 || room.queue + request.next_cost <= usable(room)) {
@@ -306,59 +295,86 @@ impl Windows {
         }
     }
 
+    /// The most that is of use to this client: what it asks for, and as much again as it has under way, so that in a steady stream the next
+    /// datagram need not wait for a heartbeat, unless somebody waits for that room; or what would be its share if every client had something
+    /// to send.
+    fn wish(&self, id: ClientId, room: Room) -> u64 {
+        let share = room.buffer / 2 / self.ledger.len().max(1) as u64;
+        let Some(client) = self.ledger.get(id) else {
+            return share;
+        };
+        let spare = if self.waiting.has_others(client.ticket) { 0 } else { client.unconfirmed };
+        client.shown.saturating_add(spare).max(share)
+    }
+
     /// For one in the middle of a steady stream, which has just sent all it had: it keeps a window, so that its next datagram need not wait for
     /// a heartbeat. Nobody waits for the sake of that.
     fn renewal(&self, now: Time, request: &Request, room: Room) -> u64 {
-        let Some(client) = self.clients.get(&request.client) else {
+        let Some(client) = self.ledger.get(request.client) else {
             return 0;
         };
-        if request.unconfirmed_cost == 0 || client.booked(now) == 0 || !self.waiting.is_empty() {
+        if request.unconfirmed_cost == 0 || client.booked(now) == 0 || self.waiting.has_others(client.ticket) {
             return 0;
         }
-        let hosts = self.hosts.values().filter(|host| host.wanting > 0).count() as u64;
-        let share = room.buffer / 2 / (hosts + 1);
-        client.newest().min(share).min(self.free(now, request.client, room))
+        let share = room.buffer / 2 / (self.hosts_wanting + 1);
+        client.newest().min(share).min(self.free(request.client, room))
     }
 
-    /// Whether it is this client's turn. `free` turns can begin, an address may have `each` at a time.
-    fn has_turn(&mut self, now: Time, request: &Request, free: u64, each: u64) -> bool {
-        let id = request.client;
-        let others_wait = self.waiting.iter().any(|&waiting| waiting != id);
-        if let Some(began) = self.clients.get(&id).and_then(|client| client.turn) {
-            if now.since(began) < TURN || !others_wait {
+    /// Whether it is this client's turn. `free` bytes can be granted, `useful` of them to one; an address may have `each` turns at a time.
+    fn has_turn(&mut self, now: Time, request: &Request, free: u64, useful: u64, each: u64) -> bool {
+        let Some(&Client { address, shown, due, turn, ticket, .. }) = self.ledger.get(request.client) else {
+            return false;
+        };
+        if let Some(began) = turn {
+            if now.since(began) < TURN || !self.waiting.has_others(ticket) {
                 return true;
             }
-            self.end_turn(id);
+            self.end_turn(request.client);
         }
-        if !self.waiting.contains(&id) {
-            self.waiting.push_back(id);
-        }
+        let ticket = ticket.unwrap_or_else(|| {
+            let ticket = self.waiting.join(Waiter { address, shown, due });
+            if let Some(client) = self.ledger.get_mut(request.client) {
+                client.ticket = Some(ticket);
+            }
+            ticket
+        });
         let each = each.max(1);
         let has_place = |address: &IpAddr| self.hosts.get(address).is_none_or(|host| host.turns < each);
-        if !has_place(&request.address) {
+        if !has_place(&address) {
             return false;
         }
         // Those before it that are about to ask come first; one that asks later must not keep a turn unused.
-        let ahead =
-            self.waiting.iter().take_while(|&&waiting| waiting != id).filter_map(|waiting| self.clients.get(waiting));
-        let ahead = ahead.filter(|client| client.due <= now + ABOUT && has_place(&client.address)).count() as u64;
-        if ahead >= free {
+        let mut taken = shown.min(useful);
+        for waiter in self.waiting.ahead_and_due(ticket, now + ABOUT) {
+            if taken > free {
+                break;
+            }
+            if has_place(&waiter.address) {
+                taken += waiter.shown.min(useful);
+            }
+        }
+        if taken > free {
             return false;
         }
-        self.begin_turn(now, id);
+        self.begin_turn(now, request.client);
         true
     }
 
     /// When it is worth asking again: somewhat before those ahead have had their turns.
-    fn patience(&self, now: Time, client: ClientId, room: Room) -> Duration {
-        let turns = (room.buffer / 2 / self.useful(room)).max(1);
-        let rank = self.waiting.iter().position(|&waiting| waiting == client);
-        let span = if let Some(rank) = rank {
-            TURN.mul_f64(rank as f64 / turns as f64)
+    fn patience(&self, now: Time, id: ClientId, room: Room) -> Duration {
+        let (half, useful) = ((room.buffer / 2).max(1), self.useful(room));
+        let span = if let Some(ticket) = self.ledger.get(id).and_then(|client| client.ticket) {
+            let most = half.saturating_mul(ASK_AGAIN_MAX.div_duration_f64(TURN) as u64 + 1);
+            let mut ahead = 0;
+            for waiter in self.waiting.ahead(ticket) {
+                ahead += waiter.shown.min(useful);
+                if ahead >= most {
+                    break;
+                }
+            }
+            TURN.mul_f64(ahead as f64 / half as f64)
         } else {
-            let grants = self.clients.values().flat_map(|client| &client.grants);
-            let expiries = grants.map(|(_, expires)| *expires).filter(|&expires| expires > now);
-            expiries.min().map_or(Duration::ZERO, |expires| expires.since(now))
+            self.ledger.next_change().map_or(Duration::ZERO, |at| at.since(now))
         };
         span.clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
     }
@@ -370,36 +386,21 @@ impl Windows {
     }
 
     /// What may be granted to this client: see the head of this file.
-    fn free(&self, now: Time, id: ClientId, room: Room) -> u64 {
-        // What an expired grant has on its way counts until its client says that it is read.
-        let others: u64 =
-            self.clients.iter().filter(|(other, _)| **other != id).map(|(_, client)| client.under_way(now)).sum();
-        let room_left = usable(room).saturating_sub(self.foreign(now, room) + others);
-        room_left.min((room.buffer / 2).saturating_sub(self.booked_by_others(now, id)))
+    fn free(&self, id: ClientId, room: Room) -> u64 {
+        // What an expired grant has on its way counts until it has been read.
+        let others = self.ledger.under_way_of_others(id);
+        let room_left = usable(room).saturating_sub(self.foreign(room) + others);
+        room_left.min((room.buffer / 2).saturating_sub(self.ledger.booked_by_others(id)))
     }
 
     /// What lies in the queue and no client has sent.
-    fn foreign(&self, now: Time, room: Room) -> u64 {
-        room.queue.saturating_sub(self.under_way(now))
+    const fn foreign(&self, room: Room) -> u64 {
+        room.queue.saturating_sub(self.ledger.under_way())
     }
 
     /// More than half the buffer is taken by what no client has sent.
-    fn is_filled_by_others(&self, now: Time, room: Room) -> bool {
-        self.foreign(now, room) > room.buffer / 2
-    }
-
-    /// What clients may have under way, granted or reported.
-    fn under_way(&self, now: Time) -> u64 {
-        self.clients.values().map(|client| client.under_way(now)).sum()
-    }
-
-    fn booked_by_others(&self, now: Time, client: ClientId) -> u64 {
-        self.booked(now) - self.clients.get(&client).map_or(0, |client| client.booked(now))
-    }
-
-    /// Clients that have something to send or under way.
-    pub fn active(&self, now: Time) -> usize {
-        self.clients.values().filter(|client| client.wants || client.under_way(now) > 0).count()
+    const fn is_filled_by_others(&self, room: Room) -> bool {
+        self.foreign(room) > room.buffer / 2
     }
 
     fn deflated(&self, room: Room) -> Room {
@@ -417,22 +418,25 @@ impl Windows {
             let span = now.since(client.asked.max(client.due));
             span >= WAIT_FORGOTTEN || (client.turn.is_some() && span >= TURN && client.booked(now) == 0)
         };
-        let gone: Vec<ClientId> = self.clients.iter().filter(|(_, client)| silent(client)).map(|(id, _)| *id).collect();
-        for id in gone {
+        let silent: Vec<ClientId> = self.ledger.iter().filter(|(_, client)| silent(client)).map(|(id, _)| id).collect();
+        for id in silent {
             self.set_wants(id, false);
         }
-        let forgotten =
-            |client: &Client| !client.wants && client.booked(now) == 0 && now.since(client.asked) >= WAIT_FORGOTTEN;
-        self.clients.retain(|_, client| !forgotten(client));
+        let forgotten = |client: &Client| {
+            let over = client.gone || now.since(client.asked) >= WAIT_FORGOTTEN;
+            !client.wants && over && client.is_settled()
+        };
+        let forgotten: Vec<ClientId> =
+            self.ledger.iter().filter(|(_, client)| forgotten(client)).map(|(id, _)| id).collect();
+        for id in forgotten {
+            self.ledger.remove(id);
+        }
         self.hosts.retain(|_, host| host.wanting > 0 || host.turns > 0);
-        self.largest_cost =
-            self.clients.values().filter(|client| client.wants).map(|client| client.next_cost).max().unwrap_or(0);
+        let wanting = self.ledger.iter().filter(|(_, client)| client.wants);
+        self.largest_cost = wanting.map(|(_, client)| client.next_cost).max().unwrap_or(0);
     }
 }
 
 const fn usable(room: Room) -> u64 {
     room.buffer * USABLE_PERCENT / 100
 }
-
-#[cfg(test)]
-mod tests;

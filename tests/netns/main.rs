@@ -1,7 +1,7 @@
 //! The broker between two hosts: real processes in network namespaces, a real cable that is cut, a receiver that dies.
 //!
-//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd` and `logger` (Debian: iproute2, nftables, netcat-openbsd, rsyslog,
-//! bsdutils) and the examples beside the binary:
+//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd`, `logger`, `prlimit` and `bash` (Debian: iproute2, nftables,
+//! netcat-openbsd, rsyslog, bsdutils, util-linux, bash) and the examples beside the binary:
 //!
 //! ```text
 //! cargo build --examples && cargo test --features netns --test netns
@@ -12,8 +12,11 @@
 //! disturb what another measures; `--test-threads` makes no difference.
 #![cfg(target_os = "linux")]
 
+mod descriptors;
+mod half_open;
 mod idle;
 mod load;
+mod network;
 mod outages;
 mod programs;
 mod replies;
@@ -21,3 +24,4 @@ mod scene;
 mod stops;
 #[path = "../support/mod.rs"]
 mod support;
+mod swarm;

@@ -12,7 +12,7 @@ const BEFORE: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(4);
 
 /// Sends at 500 datagrams a second while `happen` lets `outages` happen, of `span` in all, and expects that nothing is lost.
-fn ride_out(outages: u64, span: Duration, happen: impl FnOnce(&mut Scene)) {
+pub(crate) fn ride_out(outages: u64, span: Duration, happen: impl FnOnce(&mut Scene)) {
     let mut scene = Scene::up();
     let traffic = scene.send(worth(BEFORE + span + AFTER), &[]);
     scene.wait_until_accepted(AGENT, worth(BEFORE));

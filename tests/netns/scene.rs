@@ -43,14 +43,14 @@ pub(crate) struct Traffic {
     count: u64,
 }
 
-/// What an agent says at its end, by name.
-pub(crate) struct Summary(String);
+/// What an agent, or a swarm, says at its end, by name.
+pub(crate) struct Summary(pub(crate) String);
 
 impl Summary {
     pub(crate) fn get(&self, name: &str) -> u64 {
         let mut words = self.0.split_ascii_whitespace();
         let value = words.find(|word| *word == name).and_then(|_| words.next()?.parse().ok());
-        value.unwrap_or_else(|| panic!("the agent does not say `{name}` but: {}", self.0))
+        value.unwrap_or_else(|| panic!("it does not say `{name}` but: {}", self.0))
     }
 }
 
@@ -95,6 +95,21 @@ impl Scene {
     pub(crate) fn start_server(&mut self, options: &[&str]) {
         let options = [&["server", "--settle", "200ms", "-v"], options].concat();
         self.server = Some(self.start(Side::Server, broker(), "server", &options));
+    }
+
+    /// The same with a bound of the descriptors that it may have.
+    pub(crate) fn start_server_with_descriptors(&mut self, most: &str) {
+        let program = broker();
+        let limit = format!("--nofile={most}");
+        let options = [&limit, program.to_str().expect("is plain text"), "server", "--settle", "200ms", "-v"];
+        self.server = Some(self.start(Side::Server, "prlimit".into(), "server", &options));
+    }
+
+    /// Connects to the broker's server so many times from the agent's host, and says nothing.
+    pub(crate) fn connect_silently(&mut self, connections: usize) -> Process {
+        let open = format!("exec {{fd}}<>/dev/tcp/{}/1517", Side::Server.ipv4());
+        let script = format!("for i in $(seq {connections}); do {open} || exit 1; done; exec sleep 600");
+        self.start(Side::Agent, "bash".into(), "silent", &["-c", &script])
     }
 
     /// Starts the client and waits until it has its socket for the agent. It need not have found the server by then.
@@ -161,6 +176,14 @@ impl Scene {
         });
     }
 
+    /// Waits until that many connections to the broker's server are established, as its host sees it.
+    pub(crate) fn wait_until_connected(&self, count: usize) {
+        wait_until(&format!("{count} connections are established"), || {
+            let established = self.net.established();
+            (established == count).then_some(()).ok_or_else(|| format!("{established} are"))
+        });
+    }
+
     /// Waits until remoted has accepted so many datagrams of that agent.
     pub(crate) fn wait_until_accepted(&mut self, id: &str, count: u64) {
         wait_until(&format!("{count} datagrams of agent {id} are accepted"), || {
@@ -224,6 +247,19 @@ impl Scene {
         assert!(summary.get("replies") + REPLIES_LOST_MAX * outages >= count, "replies are missing: {}", summary.0);
     }
 
+    /// Stops the client and expects that its last words add up, with all that the agents have sent.
+    pub(crate) fn expect_accounts(&mut self, sent: u64) {
+        let client = self.client();
+        client.signal("TERM");
+        assert!(client.wait().success(), "the client ends well");
+        let said = find_line(&client.output(), &["stopped: "]).expect("it says what became of all datagrams");
+        let numbers = said.rsplit("stopped: ").next().into_iter().flat_map(|sums| sums.split(", "));
+        let numbers: Vec<u64> = numbers.filter_map(|sum| sum.split(' ').next()?.parse().ok()).collect();
+        let [received, confirmed, dropped, left] = numbers[..] else { panic!("what does it mean by `{said}`?") };
+        assert_eq!((received, confirmed + dropped + left), (sent, sent), "{said}");
+        assert_eq!((dropped, left), (0, 0), "{said}");
+    }
+
     pub(crate) fn received(&mut self, id: &str) -> &Received {
         self.journal.read().of(id)
     }
@@ -263,7 +299,7 @@ pub(crate) fn broker() -> PathBuf {
 }
 
 /// A program from `examples/`. Cargo puts them beside the tests: `target/PROFILE/examples` and `target/PROFILE/deps`.
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let test = env::current_exe().expect("a test knows itself");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("tests are in target/PROFILE/deps");
     let path = profile.join("examples").join(name);

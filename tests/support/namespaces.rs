@@ -39,6 +39,13 @@ pub(crate) enum Side {
 impl Side {
     pub(crate) const BOTH: [Self; 2] = [Self::Agent, Self::Server];
 
+    const fn other(self) -> Self {
+        match self {
+            Self::Agent => Self::Server,
+            Self::Server => Self::Agent,
+        }
+    }
+
     pub(crate) fn ipv4(self) -> &'static str {
         ADDRESSES[self as usize].0
     }
@@ -103,6 +110,17 @@ impl Namespaces {
         self.ip(side, &["addr", "add", &format!("{address}/24"), "dev", WIRE]);
     }
 
+    /// Takes an IPv4 address of the host away; routes and connections that need it are of no more use.
+    pub(crate) fn remove_address(&self, side: Side, address: &str) {
+        self.ip(side, &["addr", "del", &format!("{address}/24"), "dev", WIRE]);
+    }
+
+    /// All addresses of a network belong to the host, and the other one knows the way.
+    pub(crate) fn add_network(&self, side: Side, network: &str) {
+        self.ip(side, &["route", "add", "local", network, "dev", "lo"]);
+        self.ip(side.other(), &["route", "add", network, "via", side.ipv4()]);
+    }
+
     /// A command that runs `program` on that host. `ip netns exec` becomes the program: its process id is the program's.
     pub(crate) fn command(&self, side: Side, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");
@@ -128,6 +146,67 @@ impl Namespaces {
     pub(crate) fn cut_towards(&self, side: Side) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; policy drop; }}");
         self.nft(side, &format!("add table netdev obk\nadd chain netdev obk cut {chain}\n"));
+    }
+
+    /// Of what arrives at either end so many packets in a hundred are lost. Datagrams to remoted that are lost are counted.
+    pub(crate) fn lose(&self, percent: u32) {
+        let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
+        let chance = format!("numgen random mod 100 < {percent}");
+        for side in Side::BOTH {
+            self.nft(
+                side,
+                &format!(
+                    "add table netdev obk\nadd chain netdev obk loss {chain}\nadd counter netdev obk lost\n\
+                     add rule netdev obk loss udp dport 1514 {chance} counter name lost drop\n\
+                     add rule netdev obk loss udp dport 1514 accept\n\
+                     add rule netdev obk loss {chance} drop\n"
+                ),
+            );
+        }
+    }
+
+    /// Nothing is lost any more. How many datagrams to remoted were.
+    pub(crate) fn lose_no_more(&self) -> u64 {
+        for side in Side::BOTH {
+            self.nft(side, "flush chain netdev obk loss\n");
+        }
+        self.counted(Side::Server, ["netdev", "obk"])
+    }
+
+    /// Nothing of the TCP connections that exist passes any more, in either direction and without a word, as when a firewall has
+    /// forgotten them. New ones do.
+    pub(crate) fn forget_connections(&self) {
+        let existing =
+            run(self.command(Side::Agent, "ss").args(["-Htn", "state", "established", "dport", "=", ":1517"]));
+        let port = |line: &str| line.split_ascii_whitespace().nth(2)?.rsplit(':').next()?.parse::<u16>().ok();
+        let ports: Vec<String> = existing.lines().filter_map(port).map(|port| port.to_string()).collect();
+        assert!(!ports.is_empty(), "there is no connection: {existing}");
+        let ports = ports.join(", ");
+        let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
+        for (side, end) in [(Side::Agent, "dport"), (Side::Server, "sport")] {
+            self.nft(
+                side,
+                &format!(
+                    "add table netdev obk\nadd chain netdev obk forgotten {chain}\n\
+                     add rule netdev obk forgotten tcp {end} {{ {ports} }} drop\n"
+                ),
+            );
+        }
+    }
+
+    /// The TCP connections of the server's host are gone without a word, as after a crash of the host. While the link is cut, that is:
+    /// otherwise the other end is told.
+    pub(crate) fn forget_sockets(&self) {
+        run(self.command(Side::Server, "ss").args(["-K", "sport", "=", ":1517"]));
+        let left = run(self.command(Side::Server, "ss").args(["-Htn", "sport", "=", ":1517"]));
+        assert_eq!(left, "", "this kernel does not end connections on request (CONFIG_INET_DIAG_DESTROY)");
+    }
+
+    /// TCP connections to the broker server that both ends know, as its host sees them.
+    pub(crate) fn established(&self) -> usize {
+        run(self.command(Side::Server, "ss").args(["-Htn", "state", "established", "sport", "=", ":1517"]))
+            .lines()
+            .count()
     }
 
     /// Puts a firewall in the way.
@@ -202,7 +281,12 @@ impl Namespaces {
 
     /// What has been counted since [`Self::count_datagrams`].
     pub(crate) fn counted_datagrams(&self, side: Side) -> u64 {
-        let table = run(self.command(side, "nft").args(["list", "table", "inet", "tally"]));
+        self.counted(side, ["inet", "tally"])
+    }
+
+    /// The first counter of that table.
+    fn counted(&self, side: Side, table: [&str; 2]) -> u64 {
+        let table = run(self.command(side, "nft").args(["list", "table"]).args(table));
         let mut words = table.split_ascii_whitespace();
         let count = words.find(|word| *word == "packets").and_then(|_| words.next()?.parse().ok());
         count.expect("the rule counts")

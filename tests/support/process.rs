@@ -38,6 +38,13 @@ impl Process {
         self.child.wait().expect("it is ours");
     }
 
+    /// Bounds the descriptors that it may have from here on.
+    pub(crate) fn limit_descriptors(&self, most: u32) {
+        // The soft limit alone: it can be raised again.
+        let limit = format!("--nofile={most}:");
+        namespaces::run(Command::new("prlimit").args(["--pid", &self.child.id().to_string(), &limit]));
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let (child, name) = (&mut self.child, &self.name);

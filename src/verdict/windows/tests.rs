@@ -1,4 +1,5 @@
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use proptest::prelude::*;
 
@@ -180,9 +181,119 @@ fn one_that_dies_in_its_turn_does_not_keep_the_others_waiting() {
     assert!((9..=40).all(|client| served.contains(&client)), "{served:?}");
 }
 
+/// One of many clients that hold datagrams, as the server sees it.
+#[derive(Clone, Default)]
+struct Holder {
+    unsent: u64,
+    /// Released and not confirmed, and when the last of it was released.
+    open: u64,
+    released: Time,
+    next: Time,
+    /// When the oldest unsent datagram came, and the longest that one has waited.
+    came: Time,
+    longest: Duration,
+}
+
+impl Holder {
+    /// Asks, and releases what it may. What was released is confirmed by a heartbeat that begins a grace later.
+    fn ask(&mut self, now: Time, windows: &mut Windows, client: ClientId) {
+        const GRACE: Duration = LAG_MAX;
+        if now.since(self.released) >= GRACE {
+            self.open = 0;
+        }
+        let octets = (client as u32).to_be_bytes();
+        let request = Request {
+            client,
+            address: IpAddr::V4(Ipv4Addr::new(10, octets[1], octets[2], octets[3])),
+            wants: self.unsent > 0,
+            unconfirmed_cost: self.open * SMALL,
+            ..asks(0)
+        };
+        let grant = windows.handle_request_for(now, request, self.unsent * SMALL, EMPTY);
+        let sent = self.unsent.min((grant.window / SMALL).saturating_sub(self.open));
+        if sent > 0 {
+            self.longest = self.longest.max(now.since(self.came));
+            (self.came, self.released) = (now, now);
+        }
+        (self.unsent, self.open) = (self.unsent - sent, self.open + sent);
+        let covering = self.released + GRACE;
+        self.next = match (self.unsent > 0, self.open > 0) {
+            (true, _) => now + grant.ask_again.max(Duration::from_millis(2)),
+            (false, true) if covering > now => covering,
+            (false, _) => now + Duration::from_secs(1),
+        };
+    }
+}
+
+/// Lets them ask whenever they want to in these milliseconds, with remoted reading at once. `come`: who gets a datagram in each of them.
+fn live(windows: &mut Windows, holders: &mut [Holder], millis: Range<u64>, come: impl Fn(u64, usize) -> bool) {
+    for at in millis {
+        windows.handle_queue(ms(at), 0, false);
+        for (index, holder) in holders.iter_mut().enumerate() {
+            if come(at, index) {
+                if holder.unsent == 0 {
+                    holder.came = ms(at);
+                    holder.next = ms(at);
+                }
+                holder.unsent += 1;
+            }
+            if holder.next <= ms(at) {
+                holder.ask(ms(at), windows, index as ClientId);
+            }
+        }
+    }
+}
+
+#[test]
+fn two_hundred_that_come_back_at_once_are_rid_of_all_they_hold_in_half_a_minute() {
+    let mut windows = Windows::default();
+    let mut holders = vec![Holder { unsent: 200, ..Holder::default() }; 200];
+    live(&mut windows, &mut holders, 0..15_000, |_, _| false);
+    let (least, most) = holders.iter().map(|holder| holder.unsent).fold((200, 0), |(l, m), n| (n.min(l), n.max(m)));
+    assert!(most <= 160, "somebody still holds {most} of 200 when another holds {least}");
+    live(&mut windows, &mut holders, 15_000..30_000, |_, _| false);
+    let left: u64 = holders.iter().map(|holder| holder.unsent).sum();
+    assert_eq!(left, 0, "of 40,000");
+}
+
+#[test]
+fn five_hundred_with_a_datagram_each_second_do_not_wait_for_one_another() {
+    let mut windows = Windows::default();
+    let mut holders = vec![Holder::default(); 500];
+    live(&mut windows, &mut holders, 0..10_000, |at, index| at % 1_000 == 2 * index as u64);
+    let longest = holders.iter().map(|holder| holder.longest).max().unwrap_or_default();
+    assert!(longest < Duration::from_millis(150), "one waited for {longest:?}");
+    assert!(holders.iter().all(|holder| holder.unsent == 0));
+}
+
+#[test]
+fn what_has_landed_and_was_seen_read_takes_no_room_from_others() {
+    let mut windows = Windows::default();
+    let hold = |client| Request { unconfirmed_cost: 100_000, ..asks(client) };
+    windows.handle_request(ms(0), asks(1), EMPTY);
+    windows.handle_request(ms(140), Request { wants: false, ..hold(1) }, EMPTY);
+    windows.handle_queue(ms(149), 0, false);
+    let rest = BUFFER * USABLE_PERCENT / 100 - 100_000;
+    assert_eq!(windows.handle_request(ms(149), asks(2), EMPTY).window, rest, "it may still be on its way");
+    windows.handle_queue(ms(150), 0, false);
+    assert_eq!(windows.handle_request(ms(150), asks(2), EMPTY).window, BUFFER / 2);
+}
+
+#[test]
+fn nobody_gets_much_more_than_it_shows_a_need_for_while_there_are_others() {
+    let mut windows = Windows::default();
+    for client in 1..=100 {
+        windows.handle_request(ms(0), Request { wants: false, ..asks(client) }, EMPTY);
+    }
+    assert_eq!(windows.handle_request_for(ms(1), asks(1), SMALL, EMPTY).window, BUFFER / 2 / 100);
+    assert_eq!(windows.handle_request_for(ms(1), asks(2), 9 * SMALL, EMPTY).window, 9 * SMALL);
+    let streaming = Request { unconfirmed_cost: 20 * SMALL, ..asks(3) };
+    assert_eq!(windows.handle_request_for(ms(1), streaming, SMALL, EMPTY).window, 41 * SMALL, "as much again");
+}
+
 proptest! {
     #[test]
-    fn grants_never_sum_to_more_than_half_the_buffer(
+    fn grants_never_sum_to_more_than_half_the_buffer_and_sums_are_kept_right(
         steps in proptest::collection::vec((0u8..20, 0u64..60, any::<bool>(), 0u64..40_000, 0u64..200_000, 1u64..500), 1..300),
     ) {
         let mut windows = Windows::default();
@@ -197,7 +308,15 @@ proptest! {
                 ..asks(client)
             };
             windows.handle_request(ms(at), request, Room { queue, ..EMPTY });
+            if lease % 7 == 0 {
+                windows.handle_queue(ms(at), queue / 2 * (lease % 2), false);
+            }
+            if lease % 11 == 0 {
+                windows.handle_gone(ClientId::from(client));
+            }
             prop_assert!(windows.booked(ms(at)) <= BUFFER / 2, "{}", windows.booked(ms(at)));
+            let kept = (windows.booked(ms(at)), windows.ledger.under_way(), windows.active(ms(at)));
+            prop_assert_eq!(kept, windows.ledger.added_up(ms(at)));
         }
     }
 }

@@ -1,0 +1,266 @@
+//! One whole client: the real core, its connection and its socket, without a thread of its own.
+//!
+//! It does what the threads `probe`, `forward` and `reply` of the real client do (`src/client/`), in the same order and by the same rules, each
+//! time that something happens to it: [`Client::attend`] for what its sockets are ready for, then [`Client::act`] for what is due.
+
+mod connect;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use mio::net::UdpSocket;
+use mio::{Poll, Token};
+use ossec_broker::link::{self, ATTEMPTS_MAX, Dialer, Probe};
+use ossec_broker::net::udp::{Inbox, SendError, send_batch, take_refusal, watch};
+use ossec_broker::net::{self};
+use ossec_broker::relay::{Batch, Config, Counters, FullPolicy, Origin, Relay};
+use ossec_broker::time::Time;
+use ossec_broker::wire::Frame;
+
+use crate::peer::Peer;
+use crate::tally::Tally;
+use crate::traffic::{Load, Traffic};
+
+/// Tokens of a client: its UDP socket, the connection in use, the attempts at a better one.
+pub(crate) const SLOTS: usize = 2 + ATTEMPTS_MAX;
+
+/// The defaults of the command line.
+const SETTINGS: link::Settings = link::Settings {
+    interval: Duration::from_secs(1),
+    lease: Duration::from_millis(100),
+    timeout: Duration::from_secs(2),
+};
+const BUFFER_BYTES: usize = 64 << 20;
+/// The system had no room for a datagram: it is tried again after this.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
+/// What all clients share: they are looked at one at a time.
+pub(crate) struct Ground {
+    pub(crate) poll: Poll,
+    pub(crate) batch: Batch,
+    pub(crate) inbox: Inbox,
+    pub(crate) remoted: SocketAddr,
+    pub(crate) broker: SocketAddr,
+    pub(crate) tally: Tally,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// The first of its tokens.
+    token: usize,
+    source: Option<IpAddr>,
+    relay: Relay,
+    traffic: Traffic,
+    upstream: UdpSocket,
+    dialer: Dialer,
+    peers: Vec<Peer>,
+    /// The connection in use.
+    chosen: Option<Token>,
+    probes: VecDeque<Probe>,
+    stream: u128,
+    busy_until: Time,
+    /// Since when it has had something to send and has released nothing.
+    waits: Option<Time>,
+    longest_wait: Duration,
+    /// The most that was unsent at a time, from the first release of any client on.
+    most_unsent: u64,
+    counted: u64,
+}
+
+impl Client {
+    pub(crate) fn new(
+        now: Time,
+        index: usize,
+        source: Option<IpAddr>,
+        load: Load,
+        ground: &mut Ground,
+    ) -> Result<Self, String> {
+        let any: IpAddr =
+            if ground.remoted.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let own = SocketAddr::new(source.unwrap_or(any), 0);
+        let token = index * SLOTS;
+        let upstream = net::bind_upstream(own).and_then(|socket| {
+            watch(&ground.poll, &socket, Token(token))?;
+            Ok(socket)
+        });
+        let upstream = upstream.map_err(|error| format!("cannot bind {own}: {}", net::explain(&error)))?;
+        let relay = Config {
+            buffer_bytes: BUFFER_BYTES,
+            full: FullPolicy::DropOldest,
+            max_age: None,
+            rate: None,
+            resend: true,
+            sessions_max: 1,
+            link: SETTINGS,
+        };
+        let stream = net::random();
+        let phase = f64::from(stream as u32) / f64::from(u32::MAX);
+        let traffic = Traffic::new(now, format!("{:04}", index + 1), load, phase);
+        ground.tally.total += traffic.total();
+        let mut client = Self {
+            token,
+            source,
+            relay: Relay::new(relay),
+            traffic,
+            upstream,
+            dialer: Dialer::new(now, stream as u64),
+            peers: Vec::new(),
+            chosen: None,
+            probes: VecDeque::new(),
+            stream,
+            busy_until: Time::ZERO,
+            waits: None,
+            longest_wait: Duration::ZERO,
+            most_unsent: 0,
+            counted: 0,
+        };
+        client.take_traffic(now);
+        Ok(client)
+    }
+
+    /// Everything has come, and nothing is held.
+    pub(crate) fn is_drained(&self, now: Time) -> bool {
+        self.traffic.next_arrival().is_none() && self.relay.snapshot(now).held.datagrams == 0
+    }
+
+    pub(crate) fn counters(&self, now: Time) -> Counters {
+        self.relay.snapshot(now).counters
+    }
+
+    /// The longest time without a release while there was something to send.
+    pub(crate) fn longest_wait(&self, now: Time, tally: &Tally) -> Duration {
+        self.longest_wait.max(wait(self.waits, now, tally))
+    }
+
+    pub(crate) const fn most_unsent(&self) -> u64 {
+        self.most_unsent
+    }
+
+    /// Does what the socket with that token is ready for.
+    pub(crate) fn attend(&mut self, token: Token, ground: &mut Ground) {
+        if token.0 == self.token {
+            self.take_replies(&mut ground.inbox);
+            return;
+        }
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.token == token) else {
+            return;
+        };
+        match peer.attend(self.stream, SETTINGS.interval) {
+            Ok(frames) => frames.iter().for_each(|frame| self.take_frame(token, frame, ground)),
+            Err(_) => self.drop_peer(token),
+        }
+    }
+
+    /// Does all that is due at this moment; when there is more to do without an event.
+    pub(crate) fn act(&mut self, ground: &mut Ground) -> Option<Time> {
+        let now = net::now();
+        self.take_traffic(now);
+        self.dial(now, ground);
+        self.relay.handle_time(now);
+        if self.relay.is_silent(now) {
+            self.dialer.handle_outage(now);
+        }
+        self.release(now, ground);
+        self.begin_heartbeat(ground);
+        self.watch_progress(now, ground);
+        self.next_deadline(net::now())
+    }
+
+    fn next_deadline(&mut self, now: Time) -> Option<Time> {
+        let busy = (self.busy_until > now).then_some(self.busy_until);
+        let relay = [self.relay.next_heartbeat(now), self.relay.next_deadline(now), self.relay.next_release(now)];
+        relay.into_iter().chain([busy, self.next_dial(), self.traffic.next_arrival()]).flatten().min()
+    }
+
+    fn take_traffic(&mut self, now: Time) {
+        let origin = Origin { agent: SocketAddr::from(([127, 0, 0, 1], 1_024)), local: None };
+        while let Some(datagram) = self.traffic.take_due(now) {
+            self.relay.handle_datagram(now, origin, &datagram);
+        }
+    }
+
+    /// Sends what may be sent.
+    fn release(&mut self, now: Time, ground: &mut Ground) {
+        if now < self.busy_until {
+            return;
+        }
+        let batch = &mut ground.batch;
+        while self.relay.poll_release(net::now(), batch) {
+            let payloads: Vec<&[u8]> = (0..batch.len()).map(|at| batch.payload(at)).collect();
+            // As late as possible: what is sent after the lease may overtake what an outage has swallowed.
+            if net::now() >= batch.until() {
+                return;
+            }
+            let (sent, outcome) = send_batch(&self.upstream, batch.target(), &payloads);
+            let after = net::now();
+            self.relay.handle_sent(after, batch, sent);
+            if sent > 0 {
+                self.longest_wait = self.longest_wait.max(wait(self.waits, after, &ground.tally));
+                self.waits = None;
+                ground.tally.handle_release(after);
+            }
+            match outcome {
+                Ok(()) => {}
+                Err(SendError::Busy) => {
+                    self.busy_until = after + BUSY_PAUSE;
+                    return;
+                }
+                Err(SendError::Unsendable(_)) => self.relay.handle_unsendable(batch, sent),
+                Err(SendError::Refused(_)) => self.relay.handle_refused(after),
+            }
+        }
+    }
+
+    fn begin_heartbeat(&mut self, ground: &mut Ground) {
+        let now = net::now();
+        if self.relay.next_heartbeat(now).is_none_or(|at| at > now) {
+            return;
+        }
+        let Some((probe, ping)) = self.relay.begin_heartbeat(now) else {
+            return;
+        };
+        ground.tally.heartbeats += 1;
+        self.probes.push_back(probe);
+        let chosen = self.chosen;
+        let peer = self.peers.iter_mut().find(|peer| Some(peer.token) == chosen);
+        if let Some(peer) = peer
+            && peer.framed.send(&Frame::Ping(ping)).is_err()
+        {
+            let token = peer.token;
+            self.drop_peer(token);
+        }
+    }
+
+    /// What remoted answers is not looked at; what the network says of refused datagrams is.
+    fn take_replies(&mut self, inbox: &mut Inbox) {
+        while let Some(error) = take_refusal(&self.upstream) {
+            if !net::is_too_large(&error) {
+                self.relay.handle_refused(net::now());
+            }
+        }
+        while inbox.receive(&self.upstream).is_ok_and(|read| read > 0) {}
+    }
+
+    /// Adds what has become of its datagrams to the sums.
+    fn watch_progress(&mut self, now: Time, ground: &mut Ground) {
+        let snapshot = self.relay.snapshot(now);
+        ground.tally.confirmed += snapshot.counters.confirmed - self.counted;
+        self.counted = snapshot.counters.confirmed;
+        if ground.tally.first_release().is_some() {
+            self.most_unsent = self.most_unsent.max(snapshot.unsent.datagrams);
+        }
+        if snapshot.unsent.datagrams == 0 {
+            self.waits = None;
+        } else {
+            self.waits.get_or_insert(now);
+        }
+    }
+}
+
+/// How long somebody has waited who began to wait at `since`: only what lies after the first release of all counts.
+fn wait(since: Option<Time>, now: Time, tally: &Tally) -> Duration {
+    let first = tally.first_release();
+    since.zip(first).map_or(Duration::ZERO, |(since, first)| now.since(since.max(first)))
+}

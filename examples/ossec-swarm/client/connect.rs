@@ -1,0 +1,94 @@
+//! The client's connection to the broker server, and the attempts to get a better one.
+
+use mio::{Interest, Token};
+use ossec_broker::net::{self};
+use ossec_broker::time::Time;
+use ossec_broker::wire::{Frame, Pong};
+
+use super::{Client, Ground, SETTINGS, SLOTS};
+use crate::peer::Peer;
+
+impl Client {
+    fn attempts(&self) -> usize {
+        self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count()
+    }
+
+    /// When an attempt is to be started or given up.
+    pub(super) fn next_dial(&self) -> Option<Time> {
+        let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen);
+        let given_up = attempts.map(|peer| peer.since + SETTINGS.timeout).min();
+        given_up.into_iter().chain(self.dialer.next_start(self.attempts())).min()
+    }
+
+    /// Gives up attempts that have not been answered, and starts one if that is due.
+    pub(super) fn dial(&mut self, now: Time, ground: &Ground) {
+        let chosen = self.chosen;
+        self.peers.retain(|peer| Some(peer.token) == chosen || now.since(peer.since) < SETTINGS.timeout);
+        if self.dialer.next_start(self.attempts()).is_none_or(|at| at > now) {
+            return;
+        }
+        self.dialer.handle_start(now);
+        let mut tokens = (self.token + 1..self.token + SLOTS).map(Token);
+        let Some(token) = tokens.find(|token| self.peers.iter().all(|peer| peer.token != *token)) else {
+            return;
+        };
+        let begun = net::dial(ground.broker, self.source).and_then(|stream| {
+            let mut peer = Peer::new(stream, token, now);
+            ground.poll.registry().register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
+            Ok(peer)
+        });
+        // One that fails at once is tried again like one that fails later.
+        self.peers.extend(begun);
+    }
+
+    pub(super) fn take_frame(&mut self, token: Token, frame: &Frame, ground: &mut Ground) {
+        match frame {
+            Frame::Welcome(_) => self.adopt(token, ground),
+            Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(pong),
+            Frame::Notice(_) if Some(token) == self.chosen => self.relay.handle_notice(),
+            Frame::Pong(_) | Frame::Notice(_) => {}
+            Frame::Refusal(_) | Frame::Hello(_) | Frame::Ping(_) => self.drop_peer(token),
+        }
+    }
+
+    /// An attempt was answered: it is the connection from here on.
+    fn adopt(&mut self, token: Token, ground: &mut Ground) {
+        let now = net::now();
+        let Some(greeted) = self.peers.iter().find(|peer| peer.token == token).and_then(|peer| peer.greeted) else {
+            return;
+        };
+        self.peers.retain(|peer| peer.token == token);
+        self.chosen = Some(token);
+        self.probes.clear();
+        self.dialer.handle_link();
+        self.relay.handle_connected(now, now.since(greeted), ground.remoted);
+        ground.tally.connections += 1;
+    }
+
+    fn take_pong(&mut self, pong: &Pong) {
+        let now = net::now();
+        while let Some(probe) = self.probes.pop_front() {
+            if probe.number() != pong.number {
+                continue;
+            }
+            self.relay.handle_pong(now, probe, pong);
+            if !self.relay.is_silent(now) {
+                self.dialer.handle_link();
+                let chosen = self.chosen;
+                self.peers.retain(|peer| Some(peer.token) == chosen);
+            }
+            return;
+        }
+    }
+
+    pub(super) fn drop_peer(&mut self, token: Token) {
+        self.peers.retain(|peer| peer.token != token);
+        if self.chosen == Some(token) {
+            let now = net::now();
+            self.chosen = None;
+            self.probes.clear();
+            self.dialer.handle_outage(now);
+            self.relay.handle_disconnected(now);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! One connection to the broker server, from the first packet on.
+
+use std::time::Duration;
+
+use mio::Token;
+use mio::net::TcpStream;
+use ossec_broker::net::framed::{Filled, Framed};
+use ossec_broker::net::{self};
+use ossec_broker::time::Time;
+use ossec_broker::wire::{Frame, Hello, VERSION};
+
+/// A connection, or an attempt at one.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) framed: Framed,
+    pub(crate) token: Token,
+    /// When the attempt began.
+    pub(crate) since: Time,
+    /// When it was connected and greeted.
+    pub(crate) greeted: Option<Time>,
+}
+
+impl Peer {
+    pub(crate) fn new(stream: TcpStream, token: Token, now: Time) -> Self {
+        Self { framed: Framed::new(stream), token, since: now, greeted: None }
+    }
+
+    /// Does what the connection is ready for: the frames that came in. The error says why it is of no more use.
+    pub(crate) fn attend(&mut self, stream: u128, interval: Duration) -> Result<Vec<Frame>, String> {
+        if self.greeted.is_none() {
+            match self.framed.stream().take_error() {
+                Ok(None) => {}
+                Ok(Some(error)) | Err(error) => return Err(error.to_string()),
+            }
+            if self.framed.stream().peer_addr().is_err() {
+                return Ok(Vec::new());
+            }
+            let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
+            let hello = Hello { version: VERSION, features: 0, stream, interval_ms };
+            self.framed.send(&Frame::Hello(hello)).map_err(|broken| broken.to_string())?;
+            self.greeted = Some(net::now());
+        }
+        self.framed.flush().map_err(|broken| broken.to_string())?;
+        let filled = self.framed.fill().map_err(|broken| broken.to_string())?;
+        let mut frames = Vec::new();
+        while let Some(frame) = self.framed.next_frame().map_err(|error| error.to_string())? {
+            frames.push(frame);
+        }
+        match filled {
+            Filled::Dry => Ok(frames),
+            Filled::Ended | Filled::More => Err("the server ends it, or says too much".into()),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! A broker server that runs out of file descriptors.
+
+use std::time::Duration;
+
+use crate::outages::ride_out;
+use crate::scene::{AGENT, Scene, find_line, worth};
+use crate::support::{pause_for, wait_until};
+
+/// What the server may open; part of it is kept for looking at remoted.
+const DESCRIPTORS: &str = "64";
+/// Far more connections than that: as they are closed for their silence others take their places, for longer than the test needs.
+const SILENT: usize = 400;
+/// The agent behind the newcomer.
+const NEWCOMER: &str = "002";
+
+#[test]
+fn a_server_that_cannot_open_anything_for_a_while_costs_nothing() {
+    let span = Duration::from_secs(3);
+    ride_out(1, span, |scene| {
+        // Not even what tells it of remoted: its clients hold.
+        scene.server().limit_descriptors(4);
+        pause_for(span);
+        scene.server().limit_descriptors(1_024);
+    });
+}
+
+#[test]
+fn a_server_without_descriptors_goes_on_with_its_client_and_answers_newcomers_later() {
+    let count = worth(Duration::from_secs(5));
+    let mut scene = Scene::empty();
+    scene.start_remoted(&[]);
+    scene.start_server_with_descriptors(DESCRIPTORS);
+    scene.wait_until_up();
+    scene.start_client(&[]);
+    let traffic = scene.send_as(AGENT, count, &["--ping"]);
+    scene.wait_until_accepted(AGENT, worth(Duration::from_secs(1)));
+    let mut silent = scene.connect_silently(SILENT);
+    wait_until("no descriptors are left", || find_line(&scene.server().output(), &["no descriptors left"]));
+    // One that comes too late: it holds what its agent sends.
+    let first = scene.take_client();
+    scene.start_client(&["--listen", "127.0.0.1:1515"]);
+    let newcomer = scene.send_as(NEWCOMER, worth(Duration::from_secs(1)), &["--server", "127.0.0.1:1515"]);
+    // The one that was there before is served all the while.
+    scene.expect_all_and_replies(traffic, 0);
+    assert_eq!(scene.received(NEWCOMER).took.len(), 0, "there was a descriptor left");
+    silent.kill();
+    scene.expect_all(newcomer, 0);
+    drop(first);
+}

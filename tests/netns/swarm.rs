@@ -1,0 +1,84 @@
+//! Hundreds of whole clients in one process, each with an address of its own, at one receiver with the default buffer.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::scene::{Scene, Summary, copies_max, example};
+use crate::support::namespaces::Side;
+use crate::support::process::Process;
+use crate::support::wait_until;
+
+/// Where the clients have their addresses.
+const NETWORK: &str = "10.78.0.0/16";
+
+impl Scene {
+    /// Starts a swarm and waits until all its clients hold what they start with.
+    fn start_swarm(&mut self, options: &[&str]) -> Process {
+        self.net.add_network(Side::Agent, NETWORK);
+        let remoted = format!("{}:1514", Side::Server.ipv4());
+        let options = [&["--server", &remoted, "--addresses", NETWORK, "--give-up-s", "55"], options].concat();
+        let swarm = self.start(Side::Agent, example("ossec-swarm"), "swarm", &options);
+        wait_until("the swarm is ready", || {
+            swarm.output().contains("ready").then_some(()).ok_or_else(|| swarm.output())
+        });
+        swarm
+    }
+
+    /// Waits until the swarm has nothing left, and holds it against the promise: nothing lost, nothing dropped by the receiver's socket, order
+    /// kept, no copy that was not meant.
+    fn expect_all_of(&mut self, mut swarm: Process, clients: u64, each: u64) -> Summary {
+        assert!(swarm.wait().success(), "the swarm was not rid of all it held: {}", swarm.output());
+        let summary = Summary(swarm.output());
+        assert_eq!((summary.get("confirmed"), summary.get("left")), (clients * each, 0), "{}", summary.0);
+        let mut copies = 0;
+        for client in 1..=clients {
+            let received = self.received(&format!("{client:04}"));
+            assert!(received.took.iter().copied().eq(1..=each), "client {client}: {received:?}");
+            assert_eq!(received.overtaken(), 0, "client {client}: order was not kept: {received:?}");
+            assert!(received.copies() <= copies_max(0), "client {client}: too many copies: {received:?}");
+            copies += received.copies();
+        }
+        assert!(copies <= summary.get("copies"), "{copies} copies arrived: {}", summary.0);
+        assert_eq!(self.drops(), 0, "the receiver's socket overflowed: {}", summary.0);
+        summary
+    }
+
+    /// How many datagrams the least favoured client had got through when half of all `total` were.
+    fn fewest_at_half(&self, clients: u64, total: u64) -> u64 {
+        let journal = fs::read_to_string(self.journal.path()).expect("the receiver wrote it");
+        let accepted = journal.lines().filter_map(|line| line.strip_prefix("took ")?.split(' ').next());
+        let mut shares: BTreeMap<&str, u64> = BTreeMap::new();
+        for agent in accepted.take(usize::try_from(total / 2).expect("is small")) {
+            *shares.entry(agent).or_default() += 1;
+        }
+        if (shares.len() as u64) < clients { 0 } else { shares.values().copied().min().unwrap_or(0) }
+    }
+}
+
+#[test]
+fn two_hundred_clients_that_come_back_at_once_all_get_their_share_and_overflow_nothing() {
+    let (clients, held) = (200, 150);
+    let mut scene = Scene::empty();
+    scene.start_remoted(&[]);
+    let swarm = scene.start_swarm(&["--clients", &clients.to_string(), "--held", &held.to_string()]);
+    scene.start_server(&[]);
+    scene.expect_all_of(swarm, clients, held);
+    // They take turns of a few dozens. Nobody is more than one turn behind the others for long: when half of all is delivered, each client has got
+    // through a third of the mean at least.
+    let fewest = scene.fewest_at_half(clients, clients * held);
+    assert!(3 * fewest >= held / 2, "at half of all somebody had got through {fewest} of {held}");
+}
+
+#[test]
+fn hundreds_of_quiet_agents_do_not_wait_for_one_another() {
+    let (clients, seconds) = (400, 12);
+    let mut scene = Scene::empty();
+    scene.start_remoted(&[]);
+    scene.start_server(&[]);
+    scene.wait_until_up();
+    let options = ["--clients", &clients.to_string(), "--held", "0", "--rate", "1", "--duration", &seconds.to_string()];
+    let swarm = scene.start_swarm(&options);
+    let summary = scene.expect_all_of(swarm, clients, seconds);
+    // Each datagram is gone before the next one comes, or the one after that. Were more than a few kept waiting, then for each other.
+    assert!(summary.get("most_unsent") <= 5, "{}", summary.0);
+}
