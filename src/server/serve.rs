@@ -12,14 +12,15 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::Config;
 use super::complaints::Complaints;
-use super::conn::{Close, Conn, Request};
+use super::conn::{Close, Conn};
+use super::conversation::{Request, question};
 use crate::net::framed::Filled;
 use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::verdict::{self, Grant, Judge, Room, Sample, Windows};
-use crate::wire::{DATAGRAM_BYTES_MAX, Frame, LEASE_MAX, Notice, Pong, Refusal, Verdict, buffer_cost};
+use crate::verdict::{Grant, Judge, Room, Sample, Windows};
+use crate::wire::{Frame, Notice, Pong, Refusal, Verdict};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
@@ -47,8 +48,6 @@ const NEW_PER_ADDRESS_MAX: usize = 1_024;
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// remoted's buffer where the system does not tell: the kernel's default.
 const BUFFER_BYTES_DEFAULT: u64 = 212_992;
-/// No client can have more under way: no receive buffer is larger.
-const CLAIM_BYTES_MAX: u64 = 1 << 32;
 /// How long remoted's socket counts as overflowing after a drop.
 const OVERFLOW_CALM: Duration = Duration::from_secs(10);
 
@@ -282,6 +281,10 @@ impl<'a> Server<'a> {
                 self.complaints.garbage += 1;
                 log::debug!("{} is cut off: {what}", conn.address);
             }
+            Close::Silent => {
+                self.complaints.garbage += 1;
+                log::debug!("{} is cut off: silent for too long", conn.address);
+            }
             Close::Broken(broken) => log::debug!("connection of {} lost: {broken}", conn.address),
         }
         self.windows.handle_gone(conn.id);
@@ -293,7 +296,7 @@ impl<'a> Server<'a> {
         let silent: Vec<Token> =
             self.conns.iter().filter(|(_, conn)| conn.deadline() <= now).map(|(token, _)| *token).collect();
         for token in silent {
-            self.close(token, &Close::Garbage("silent for too long".into()));
+            self.close(token, &Close::Silent);
         }
     }
 
@@ -371,24 +374,12 @@ impl<'a> Server<'a> {
             return;
         };
         let outcome = match request {
-            Request::Plain(end) => {
-                let word: &[u8] = if self.judge.verdict() == Verdict::Up { b"pong" } else { b"ossec_not_found" };
-                conn.answer_plain(now, &[word, &end].concat())
-            }
+            Request::Plain => conn.answer_plain(now, self.judge.verdict() == Verdict::Up),
             Request::Ping(ping) => {
-                let question = verdict::Request {
-                    client: conn.id,
-                    address: conn.address,
-                    wants: ping.unsent > 0,
-                    next_cost: u64::from(ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX))),
-                    // What a client says of itself is believed within reason.
-                    unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
-                    lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
-                };
                 let buffer = self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT);
                 let room = Room { buffer, queue: self.judge.queue(), overflows, reads: self.judge.is_reading(now) };
                 let grant = if self.judge.verdict() == Verdict::Up {
-                    self.windows.handle_request(now, question, room)
+                    self.windows.handle_request(now, question(conn.id, conn.address, &ping), room)
                 } else {
                     Grant { window: 0, ask_again: Duration::ZERO }
                 };
