@@ -226,6 +226,7 @@ fn plain(bytes: &[u8]) -> Plain {
     };
     match LINE_ENDS.into_iter().find(|known| *known == end) {
         Some(end) => Plain::Whole(end),
+        None if LINE_ENDS.iter().any(|known| known.starts_with(end)) => Plain::Begun,
         None => Plain::No,
     }
 }
