@@ -133,6 +133,20 @@ fn a_refusal_cannot_write_control_characters_into_a_log() {
 }
 
 #[test]
+fn a_text_is_cut_between_characters_at_both_ends() {
+    let cut = |text: String| match decoded(&encoded(&Frame::Refusal(Refusal { text })), 64).as_deref() {
+        Ok([Frame::Refusal(refusal)]) => refusal.text.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(cut(format!("{}€", "x".repeat(TEXT_BYTES_MAX - 1))), "x".repeat(TEXT_BYTES_MAX - 1));
+    let mut no_text = vec![0, 0, 1, 1, 3];
+    no_text.extend([0xff; TEXT_BYTES_MAX]);
+    let shown = "\u{fffd}".repeat(TEXT_BYTES_MAX / 3);
+    assert_eq!(decoded(&no_text, 64), Ok(vec![Frame::Refusal(Refusal { text: shown.clone() })]));
+    assert_eq!(cut(shown.clone()), shown);
+}
+
+#[test]
 fn the_cost_of_a_datagram_is_never_below_what_the_kernel_was_seen_to_charge() {
     let loopback = [(0, 832), (160, 832), (300, 1_280), (600, 1_280), (1_400, 2_304), (2_000, 4_352), (4_000, 8_448)];
     for (bytes, charged) in
