@@ -225,7 +225,8 @@ fn row(line: &[u8]) -> Option<Row> {
     Some(Row {
         port: u16::from_str_radix(port, 16).ok()?,
         state: u8::from_str_radix(state, 16).ok()?,
-        rx_queue: u64::from_str_radix(rx_queue, 16).ok()?,
+        // An int of the kernel's: sums of it cannot overflow.
+        rx_queue: u32::from_str_radix(rx_queue, 16).ok()?.into(),
         inode: inode.parse().ok()?,
         // Older kernels print the counter with a sign once it has passed 2^31.
         drops: u32::try_from(drops & i64::from(u32::MAX)).ok()?,
