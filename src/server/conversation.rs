@@ -1,7 +1,7 @@
 //! What one connection may say, and what it is told: bytes in, requests and bytes out.
 //!
 //! ```text
-//!   new ──Hello──► client ──Ping──► a request each, at most so many unanswered
+//!   new ──other──► ungreeted ──Hello──► client ──Ping──► a request each, at most so many unanswered
 //!    └────ping───► plain ──answered──► closing: nothing more is expected
 //! ```
 //!
@@ -52,6 +52,8 @@ pub struct Conversation {
 enum Stage {
     /// Nothing has come in that tells what it is.
     New,
+    /// What has come in is no plain request, and none comes any more.
+    Ungreeted,
     /// One of our clients, which may be silent for this long.
     Client { silence: Duration },
     /// A plain request, with this line end, that is being answered.
@@ -142,7 +144,7 @@ impl Conversation {
                     requests.push(Request::Plain);
                 }
                 Plain::Begun => return Ok(requests),
-                Plain::No => {}
+                Plain::No => self.stage = Stage::Ungreeted,
             }
         }
         if matches!(self.stage, Stage::Plain { .. } | Stage::Closing) {
@@ -173,8 +175,8 @@ impl Conversation {
 
     fn handle_frame(&mut self, now: Time, frame: Frame, output: &mut Vec<u8>) -> Result<Option<Request>, Garbage> {
         match (self.stage, frame) {
-            (Stage::New, Frame::Hello(hello)) => self.welcome(now, &hello, output).map(|()| None),
-            (Stage::New, _) => Err(Garbage::Ungreeted),
+            (Stage::New | Stage::Ungreeted, Frame::Hello(hello)) => self.welcome(now, &hello, output).map(|()| None),
+            (Stage::New | Stage::Ungreeted, _) => Err(Garbage::Ungreeted),
             (Stage::Client { silence }, Frame::Ping(ping)) => {
                 self.deadline = now + silence;
                 self.unanswered += 1;
@@ -222,7 +224,7 @@ enum Plain {
 
 fn plain(bytes: &[u8]) -> Plain {
     let Some(end) = bytes.strip_prefix(PLAIN_REQUEST) else {
-        return if !bytes.is_empty() && PLAIN_REQUEST.starts_with(bytes) { Plain::Begun } else { Plain::No };
+        return if PLAIN_REQUEST.starts_with(bytes) { Plain::Begun } else { Plain::No };
     };
     match LINE_ENDS.into_iter().find(|known| *known == end) {
         Some(end) => Plain::Whole(end),

@@ -169,11 +169,22 @@ fn the_plain_request_is_known_with_and_without_a_line_end_and_in_pieces() {
     assert_eq!(plain(b"ping"), Plain::Whole(b""));
     assert_eq!(plain(b"ping\n"), Plain::Whole(b"\n"));
     assert_eq!(plain(b"ping\r\n"), Plain::Whole(b"\r\n"));
-    for begun in [&b"p"[..], b"pin", b"ping\r"] {
+    for begun in [&b""[..], b"p", b"pin", b"ping\r"] {
         assert_eq!(plain(begun), Plain::Begun, "{begun:?}");
     }
-    for other in [&b""[..], b"pang", b"pingping", b"ping\r\r", b"ping\n\n", &[0, 0]] {
+    for other in [&b"pang"[..], b"pingping", b"ping\r\r", b"ping\n\n", &[0, 0]] {
         assert_eq!(plain(other), Plain::No, "{other:?}");
+    }
+}
+
+#[test]
+fn a_plain_request_comes_first_or_not_at_all() {
+    let unknown = [0, 0, 0, 2, 99, 0];
+    for cut in [0, 3, 6] {
+        let mut bench = Bench::new();
+        let bytes = [&unknown[..], b"ping\n"].concat();
+        let outcome = bench.hear(1, &bytes[..cut]).and_then(|_| bench.hear(2, &bytes[cut..]));
+        assert!(matches!(outcome, Err(Garbage::Wire(WireError::Length(_)))), "cut at {cut}: {outcome:?}");
     }
 }
 
