@@ -192,8 +192,8 @@ pub fn collect(datagram: &[u8], sequence: u32, inodes: &[u64], sockets: &mut Vec
             }
             NetlinkPayload::Noop => {}
             NetlinkPayload::Done(done) if done.code == 0 => return Ok(true),
-            NetlinkPayload::Done(done) => return Err(io::Error::from_raw_os_error(done.code.saturating_neg())),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::Done(done) => return Err(refusal(done.code)),
+            NetlinkPayload::Error(error) => return Err(refusal(error.raw_code())),
             other => return Err(invalid(format!("an unexpected answer: {other:?}"))),
         }
     }
@@ -218,6 +218,12 @@ fn socket(response: &InetResponse, inodes: &[u64]) -> io::Result<Option<Socket>>
         drops: memory.drops,
         buffer: Some(u64::from(memory.receive_queue_max)),
     }))
+}
+
+/// The error in a message, where the kernel gives it as a negative number. Not `ErrorMessage::to_io`, which panics on
+/// the lowest one there is.
+fn refusal(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code.saturating_neg())
 }
 
 fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

@@ -88,13 +88,18 @@ fn the_upper_half_of_an_inode_comes_from_the_search() {
 
 #[test]
 fn an_error_of_the_kernel_is_told() {
-    let mut error = ErrorMessage::default();
-    error.code = NonZeroI32::new(-libc::ENOENT);
-    // The kernel sends the header of the request back.
-    error.header = vec![0; 16];
-    for answer in [NetlinkPayload::Error(error), done(-libc::ENOENT)] {
-        let error = collect(&bytes(SEQUENCE, answer), SEQUENCE, &[], &mut Vec::new()).expect_err("an error");
-        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+    let refused = |code| {
+        let mut error = ErrorMessage::default();
+        error.code = NonZeroI32::new(code);
+        // The kernel sends the header of the request back.
+        error.header = vec![0; 16];
+        NetlinkPayload::Error(error)
+    };
+    for (code, told) in [(-libc::ENOENT, libc::ENOENT), (i32::MIN, i32::MAX)] {
+        for answer in [refused(code), done(code)] {
+            let error = collect(&bytes(SEQUENCE, answer), SEQUENCE, &[], &mut Vec::new()).expect_err("an error");
+            assert_eq!(error.raw_os_error(), Some(told));
+        }
     }
 }
 
