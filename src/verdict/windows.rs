@@ -334,15 +334,15 @@ impl Windows {
             self.waiting.push_back(id);
         }
         let each = each.max(1);
-        let has_place = |address: &IpAddr| self.hosts.get(address).is_none_or(|host| host.turns < each);
-        if !has_place(&request.address) {
-            return false;
-        }
+        let places = |address: &IpAddr| each.saturating_sub(self.hosts.get(address).map_or(0, |host| host.turns));
         // Those before it that are about to ask come first; one that asks later must not keep a turn unused.
-        let ahead =
-            self.waiting.iter().take_while(|&&waiting| waiting != id).filter_map(|waiting| self.clients.get(waiting));
-        let ahead = ahead.filter(|client| client.due <= now + ABOUT && has_place(&client.address)).count() as u64;
-        if ahead >= free {
+        let before = self.waiting.iter().take_while(|&&waiting| waiting != id);
+        let about = before.filter_map(|waiting| self.clients.get(waiting)).filter(|client| client.due <= now + ABOUT);
+        let ahead = about.filter(|client| places(&client.address) > 0);
+        let (all, neighbours) = ahead.fold((0, 0), |(all, neighbours), client| {
+            (all + 1, neighbours + u64::from(client.address == request.address))
+        });
+        if all >= free || neighbours >= places(&request.address) {
             return false;
         }
         self.begin_turn(now, id);

@@ -1,8 +1,8 @@
 use std::net::Ipv4Addr;
 
-use proptest::prelude::*;
-
 use super::*;
+
+mod crowds;
 
 const BUFFER: u64 = 212_992;
 const SMALL: u64 = 832;
@@ -152,7 +152,7 @@ fn contend(clients: u8, per_address: u8, millis: u64) -> (Vec<u64>, u64) {
 
 #[test]
 fn hundreds_of_clients_take_turns_and_nobody_starves() {
-    const MILLIS: u64 = 20_000;
+    const MILLIS: u64 = 10_000;
     for (clients, per_address) in [(2, 1), (8, 1), (9, 1), (30, 1), (200, 1), (30, 30), (200, 50)] {
         let (granted, idle) = contend(clients, per_address, MILLIS);
         let (least, most) = (granted.iter().min().copied().unwrap_or(0), granted.iter().max().copied().unwrap_or(0));
@@ -178,26 +178,4 @@ fn one_that_dies_in_its_turn_does_not_keep_the_others_waiting() {
         }
     }
     assert!((9..=40).all(|client| served.contains(&client)), "{served:?}");
-}
-
-proptest! {
-    #[test]
-    fn grants_never_sum_to_more_than_half_the_buffer(
-        steps in proptest::collection::vec((0u8..20, 0u64..60, any::<bool>(), 0u64..40_000, 0u64..200_000, 1u64..500), 1..300),
-    ) {
-        let mut windows = Windows::default();
-        let mut at = 0;
-        for (client, wait, wants, cost, queue, lease) in steps {
-            at += wait;
-            let request = Request {
-                wants,
-                next_cost: u64::from(buffer_cost(cost as usize)),
-                unconfirmed_cost: cost,
-                lease: Duration::from_millis(lease),
-                ..asks(client)
-            };
-            windows.handle_request(ms(at), request, Room { queue, ..EMPTY });
-            prop_assert!(windows.booked(ms(at)) <= BUFFER / 2, "{}", windows.booked(ms(at)));
-        }
-    }
 }
