@@ -107,7 +107,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Disconnect),
         2 => Just(Step::Connect),
         1 => Just(Step::Notice),
-        4 => prop_oneof![4 => 0u64..80, 1 => 1_000u64..3_000].prop_map(Step::Wait),
+        4 => prop_oneof![4 => 0u64..80, 1 => 80u64..400, 1 => 1_000u64..3_000].prop_map(Step::Wait),
     ]
 }
 
@@ -235,6 +235,7 @@ impl History {
         let (confirmed, oldest) = (self.bench.counters().confirmed, self.bench.relay.buffer.oldest());
         let outcome = self.bench.relay.handle_pong(now, probe, &Pong { number, ..pong });
         let in_time = now <= until;
+        assert!(in_time || self.bench.relay.link.epoch() > epoch, "late, and nothing was rewound");
         if in_time {
             self.window = pong.window;
             if pong.verdict == Verdict::Up {

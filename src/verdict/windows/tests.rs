@@ -166,6 +166,25 @@ fn hundreds_of_clients_take_turns_and_nobody_starves() {
 }
 
 #[test]
+fn one_that_is_to_ask_later_does_not_keep_a_turn_unused() {
+    let mut windows = Windows::default();
+    let brief = |client| Request { lease: Duration::from_millis(1), ..asks(client) };
+    let asked = (1..=40).map(|client| (client, windows.handle_request(ms(0), brief(client), EMPTY)));
+    let (served, waiting): (Vec<_>, Vec<_>) =
+        asked.collect::<Vec<_>>().into_iter().partition(|(_, grant)| grant.window > 0);
+    for (client, _) in served {
+        windows.handle_gone(client.into());
+    }
+    let [.., (second_last, _), (last, told)] = waiting[..] else { panic!("{waiting:?}") };
+    assert!(told.ask_again > Duration::from_millis(100), "{told:?}");
+    assert!(
+        windows.handle_request(ms(2), brief(last), EMPTY).window > 0,
+        "most of those before it are not about to ask"
+    );
+    assert_eq!(windows.handle_request(ms(1_000), brief(second_last), EMPTY).window, 0, "now they are");
+}
+
+#[test]
 fn one_that_dies_in_its_turn_does_not_keep_the_others_waiting() {
     let mut windows = Windows::default();
     let clients: Vec<u8> = (1..=40).collect();
