@@ -195,9 +195,14 @@ pub enum Refusal {
 pub fn parse(arguments: &[String]) -> Result<Invocation, Refusal> {
     let arguments = values::spread(arguments);
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let top = TopLevel::from_args(&["ossec-broker"], &words).map_err(|EarlyExit { output, status }| match status {
-        Ok(()) => Refusal::Asked(output),
-        Err(()) => Refusal::Wrong(output),
+    let top = TopLevel::from_args(&["ossec-broker"], &words).map_err(|EarlyExit { mut output, status }| {
+        // Some of argh's texts end with their line, some do not.
+        output.truncate(output.trim_end().len());
+        output.push('\n');
+        match status {
+            Ok(()) => Refusal::Asked(output),
+            Err(()) => Refusal::Wrong(output),
+        }
     })?;
     if top.version {
         return Err(Refusal::Asked(format!("ossec-broker {}\n", env!("CARGO_PKG_VERSION"))));

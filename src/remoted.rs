@@ -19,8 +19,11 @@
 //! deletes files), the arguments of processes (an editor that has a file of remoted's open bears its name there), and
 //! every judgement: that is the verdict's.
 
-mod diag;
-mod proc;
+// These two are public for `fuzz/` alone.
+#[doc(hidden)]
+pub mod diag;
+#[doc(hidden)]
+pub mod proc;
 mod sample;
 mod search;
 #[cfg(test)]

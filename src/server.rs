@@ -5,6 +5,9 @@
 
 mod complaints;
 mod conn;
+// Public for `fuzz/` alone.
+#[doc(hidden)]
+pub mod conversation;
 mod search;
 mod serve;
 

@@ -7,132 +7,216 @@ use super::*;
 /// The same FIFO, written to be obviously right.
 #[derive(Debug, Default)]
 struct Naive {
-    /// Number, session, payload, struck.
-    held: VecDeque<(u64, u16, Vec<u8>, bool)>,
+    held: VecDeque<Kept>,
     next: u64,
     tail: u64,
 }
 
+#[derive(Clone, Debug)]
+struct Kept {
+    seq: u64,
+    session: SessionId,
+    arrived: Time,
+    bytes: Vec<u8>,
+    struck: bool,
+}
+
+impl Kept {
+    fn entry(&self) -> Entry<'_> {
+        Entry { seq: Seq(self.seq), session: self.session, arrived: self.arrived, bytes: &self.bytes }
+    }
+
+    fn gone(&self, released: bool) -> Gone {
+        let (seq, length) = (Seq(self.seq), self.bytes.len());
+        Gone { seq, session: self.session, arrived: self.arrived, length, released }
+    }
+}
+
 impl Naive {
     fn oldest(&self) -> u64 {
-        self.held.front().map_or(self.tail, |first| first.0)
+        self.held.front().map_or(self.tail, |first| first.seq)
     }
 
-    fn peek(&self) -> Option<(u64, Vec<u8>)> {
-        let unsent = |record: &&(u64, u16, Vec<u8>, bool)| record.0 >= self.next && !record.3;
-        self.held.iter().find(unsent).map(|record| (record.0, record.2.clone()))
+    fn live(&self, from: u64) -> impl Iterator<Item = &Kept> {
+        self.held.iter().filter(move |kept| kept.seq >= from && !kept.struck)
     }
 
-    fn pop(&mut self) -> Option<(u64, bool)> {
+    fn tally(&self, from: u64) -> Tally {
+        self.live(from).fold(Tally::default(), |mut sum, kept| {
+            sum.add(kept.bytes.len());
+            sum
+        })
+    }
+
+    fn push(&mut self, arrived: Time, session: SessionId, bytes: Vec<u8>) {
+        self.held.push_back(Kept { seq: self.tail, session, arrived, bytes, struck: false });
+        self.tail += 1;
+    }
+
+    /// Passes the cursor over the datagram at it.
+    fn pass(&mut self, struck: bool) -> Option<Gone> {
+        let (next, gone) = self.live(self.next).next().map(|kept| (kept.seq + 1, kept.gone(!struck)))?;
+        self.next = next;
+        let at = self.held.iter_mut().find(|kept| kept.seq + 1 == next);
+        at.expect("it is held").struck = struck;
+        Some(gone)
+    }
+
+    fn pop(&mut self) -> Option<Gone> {
         loop {
-            let (seq, _, _, struck) = self.held.pop_front()?;
-            let released = seq < self.next;
-            self.next = self.next.max(seq + 1);
-            if !struck {
-                return Some((seq, released));
+            let first = self.held.pop_front()?;
+            let released = first.seq < self.next;
+            self.next = self.next.max(first.seq + 1);
+            if !first.struck {
+                return Some(first.gone(released));
             }
         }
     }
 
-    fn live(&self, from: u64) -> Tally {
-        let lengths = self.held.iter().filter(|record| record.0 >= from && !record.3).map(|record| record.2.len());
-        lengths.fold(Tally::default(), |mut sum, length| {
-            sum.add(length);
-            sum
-        })
+    fn pop_released(&mut self, bound: u64) -> Option<Gone> {
+        while self.held.front().is_some_and(|first| first.struck && first.seq < bound.min(self.next)) {
+            self.held.pop_front();
+        }
+        self.held.front().filter(|first| first.seq < bound.min(self.next))?;
+        self.pop()
     }
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push(u16, usize),
-    Advance,
+    Push(SessionId, usize),
+    /// Drops older ones until it fits.
+    PushAnyway(SessionId, usize),
+    Advance(usize),
     Strike,
     Rewind,
     Pop,
     PopReleased(u64),
+    /// Drops what came before the moment so long ago, as `--max-age` does.
+    Expire(u64),
+    Wait(u64),
+}
+
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![20 => 0usize..300, 2 => 0usize..20_000, 1 => Just(65_507)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let session = || prop_oneof![9 => 0..9u16, 1 => Just(SESSION_ID_MAX - 1)];
     prop_oneof![
-        6 => (0u16..9, prop_oneof![9 => 0usize..300, 1 => 0usize..20_000, 1 => Just(65_507)]).prop_map(|(s, n)| Step::Push(s, n)),
-        4 => Just(Step::Advance),
+        6 => (session(), length()).prop_map(|(session, length)| Step::Push(session, length)),
+        2 => (session(), length()).prop_map(|(session, length)| Step::PushAnyway(session, length)),
+        4 => (1usize..6).prop_map(Step::Advance),
         1 => Just(Step::Strike),
         1 => Just(Step::Rewind),
         1 => Just(Step::Pop),
-        3 => (0u64..8).prop_map(Step::PopReleased),
+        3 => (0u64..12).prop_map(Step::PopReleased),
+        1 => (0u64..3_000).prop_map(Step::Expire),
+        2 => (0u64..1_000).prop_map(Step::Wait),
     ]
 }
 
 fn payload(seq: u64, length: usize) -> Vec<u8> {
-    (0..length).map(|i| (seq as usize * 31 + i) as u8).collect()
+    let mut bytes = seq.to_be_bytes().repeat(length / 8 + 1);
+    bytes.truncate(length);
+    bytes
 }
 
-fn take(buffer: &mut Buffer, naive: &mut Naive, step: &Step) {
-    match *step {
-        Step::Push(session, length) => {
-            let bytes = payload(naive.tail, length);
-            if buffer.push(Time::from_millis(naive.tail), session, &bytes).is_ok() {
-                naive.held.push_back((naive.tail, session, bytes, false));
-                naive.tail += 1;
+/// Both FIFOs, side by side.
+struct Pair {
+    buffer: Buffer,
+    naive: Naive,
+    now: Time,
+}
+
+impl Pair {
+    fn take(&mut self, step: &Step) {
+        let Self { buffer, naive, now } = self;
+        match *step {
+            Step::Push(session, length) => {
+                let empty = naive.held.is_empty();
+                let outcome = self.push(session, length);
+                assert!(!empty || outcome != Err(Full::ByOthers), "an empty buffer is not full by others");
             }
-        }
-        Step::Advance => {
-            let expected = naive.peek().map(|(seq, _)| seq);
-            assert_eq!(buffer.advance().map(|gone| gone.seq.0), expected);
-            naive.next = expected.map_or(naive.next, |seq| seq + 1);
-        }
-        Step::Strike => {
-            let expected = naive.peek().map(|(seq, _)| seq);
-            assert_eq!(buffer.strike().map(|gone| gone.seq.0), expected);
-            if let Some(record) = naive.held.iter_mut().find(|record| Some(record.0) == expected) {
-                record.3 = true;
-                naive.next = record.0 + 1;
+            Step::PushAnyway(session, length) => {
+                while self.push(session, length) == Err(Full::ByOthers) {
+                    let gone = self.buffer.pop();
+                    assert!(gone.is_some(), "an empty buffer is not full by others");
+                    assert_eq!(gone, self.naive.pop());
+                }
             }
-        }
-        Step::Rewind => {
-            buffer.rewind();
-            naive.next = naive.oldest();
-        }
-        Step::Pop => {
-            let expected = naive.pop();
-            assert_eq!(buffer.pop().map(|gone| (gone.seq.0, gone.released)), expected);
-        }
-        Step::PopReleased(ahead) => {
-            let bound = naive.oldest() + ahead;
-            while let Some(gone) = buffer.pop_released(Seq(bound)) {
-                assert!(gone.released && gone.seq.0 < bound);
-                assert_eq!(naive.pop(), Some((gone.seq.0, true)));
+            Step::Advance(times) => {
+                for _ in 0..times {
+                    assert_eq!(buffer.advance(), naive.pass(false));
+                }
             }
-            assert!(
-                naive.held.iter().all(|record| record.3 || record.0 >= bound.min(naive.next)),
-                "one was left behind"
-            );
+            Step::Strike => assert_eq!(buffer.strike(), naive.pass(true)),
+            Step::Rewind => {
+                buffer.rewind();
+                naive.next = naive.oldest();
+            }
+            Step::Pop => assert_eq!(buffer.pop(), naive.pop()),
+            Step::PopReleased(ahead) => {
+                let bound = naive.oldest() + ahead;
+                loop {
+                    let gone = buffer.pop_released(Seq(bound));
+                    assert_eq!(gone, naive.pop_released(bound));
+                    if gone.is_none() {
+                        break;
+                    }
+                }
+            }
+            Step::Expire(age) => {
+                while buffer.peek().is_some_and(|entry| now.since(entry.arrived) > Duration::from_millis(age)) {
+                    let front = buffer.next() == buffer.oldest();
+                    let gone = if front { buffer.pop() } else { buffer.strike() };
+                    let expected = if front { naive.pop() } else { naive.pass(true) };
+                    assert_eq!(gone, expected);
+                }
+            }
+            Step::Wait(millis) => *now = *now + Duration::from_millis(millis),
         }
+    }
+
+    fn push(&mut self, session: SessionId, length: usize) -> Result<Seq, Full> {
+        let bytes = payload(self.naive.tail, length);
+        let outcome = self.buffer.push(self.now, session, &bytes);
+        if let Ok(seq) = outcome {
+            assert_eq!(seq.0, self.naive.tail);
+            self.naive.push(self.now, session, bytes);
+        }
+        outcome
+    }
+
+    fn compare(&mut self) {
+        let Self { buffer, naive, .. } = self;
+        assert_eq!(buffer.tail().0, naive.tail);
+        assert_eq!(buffer.held(), naive.tally(0));
+        assert_eq!(buffer.unsent(), naive.tally(naive.next));
+        assert!(buffer.oldest() <= buffer.next() && buffer.next() <= buffer.tail());
+        assert_eq!(buffer.front(), naive.live(0).next().map(Kept::entry));
+        assert!(buffer.unsent_entries().eq(naive.live(naive.next).map(Kept::entry)));
+        assert_eq!(buffer.peek(), naive.live(naive.next).next().map(Kept::entry));
     }
 }
 
 proptest! {
     #[test]
-    fn it_behaves_like_the_naive_fifo_and_keeps_its_bound(steps in proptest::collection::vec(step(), 1..400)) {
-        let limit = 256 * 1024;
-        let mut buffer = Buffer::new(limit);
-        let mut naive = Naive::default();
+    fn it_behaves_like_the_naive_fifo_and_keeps_its_bound(
+        steps in proptest::collection::vec(step(), 1..400),
+        limit in prop_oneof![Just(BUFFER_BYTES_MIN), Just(256 * 1024)],
+    ) {
+        let mut pair = Pair { buffer: Buffer::new(limit), naive: Naive::default(), now: Time::from_millis(1_000) };
         for step in &steps {
-            take(&mut buffer, &mut naive, step);
-            prop_assert_eq!(buffer.tail().0, naive.tail);
-            prop_assert_eq!(buffer.held(), naive.live(0));
-            prop_assert_eq!(buffer.unsent(), naive.live(naive.next));
-            prop_assert!(buffer.memory() <= limit, "{} bytes", buffer.memory());
-            prop_assert!(buffer.oldest() <= buffer.next() && buffer.next() <= buffer.tail());
-            let seen = buffer.peek().map(|entry| (entry.seq.0, entry.bytes.to_vec()));
-            prop_assert_eq!(seen, naive.peek());
-            let ahead: Vec<u64> = buffer.unsent_entries().map(|entry| entry.seq.0).collect();
-            let expected: Vec<u64> = naive.held.iter().filter(|r| r.0 >= naive.next && !r.3).map(|r| r.0).collect();
-            prop_assert_eq!(ahead, expected);
+            pair.take(step);
+            pair.compare();
+            prop_assert!(pair.buffer.memory() <= limit, "{} bytes", pair.buffer.memory());
         }
-        while buffer.pop().is_some() {}
-        prop_assert_eq!(buffer.charged, 0, "what is forgotten is not charged any more");
+        while let Some(gone) = pair.buffer.pop() {
+            prop_assert_eq!(Some(gone), pair.naive.pop());
+        }
+        prop_assert_eq!(pair.buffer.charged, 0, "what is forgotten is not charged any more");
+        prop_assert!(pair.buffer.memory() <= pair.buffer.chunk_bytes, "memory goes back");
     }
 }
 

@@ -126,9 +126,11 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("server --process any --process other", "stands alone"),
         ("server --max-connections 0", "above zero"),
         ("proxy", "proxy"),
+        ("--help --nonsense", "railing arguments"),
     ];
     for (line, hint) in table {
         let text = wrong(line);
+        assert!(text.ends_with('\n') && !text.ends_with("\n\n"), "{line:?} says {text:?}, which is not whole lines");
         assert!(text.contains(hint), "{line:?} says {text:?}, which does not mention {hint:?}");
     }
 }

@@ -95,30 +95,19 @@ impl Framed {
         Ok(Filled::More)
     }
 
+    /// What was read and not yet taken, and what is to be written; [`Self::flush`] writes it.
+    pub const fn ends(&mut self) -> (&mut Assembler, &mut Vec<u8>) {
+        (&mut self.assembler, &mut self.unwritten)
+    }
+
     /// The next whole frame that was read.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         self.assembler.next_frame()
     }
 
-    /// Throws away what was read.
-    pub fn discard(&mut self) {
-        self.assembler = Assembler::default();
-    }
-
-    /// What was read and is not part of a whole frame.
-    pub fn rest(&self) -> &[u8] {
-        self.assembler.rest()
-    }
-
     /// Sends a frame, or keeps what the socket does not take.
     pub fn send(&mut self, frame: &Frame) -> Result<(), Broken> {
         frame.encode(&mut self.unwritten);
-        self.flush()
-    }
-
-    /// Sends bytes that are no frame.
-    pub fn send_plain(&mut self, bytes: &[u8]) -> Result<(), Broken> {
-        self.unwritten.extend_from_slice(bytes);
         self.flush()
     }
 

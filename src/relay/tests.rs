@@ -1,7 +1,7 @@
-use proptest::prelude::*;
-
 use super::*;
 use crate::wire::{Incarnation, Verdict};
+
+mod histories;
 
 const TARGET: ([u8; 4], u16) = ([10, 0, 0, 2], 1_514);
 const SMALL: u64 = 832;
@@ -401,85 +401,4 @@ fn replies_are_taken_from_remoted_alone() {
     assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 3], 1_514))), None);
     assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 2], 1_515))), None);
     assert_eq!(bench.counters().replies, 1);
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Arrive(u8, usize),
-    Beat(u64),
-    LateBeat,
-    Release(usize),
-    Refused,
-    Unsendable,
-    Disconnect,
-    Connect,
-    Wait(u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => (0u8..6, 0usize..3_000).prop_map(|(host, length)| Step::Arrive(host, length)),
-        5 => (0u64..30_000).prop_map(Step::Beat),
-        1 => Just(Step::LateBeat),
-        5 => (0usize..70).prop_map(Step::Release),
-        1 => Just(Step::Refused),
-        1 => Just(Step::Unsendable),
-        1 => Just(Step::Disconnect),
-        2 => Just(Step::Connect),
-        2 => (0u64..3_000).prop_map(Step::Wait),
-    ]
-}
-
-proptest! {
-    /// The accounting is checked at each step by the relay itself.
-    #[test]
-    fn whatever_happens_everything_is_accounted_for_and_the_window_holds(
-        steps in proptest::collection::vec(step(), 1..300),
-        oldest in any::<bool>(),
-        resend in any::<bool>(),
-        aged in any::<bool>(),
-    ) {
-        let full = if oldest { FullPolicy::DropOldest } else { FullPolicy::DropNewest };
-        let max_age = aged.then_some(Duration::from_secs(5));
-        let mut bench = Bench::connected(Config { full, max_age, resend, ..config() });
-        for step in steps {
-            match step {
-                Step::Arrive(host, length) => bench.relay.handle_datagram(bench.now(), origin(host), &vec![1; length]),
-                Step::Beat(window) => {
-                    bench.window = window;
-                    if bench.relay.next_heartbeat(bench.now()).is_some() {
-                        bench.beat();
-                    }
-                }
-                Step::LateBeat => {
-                    if let Some((probe, ping)) = bench.relay.begin_heartbeat(bench.now()) {
-                        bench.at += 2_500;
-                        bench.relay.handle_time(bench.now());
-                        bench.relay.handle_pong(bench.now(), probe, &pong(ping.number, 10_000));
-                    }
-                }
-                Step::Release(most) => {
-                    let mut batch = Batch::default();
-                    if bench.relay.poll_release(bench.now(), &mut batch) {
-                        bench.relay.handle_sent(bench.now(), &batch, most.min(batch.len()));
-                        let cost = bench.relay.unconfirmed_cost;
-                        let alone = bench.relay.buffer.next().0 - bench.relay.buffer.oldest().0 <= 1;
-                        prop_assert!(cost <= bench.window.max(10_000) || alone, "{cost} under way with a window of {}", bench.window);
-                    }
-                }
-                Step::Refused => bench.relay.handle_refused(bench.now()),
-                Step::Unsendable => {
-                    let mut batch = Batch::default();
-                    if bench.relay.poll_release(bench.now(), &mut batch) {
-                        bench.relay.handle_unsendable(&batch, 0);
-                    }
-                }
-                Step::Disconnect => bench.relay.handle_disconnected(bench.now()),
-                Step::Connect => bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET)),
-                Step::Wait(span) => bench.at += span,
-            }
-        }
-        let counters = bench.counters();
-        prop_assert_eq!(counters.received, counters.confirmed + bench.held() + counters.dropped_total());
-    }
 }

@@ -5,7 +5,7 @@
 //! (`udp_dump` in its `net/ipv4/udp_diag.c`). It takes half the time of reading the table, and needs no privilege.
 //!
 //! Any error means: not this time. The connection is then opened afresh, since the kernel refuses a new dump on one
-//! that was left in the middle of another (EBUSY); after [`FAILURES_MAX`] in a row there is no further attempt. An old
+//! that was left in the middle of another (EBUSY); after three in a row there is no further attempt. An old
 //! kernel, one without `udp_diag`, or a sandbox (`RestrictAddressFamilies=`) fails always.
 
 #[cfg(test)]
@@ -176,7 +176,7 @@ fn request(family: Family, port: u16) -> Vec<u8> {
 ///
 /// # Errors
 /// That of the kernel, or `InvalidData` for what is no such answer.
-fn collect(datagram: &[u8], sequence: u32, inodes: &[u64], sockets: &mut Vec<Socket>) -> io::Result<bool> {
+pub fn collect(datagram: &[u8], sequence: u32, inodes: &[u64], sockets: &mut Vec<Socket>) -> io::Result<bool> {
     let mut rest = datagram;
     while !rest.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(invalid)?;
@@ -192,8 +192,8 @@ fn collect(datagram: &[u8], sequence: u32, inodes: &[u64], sockets: &mut Vec<Soc
             }
             NetlinkPayload::Noop => {}
             NetlinkPayload::Done(done) if done.code == 0 => return Ok(true),
-            NetlinkPayload::Done(done) => return Err(io::Error::from_raw_os_error(done.code.saturating_neg())),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::Done(done) => return Err(refusal(done.code)),
+            NetlinkPayload::Error(error) => return Err(refusal(error.raw_code())),
             other => return Err(invalid(format!("an unexpected answer: {other:?}"))),
         }
     }
@@ -218,6 +218,12 @@ fn socket(response: &InetResponse, inodes: &[u64]) -> io::Result<Option<Socket>>
         drops: memory.drops,
         buffer: Some(u64::from(memory.receive_queue_max)),
     }))
+}
+
+/// The error in a message, where the kernel gives it as a negative number. Not `ErrorMessage::to_io`, which panics on
+/// the lowest one there is.
+fn refusal(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code.saturating_neg())
 }
 
 fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

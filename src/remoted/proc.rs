@@ -43,7 +43,7 @@ const STATE_UNCONNECTED: u8 = 7;
 
 /// How a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
+pub enum Life {
     /// No such process, a zombie, or another process that got its id.
     Gone,
     /// Stopped by a signal or a tracer.
@@ -162,7 +162,7 @@ impl Proc {
 
 /// What is needed of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
+pub struct Stat {
     /// One letter, as in proc_pid_stat(5).
     state: u8,
     /// When the process started, in clock ticks since boot.
@@ -171,7 +171,7 @@ struct Stat {
 
 impl Stat {
     /// What the state means to us. A zombie's sockets are closed already.
-    fn life(self) -> Life {
+    pub fn life(self) -> Life {
         match self.state {
             b'Z' | b'X' | b'x' => Life::Gone,
             b'T' | b't' => Life::Stopped,
@@ -181,7 +181,7 @@ impl Stat {
 }
 
 /// Parses `/proc/PID/stat`. The name may hold spaces and parentheses, but no `)` follows the one that ends it.
-fn stat(text: &[u8]) -> Option<Stat> {
+pub fn stat(text: &[u8]) -> Option<Stat> {
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text[name_end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
     // The state is field 3, the start time field 22.
@@ -192,7 +192,7 @@ fn stat(text: &[u8]) -> Option<Stat> {
 
 /// A line of `/proc/net/udp` or `/proc/net/udp6`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub struct Row {
     port: u16,
     state: u8,
     /// Bytes of buffer in use, already without what the kernel has yet to give back.
@@ -203,13 +203,13 @@ pub(super) struct Row {
 
 impl Row {
     /// Whether the socket receives from everybody on this port.
-    pub(super) fn receives_on(&self, port: u16) -> bool {
+    pub fn receives_on(&self, port: u16) -> bool {
         self.port == port && self.state == STATE_UNCONNECTED
     }
 }
 
 /// The sockets of a table; the heading and lines that make no sense are left out.
-pub(super) fn rows(table: &[u8]) -> impl Iterator<Item = Row> {
+pub fn rows(table: &[u8]) -> impl Iterator<Item = Row> {
     table.split(|&byte| byte == b'\n').filter_map(row)
 }
 
@@ -225,7 +225,8 @@ fn row(line: &[u8]) -> Option<Row> {
     Some(Row {
         port: u16::from_str_radix(port, 16).ok()?,
         state: u8::from_str_radix(state, 16).ok()?,
-        rx_queue: u64::from_str_radix(rx_queue, 16).ok()?,
+        // An int of the kernel's: sums of it cannot overflow.
+        rx_queue: u32::from_str_radix(rx_queue, 16).ok()?.into(),
         inode: inode.parse().ok()?,
         // Older kernels print the counter with a sign once it has passed 2^31.
         drops: u32::try_from(drops & i64::from(u32::MAX)).ok()?,
@@ -233,7 +234,7 @@ fn row(line: &[u8]) -> Option<Row> {
 }
 
 /// The inode in the target of a descriptor's link, `socket:[123]`.
-fn socket_link(target: &OsStr) -> Option<u64> {
+pub fn socket_link(target: &OsStr) -> Option<u64> {
     decimal(target.as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
 }
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::verdict::{Owner, Presence, Sample, Socket};
 
 mod company;
+pub(super) mod garbled;
 mod live;
 mod namespaces;
 mod owners;

@@ -14,7 +14,8 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::Config;
 use super::complaints::Complaints;
-use super::conn::{Close, Conn, Request};
+use super::conn::{Close, Conn};
+use super::conversation::Request;
 use crate::net::framed::Filled;
 use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
@@ -267,6 +268,10 @@ impl<'a> Server<'a> {
                 self.complaints.garbage += 1;
                 log::debug!("{} is cut off: {what}", conn.address);
             }
+            Close::Silent => {
+                self.complaints.garbage += 1;
+                log::debug!("{} is cut off: silent for too long", conn.address);
+            }
             Close::Broken(broken) => log::debug!("connection of {} lost: {broken}", conn.address),
         }
         if !conn.is_client() {
@@ -291,7 +296,7 @@ impl<'a> Server<'a> {
         let silent: Vec<Token> =
             self.conns.iter().filter(|(_, conn)| conn.deadline() <= now).map(|(token, _)| *token).collect();
         for token in silent {
-            self.close(token, &Close::Garbage("silent for too long".into()));
+            self.close(token, &Close::Silent);
         }
     }
 
@@ -352,11 +357,7 @@ impl<'a> Server<'a> {
             return;
         };
         let outcome = match request {
-            Request::Plain(end) => {
-                let word: &[u8] =
-                    if self.responder.judge().verdict() == Verdict::Up { b"pong" } else { b"ossec_not_found" };
-                conn.answer_plain(now, &[word, &end].concat())
-            }
+            Request::Plain => conn.answer_plain(now, self.responder.judge().verdict() == Verdict::Up),
             Request::Ping(ping) => {
                 let pong = self.responder.handle_ping(now, conn.id, conn.address, &ping, self.gap);
                 log::trace!(

@@ -1,5 +1,8 @@
 //! What a heartbeat is answered: the judge's verdict and a window, from the newest sample.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -88,15 +91,7 @@ impl Responder {
         if self.judge.verdict() != Verdict::Up {
             return Grant { window: 0, ask_again: Duration::ZERO };
         }
-        // What a client says of itself is believed within reason.
-        let request = Request {
-            client,
-            address,
-            wants: ping.unsent > 0,
-            next_cost: u64::from(ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX))),
-            unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
-            lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
-        };
+        let request = request(client, address, ping);
         let room = Room {
             buffer: self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT),
             queue: self.judge.queue(),
@@ -108,5 +103,17 @@ impl Responder {
 
     fn overflows(&self, now: Time) -> bool {
         self.overflowed.is_some_and(|at| now.since(at) < OVERFLOW_CALM)
+    }
+}
+
+/// What a heartbeat asks for. What a client says of itself is believed within reason.
+fn request(client: ClientId, address: IpAddr, ping: &Ping) -> Request {
+    Request {
+        client,
+        address,
+        wants: ping.unsent > 0,
+        next_cost: u64::from(ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX))),
+        unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
+        lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
     }
 }

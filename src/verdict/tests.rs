@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod lives;
+
 const SETTLE: Duration = Duration::from_secs(3);
 
 const fn ms(n: u64) -> Time {
@@ -135,24 +137,5 @@ fn process_start_time_and_sockets_make_an_incarnation() {
     ];
     for other in others {
         assert_ne!(judged(&[(0, other.clone())]).incarnation(), first, "{other:?}");
-    }
-}
-
-proptest! {
-    /// F never claims more than was read, whatever comes and goes between two samples.
-    #[test]
-    fn what_is_claimed_as_read_was_read(steps in proptest::collection::vec((0u64..5_000, 0u64..5_000), 1..100)) {
-        let mut judge = Judge::new(SETTLE);
-        let (mut queue, mut read) = (0, 0);
-        judge.handle_sample(ms(0), &running(0));
-        for (at, (arrives, reads)) in steps.into_iter().enumerate() {
-            queue += arrives;
-            let took = reads.min(queue);
-            queue -= took;
-            read += took;
-            judge.handle_sample(ms(at as u64), &running(queue));
-            prop_assert!(judge.read() <= read);
-            prop_assert_eq!(judge.queue(), queue);
-        }
     }
 }

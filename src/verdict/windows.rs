@@ -339,35 +339,37 @@ impl Windows {
             ticket
         });
         let each = each.max(1);
-        let has_place = |address: &IpAddr| self.hosts.get(address).is_none_or(|host| host.turns < each);
-        if !has_place(&address) {
-            return false;
-        }
+        let places = |address: &IpAddr| each.saturating_sub(self.hosts.get(address).map_or(0, |host| host.turns));
         // Those before it that are about to ask come first; one that asks later must not keep a turn unused.
-        let mut taken = shown.min(useful);
-        for waiter in self.waiting.ahead_and_due(ticket, now + ABOUT) {
+        let (mut taken, mut neighbours) = (shown.min(useful), 0);
+        for waiter in self.waiting.ahead_and_due(ticket, now + ABOUT).filter(|waiter| places(&waiter.address) > 0) {
             if taken > free {
                 break;
             }
-            if has_place(&waiter.address) {
-                taken += waiter.shown.min(useful);
-            }
+            taken += waiter.shown.min(useful);
+            neighbours += u64::from(waiter.address == address);
         }
-        if taken > free {
+        if taken > free || neighbours >= places(&address) {
             return false;
         }
         self.begin_turn(now, request.client);
         true
     }
 
-    /// When it is worth asking again: somewhat before those ahead have had their turns.
+    /// When it is worth asking again: somewhat before those ahead have had their turns. Addresses take turns too: of those ahead at another one
+    /// only as many count as at its own, and one.
     fn patience(&self, now: Time, id: ClientId, room: Room) -> Duration {
         let (half, useful) = ((room.buffer / 2).max(1), self.useful(room));
         let span = if let Some(ticket) = self.ledger.get(id).and_then(|client| client.ticket) {
             let most = half.saturating_mul(ASK_AGAIN_MAX.div_duration_f64(TURN) as u64 + 1);
-            let mut ahead = 0;
+            let rounds = self.waiting.neighbours_ahead(ticket) + 1;
+            let (mut ahead, mut counted) = (0, HashMap::new());
             for waiter in self.waiting.ahead(ticket) {
-                ahead += waiter.shown.min(useful);
+                let there: &mut usize = counted.entry(waiter.address).or_default();
+                if *there < rounds {
+                    *there += 1;
+                    ahead += waiter.shown.min(useful);
+                }
                 if ahead >= most {
                     break;
                 }

@@ -109,7 +109,11 @@ impl<'a> Fields<'a> {
     /// A text up to the end of the body, made safe to print: a peer must not write control characters into our log.
     pub(super) fn text(&mut self, bytes_max: usize) -> String {
         let bytes = &self.0[..self.0.len().min(bytes_max)];
-        String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+        let safe = |c: char| if c.is_control() { '?' } else { c };
+        let mut text: String = String::from_utf8_lossy(bytes).chars().map(safe).collect();
+        // What stands for a byte that is no text is longer than it.
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text
     }
 }
 
@@ -153,8 +157,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn text(&mut self, text: &str, bytes_max: usize) -> &mut Self {
-        let bytes = text.as_bytes();
-        self.out.extend_from_slice(&bytes[..bytes.len().min(bytes_max)]);
+        self.out.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(bytes_max)]);
         self
     }
 

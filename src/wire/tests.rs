@@ -1,6 +1,9 @@
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::*;
+
+mod layout;
 
 const VERDICTS: [Verdict; 9] = [
     Verdict::Up,
@@ -88,21 +91,6 @@ fn every_frame_survives_the_way_however_it_is_cut() {
 }
 
 #[test]
-fn fields_added_by_a_newer_peer_are_ignored_and_those_of_an_older_one_are_zero() {
-    let mut longer = encoded(&Frame::Pong(pong()));
-    longer.extend_from_slice(b"later");
-    let length = (longer.len() - 4) as u32;
-    longer[..4].copy_from_slice(&length.to_be_bytes());
-    assert_eq!(decoded(&longer, 64), Ok(vec![Frame::Pong(pong())]));
-
-    let mut shorter = encoded(&Frame::Pong(pong()));
-    shorter.truncate(shorter.len() - 4);
-    let length = (shorter.len() - 4) as u32;
-    shorter[..4].copy_from_slice(&length.to_be_bytes());
-    assert_eq!(decoded(&shorter, 64), Ok(vec![Frame::Pong(Pong { active: 0, ..pong() })]));
-}
-
-#[test]
 fn an_unknown_kind_is_passed_over_and_an_unknown_verdict_releases_nothing() {
     let mut bytes = vec![0, 0, 0, 3, 200, 1, 2];
     bytes.extend(encoded(&Frame::Ping(ping())));
@@ -133,6 +121,20 @@ fn a_refusal_cannot_write_control_characters_into_a_log() {
 }
 
 #[test]
+fn a_text_is_cut_between_characters_at_both_ends() {
+    let cut = |text: String| match decoded(&encoded(&Frame::Refusal(Refusal { text })), 64).as_deref() {
+        Ok([Frame::Refusal(refusal)]) => refusal.text.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(cut(format!("{}€", "x".repeat(TEXT_BYTES_MAX - 1))), "x".repeat(TEXT_BYTES_MAX - 1));
+    let mut no_text = vec![0, 0, 1, 1, 3];
+    no_text.extend([0xff; TEXT_BYTES_MAX]);
+    let shown = "\u{fffd}".repeat(TEXT_BYTES_MAX / 3);
+    assert_eq!(decoded(&no_text, 64), Ok(vec![Frame::Refusal(Refusal { text: shown.clone() })]));
+    assert_eq!(cut(shown.clone()), shown);
+}
+
+#[test]
 fn the_cost_of_a_datagram_is_never_below_what_the_kernel_was_seen_to_charge() {
     let loopback = [(0, 832), (160, 832), (300, 1_280), (600, 1_280), (1_400, 2_304), (2_000, 4_352), (4_000, 8_448)];
     for (bytes, charged) in
@@ -153,18 +155,91 @@ fn a_default_buffer_gives_the_places_that_were_measured() {
     assert!(buffer_cost(DATAGRAM_BYTES_MAX) <= half, "the largest fits half of a default buffer");
 }
 
+/// Any number, its bounds more often than chance would have it.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => any::<u64>(), 1 => Just(0), 1 => Just(u64::MAX)]
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    select(&VERDICTS[..])
+}
+
+prop_compose! {
+    fn any_ping()(n in prop::array::uniform9(number()), next_cost in any::<u32>(), lease_ms in any::<u32>()) -> Ping {
+        let [number, oldest, next, tail, held, held_bytes, unsent, dropped, unconfirmed_cost] = n;
+        let (oldest, next, tail) = (Seq(oldest), Seq(next), Seq(tail));
+        Ping { number, oldest, next, tail, held, held_bytes, unsent, dropped, next_cost, unconfirmed_cost, lease_ms }
+    }
+}
+
+prop_compose! {
+    fn any_pong()(n in prop::array::uniform6(number()), small in any::<[u32; 4]>(), verdict in verdict()) -> Pong {
+        let ([number, incarnation, read, queue, drops, window], [pid, gap_us, ask_again_ms, active]) = (n, small);
+        let incarnation = Incarnation(incarnation);
+        Pong { number, verdict, incarnation, pid, read, queue, drops, window, gap_us, ask_again_ms, active }
+    }
+}
+
+/// Any frame as it can be read: a text is safe and short.
+fn any_frame() -> impl Strategy<Value = Frame> {
+    let hello = (any::<u16>(), any::<u32>(), any::<u128>(), any::<u32>());
+    let text =
+        prop::collection::vec(any::<char>().prop_filter("a control", |c| !c.is_control()), 0..TEXT_BYTES_MAX / 4);
+    prop_oneof![
+        hello.prop_map(|(version, features, stream, interval_ms)| {
+            Frame::Hello(Hello { version, features, stream, interval_ms })
+        }),
+        any::<(u16, u32)>().prop_map(|(version, features)| Frame::Welcome(Welcome { version, features })),
+        text.prop_map(|text| Frame::Refusal(Refusal { text: text.into_iter().collect() })),
+        any_ping().prop_map(Frame::Ping),
+        any_pong().prop_map(Frame::Pong),
+        verdict().prop_map(|verdict| Frame::Notice(Notice { verdict })),
+    ]
+}
+
 proptest! {
     #[test]
-    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), step in 1usize..64) {
-        let _ = decoded(&bytes, step);
+    fn any_frames_survive_the_way_however_they_are_cut(
+        frames in prop::collection::vec(any_frame(), 0..8),
+        step in 1usize..200,
+    ) {
+        let bytes: Vec<u8> = frames.iter().flat_map(encoded).collect();
+        prop_assert_eq!(decoded(&bytes, step), Ok(frames));
+    }
+
+    /// Frames among the noise, so that more of it is read than a first length.
+    #[test]
+    fn any_bytes_are_read_alike_however_they_are_cut_and_what_was_read_survives(
+        parts in prop::collection::vec(
+            prop_oneof![
+                any_frame().prop_map(|frame| encoded(&frame)),
+                (0u8..9, prop::collection::vec(any::<u8>(), 0..120)).prop_map(|(kind, body)| layout::framed(kind, &body)),
+                prop::collection::vec(any::<u8>(), 0..20),
+            ],
+            0..6,
+        ),
+        step in 1usize..64,
+    ) {
+        let bytes = parts.concat();
+        let whole = decoded(&bytes, bytes.len().max(1));
+        prop_assert_eq!(&decoded(&bytes, step), &whole);
+        for frame in whole.into_iter().flatten() {
+            prop_assert_eq!(decoded(&encoded(&frame), 64), Ok(vec![frame]));
+        }
     }
 
     #[test]
-    fn a_flipped_bit_is_an_error_another_frame_or_a_longer_wait_and_never_a_panic(which in 0usize..14, bit in 0usize..2048) {
-        let mut bytes = encoded(&frames()[which]);
-        let bit = bit % (bytes.len() * 8);
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        let _ = decoded(&bytes, 16);
+    fn a_text_of_any_length_arrives_as_far_as_it_is_safe_and_short(text in prop::collection::vec(any::<char>(), 0..400)) {
+        let text: String = text.into_iter().collect();
+        let safe: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let got = decoded(&encoded(&Frame::Refusal(Refusal { text: text.clone() })), 64);
+        let Ok([Frame::Refusal(refusal)]) = got.as_deref() else { panic!("{got:?}") };
+        prop_assert!(safe.starts_with(&refusal.text));
+        prop_assert!(refusal.text.len() <= TEXT_BYTES_MAX);
+        // A control character of two bytes is shown as one of one.
+        let sent = refusal.text.chars().count();
+        let bytes: usize = text.chars().take(sent + 1).map(char::len_utf8).sum();
+        prop_assert!(refusal.text == safe || bytes > TEXT_BYTES_MAX, "{} bytes would have fitted", bytes);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use netlink_packet_sock_diag::inet::nlas::MemInfo;
 use proptest::prelude::*;
 
 use super::*;
+use crate::remoted::tests::garbled::garbled;
 
 const SEQUENCE: u32 = 7;
 
@@ -87,13 +88,18 @@ fn the_upper_half_of_an_inode_comes_from_the_search() {
 
 #[test]
 fn an_error_of_the_kernel_is_told() {
-    let mut error = ErrorMessage::default();
-    error.code = NonZeroI32::new(-libc::ENOENT);
-    // The kernel sends the header of the request back.
-    error.header = vec![0; 16];
-    for answer in [NetlinkPayload::Error(error), done(-libc::ENOENT)] {
-        let error = collect(&bytes(SEQUENCE, answer), SEQUENCE, &[], &mut Vec::new()).expect_err("an error");
-        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+    let refused = |code| {
+        let mut error = ErrorMessage::default();
+        error.code = NonZeroI32::new(code);
+        // The kernel sends the header of the request back.
+        error.header = vec![0; 16];
+        NetlinkPayload::Error(error)
+    };
+    for (code, told) in [(-libc::ENOENT, libc::ENOENT), (i32::MIN, i32::MAX)] {
+        for answer in [refused(code), done(code)] {
+            let error = collect(&bytes(SEQUENCE, answer), SEQUENCE, &[], &mut Vec::new()).expect_err("an error");
+            assert_eq!(error.raw_os_error(), Some(told));
+        }
     }
 }
 
@@ -157,20 +163,30 @@ fn failures_in_a_row_end_it_for_good_and_are_told_once() {
     assert!(diag.take_reason().is_none());
 }
 
+/// What the kernel answers to a request for two sockets, one of them a stranger's.
+fn answer() -> Vec<u8> {
+    let known = response(100, &[memory(), Nla::Shutdown(0)]);
+    let stranger = response(101, &[Nla::SkV6Only(false), memory()]);
+    [bytes(SEQUENCE, known), bytes(SEQUENCE, stranger), bytes(SEQUENCE, done(0))].concat()
+}
+
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(
-        random in prop::collection::vec(any::<u8>(), 0..200),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
-        cut in any::<prop::sample::Index>(),
+    fn no_bytes_make_it_panic_nor_tell_of_sockets_that_were_not_asked_for(
+        answer in prop_oneof![1 => prop::collection::vec(any::<u8>(), 0..200), 4 => garbled(answer())],
     ) {
-        let _ = collect(&random, SEQUENCE, &[100], &mut Vec::new());
-        let response = bytes(SEQUENCE, response(100, &[memory(), Nla::Shutdown(0)]));
-        let mut answer = [response, bytes(SEQUENCE, done(0))].concat();
-        for (index, byte) in changes {
-            *index.get_mut(&mut answer) = byte;
-        }
-        let length = cut.index(answer.len() + 1);
-        let _ = collect(&answer[..length], SEQUENCE, &[100], &mut Vec::new());
+        let mut sockets = Vec::new();
+        let _ = collect(&answer, SEQUENCE, &[100], &mut sockets);
+        prop_assert!(sockets.iter().all(|socket| socket.inode == 100), "{:?}", sockets);
+        // struct nlmsghdr and struct inet_diag_msg.
+        prop_assert!(sockets.len() <= answer.len() / (16 + 72), "{:?}", sockets);
+    }
+
+    #[test]
+    fn what_was_told_before_an_answer_breaks_off_is_taken(after in garbled(answer())) {
+        let mut sockets = Vec::new();
+        let whole = [bytes(SEQUENCE, response(200, &[memory()])), after].concat();
+        let _ = collect(&whole, SEQUENCE, &[100, 200], &mut sockets);
+        prop_assert_eq!(sockets.first(), Some(&expected(200)));
     }
 }

@@ -3,6 +3,7 @@ use std::ffi::OsStr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::remoted::tests::garbled::garbled;
 
 /// 300 datagrams sent to an IPv4 socket on port 1514 that nobody read, and the connected socket that sent them.
 const UDP: &str = "\
@@ -57,7 +58,9 @@ fn a_counter_of_drops_past_two_to_the_31_is_read_with_and_without_a_sign() {
 #[test]
 fn lines_that_make_no_sense_are_left_out() {
     let good = UDP.lines().nth(1).expect("a row");
-    for bad in ["", ":", "14405:", &good[..60], &good.replace(":05EA", ":105EA"), &good.replace(" 07 ", " 7z ")] {
+    let too_large = [good.replace(":05EA", ":105EA"), good.replace(":00034000", ":100034000")];
+    let all = ["", ":", "14405:", &good[..60], &good.replace(" 07 ", " 7z ")];
+    for bad in all.into_iter().chain(too_large.iter().map(String::as_str)) {
         let table = format!("{bad}\n{good}\n");
         assert_eq!(rows(table.as_bytes()).count(), 1, "{bad:?}");
     }
@@ -97,25 +100,33 @@ fn the_link_of_a_descriptor_shows_its_socket() {
     }
 }
 
-/// A real text with some bytes overwritten, which gets past the first checks of a parser more often than random bytes
-/// do.
-fn garbled(text: &'static str) -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec((0..text.len(), any::<u8>()), 0..8).prop_map(move |changes| {
-        let mut bytes = text.as_bytes().to_vec();
-        for (index, byte) in changes {
-            bytes[index] = byte;
-        }
-        bytes
-    })
-}
-
 proptest! {
     #[test]
     fn no_bytes_make_a_parser_panic(
-        bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..400), garbled(UDP), garbled(UDP6), garbled(STAT)]
+        bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..400),
+            garbled(UDP),
+            garbled(UDP6),
+            garbled(STAT),
+            garbled("socket:[10791]"),
+        ]
     ) {
         prop_assert!(rows(&bytes).count() <= bytes.split(|&byte| byte == b'\n').count());
         stat(&bytes);
         socket_link(OsStr::from_bytes(&bytes));
+    }
+
+    #[test]
+    fn a_line_counts_or_not_whatever_the_others_are(table in garbled(UDP), other in garbled(UDP6)) {
+        let both = [&table[..], b"\n", UDP.as_bytes(), &other].concat();
+        let alone = |text: &[u8]| rows(text).collect::<Vec<_>>();
+        prop_assert_eq!(alone(&both), [alone(&table), alone(UDP.as_bytes()), alone(&other)].concat());
+    }
+
+    #[test]
+    fn any_bytes_may_be_the_name_of_a_process(name in prop::collection::vec(any::<u8>(), 0..20)) {
+        let (before, after) = STAT.split_once("cat").expect("its name");
+        let text = [before.as_bytes(), &name, after.as_bytes()].concat();
+        prop_assert_eq!(stat(&text), stat(STAT.as_bytes()));
     }
 }

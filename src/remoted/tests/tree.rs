@@ -38,14 +38,14 @@ impl Tree {
 
     /// The same in another network namespace; its `net` is yet to be made.
     pub(super) fn process_in(&self, network: &str, pid: u32, comm: &str, inodes: &[u64]) {
-        self.write(&format!("{pid}/comm"), &format!("{comm}\n"));
+        self.write(&format!("{pid}/comm"), format!("{comm}\n"));
         self.write(&format!("{pid}/cmdline"), "/var/ossec/bin/ossec-remoted\0-f\0");
         self.state(pid, comm, 'S', u64::from(pid));
         self.link(&format!("{pid}/ns/net"), network);
         self.link(&format!("{pid}/fd/0"), "/dev/null");
         self.link(&format!("{pid}/fd/1"), "pipe:[1]");
         for (index, inode) in inodes.iter().enumerate() {
-            self.link(&format!("{pid}/fd/{}", index + 3), &format!("socket:[{inode}]"));
+            self.link(&format!("{pid}/fd/{}", index + 3), format!("socket:[{inode}]"));
         }
     }
 
@@ -76,11 +76,11 @@ impl Tree {
         if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("it was there");
     }
 
-    pub(super) fn link(&self, path: &str, target: &str) {
+    pub(super) fn link(&self, path: &str, target: impl AsRef<Path>) {
         symlink(target, self.parent_of(path)).expect("a new link");
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(super) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
         fs::write(self.parent_of(path), text).expect("a file");
     }
 

@@ -82,6 +82,11 @@ impl Client {
         self.counted.under_way == 0
     }
 
+    #[cfg(test)]
+    pub(super) fn is_bounded(&self) -> bool {
+        self.grants.len() <= GRANTS_MAX
+    }
+
     /// Its newest grant.
     pub(super) fn newest(&self) -> u64 {
         self.grants.back().map_or(0, |(window, _)| *window)

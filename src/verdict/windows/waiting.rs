@@ -2,10 +2,13 @@
 //!
 //! With thousands of clients that come back at once it is long, and each of them asks again and again: nothing here walks through all of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::time::Time;
+
+/// More make no difference to when one is to ask again.
+const NEIGHBOURS_MAX: usize = 128;
 
 /// A place in the queue; a smaller one is nearer to its head.
 pub(super) type Ticket = u64;
@@ -25,6 +28,7 @@ pub(super) struct Waiter {
 pub(super) struct Waiting {
     tickets: Ticket,
     queue: BTreeMap<Ticket, Waiter>,
+    by_address: HashMap<IpAddr, BTreeSet<Ticket>>,
     by_due: BTreeSet<(Time, Ticket)>,
 }
 
@@ -34,6 +38,7 @@ impl Waiting {
         let ticket = self.tickets;
         self.tickets += 1;
         self.queue.insert(ticket, waiter);
+        self.by_address.entry(waiter.address).or_default().insert(ticket);
         self.by_due.insert((waiter.due, ticket));
         ticket
     }
@@ -42,6 +47,12 @@ impl Waiting {
     pub(super) fn leave(&mut self, ticket: Ticket) {
         if let Some(waiter) = self.queue.remove(&ticket) {
             self.by_due.remove(&(waiter.due, ticket));
+            if let Some(there) = self.by_address.get_mut(&waiter.address) {
+                there.remove(&ticket);
+                if there.is_empty() {
+                    self.by_address.remove(&waiter.address);
+                }
+            }
         }
     }
 
@@ -72,9 +83,23 @@ impl Waiting {
         self.queue.range(..own).map(|(_, waiter)| waiter)
     }
 
+    /// How many of those before this one are at its address; beyond [`NEIGHBOURS_MAX`] it is not told.
+    pub(super) fn neighbours_ahead(&self, own: Ticket) -> usize {
+        let there = self.queue.get(&own).and_then(|waiter| self.by_address.get(&waiter.address));
+        there.map_or(0, |there| there.range(..own).take(NEIGHBOURS_MAX).count())
+    }
+
     /// Those before this one that ask again by then.
     pub(super) fn ahead_and_due(&self, own: Ticket, by: Time) -> impl Iterator<Item = &Waiter> {
         let due = self.by_due.range(..=(by, Ticket::MAX)).filter(move |(_, ticket)| *ticket < own);
         due.filter_map(|(_, ticket)| self.queue.get(ticket))
+    }
+
+    /// All places taken.
+    #[cfg(test)]
+    pub(super) fn tickets(&self) -> BTreeSet<Ticket> {
+        assert_eq!(self.queue.len(), self.by_due.len());
+        assert_eq!(self.queue.len(), self.by_address.values().map(BTreeSet::len).sum());
+        self.queue.keys().copied().collect()
     }
 }

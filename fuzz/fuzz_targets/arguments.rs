@@ -1,0 +1,118 @@
+//! `cli`: the command line.
+//!
+//! The first byte of the plan says what its text is: words, one each line, or the value of one option.
+//!
+//! * No words make the program panic: they are understood, or refused with a text of whole lines.
+//! * A value means the same behind its option and behind a `=`.
+//! * A configuration that was understood is the same when it is written as arguments and read again.
+#![no_main]
+
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use ossec_broker::cli::{Command, Invocation, Refusal, parse};
+use ossec_broker::relay::FullPolicy;
+use ossec_broker::{client, server};
+use ossec_broker_fuzz::Plan;
+
+const CLIENT: &str = "broker listen source source-port transport interval lease timeout resend buffer full max-age \
+                      rate rcvbuf max-sessions drain";
+const SERVER: &str = "listen remoted process require settle max-connections";
+
+/// Seconds as a floating-point number are exact to the nanosecond up to some weeks.
+const EXACT_MAX: Duration = Duration::from_hours(24);
+
+fuzz_target!(|data: &[u8]| {
+    let mut plan = Plan::new(data);
+    let choice = usize::from(plan.byte());
+    let text = String::from_utf8_lossy(plan.rest());
+    let of_client = CLIENT.split(' ').map(|option| (&["client", "--server", "ossec.example"][..], option));
+    let of_server = SERVER.split(' ').map(|option| (&["server"][..], option));
+    let needed = [(&["client"][..], "server"), (&["check"], "broker")];
+    match needed.into_iter().chain(of_client).chain(of_server).nth(choice) {
+        Some((before, option)) => as_value(before, option, &text),
+        None => look_at(&text.split('\n').map(String::from).collect::<Vec<_>>()),
+    }
+});
+
+fn as_value(before: &[&str], option: &str, value: &str) {
+    let line = |last: &[String]| before.iter().map(ToString::to_string).chain(last.iter().cloned()).collect::<Vec<_>>();
+    let joined = line(&[format!("--{option}={value}")]);
+    look_at(&joined);
+    // Behind an option `-vv` and `--a=b` are taken apart.
+    if !value.starts_with('-') {
+        let apart = line(&[format!("--{option}"), value.to_string()]);
+        assert_eq!(shown(&parse(&apart)), shown(&parse(&joined)), "--{option} {value:?}");
+    }
+}
+
+fn look_at(words: &[String]) {
+    match parse(words) {
+        Ok(invocation) => survives(&invocation, words),
+        Err(Refusal::Asked(text) | Refusal::Wrong(text)) => assert!(text.ends_with('\n'), "{text:?}"),
+    }
+}
+
+/// What was understood is understood in the same way when it is written out.
+fn survives(invocation: &Invocation, words: &[String]) {
+    let (mut written, durations) = match &invocation.command {
+        Command::Client(config) => of_client(config),
+        Command::Server(config) => of_server(config),
+        Command::Check(config) => (vec!["check".into(), format!("--broker={}", config.broker)], Vec::new()),
+    };
+    written.extend((0..invocation.verbosity).map(|_| "-v".to_string()));
+    if durations.into_iter().all(|span| span <= EXACT_MAX) {
+        let again = parse(&written).unwrap_or_else(|refusal| panic!("{words:?} as {written:?}: {refusal:?}"));
+        assert_eq!(shown(&again), shown(invocation), "{words:?} as {written:?}");
+    }
+}
+
+fn of_client(config: &client::Config) -> (Vec<String>, Vec<Duration>) {
+    let relay = &config.relay;
+    let full = if relay.full == FullPolicy::DropOldest { "drop-oldest" } else { "drop-newest" };
+    let mut written = vec![
+        "client".to_string(),
+        format!("--server={}", config.server),
+        format!("--listen={}", config.listen),
+        format!("--source-port={}", config.source_port),
+        format!("--interval={}", seconds(relay.link.interval)),
+        format!("--lease={}", seconds(relay.link.lease)),
+        format!("--timeout={}", seconds(relay.link.timeout)),
+        format!("--resend={}", if relay.resend { "yes" } else { "never" }),
+        format!("--buffer={}", relay.buffer_bytes),
+        format!("--full={full}"),
+        format!("--rcvbuf={}", config.receive_buffer_bytes),
+        format!("--max-sessions={}", relay.sessions_max),
+        format!("--drain={}", seconds(config.drain)),
+    ];
+    written.extend(config.broker.iter().map(|broker| format!("--broker={broker}")));
+    written.extend(config.source.iter().map(|source| format!("--source={source}")));
+    written.extend(relay.rate.iter().map(|rate| format!("--rate={rate}")));
+    written.extend(relay.max_age.iter().map(|&age| format!("--max-age={}", seconds(age))));
+    let spans = [relay.link.interval, relay.link.lease, relay.link.timeout, config.drain];
+    (written, spans.into_iter().chain(relay.max_age).collect())
+}
+
+fn of_server(config: &server::Config) -> (Vec<String>, Vec<Duration>) {
+    let mut written = vec![
+        "server".to_string(),
+        format!("--remoted=127.0.0.1:{}", config.port),
+        format!("--settle={}", seconds(config.settle)),
+        format!("--max-connections={}", config.connections_max),
+    ];
+    written.extend(config.listen.iter().map(|listen| format!("--listen={listen}")));
+    match &config.names {
+        Some(names) => written.extend(names.iter().map(|name| format!("--process={name}"))),
+        None => written.push("--process=any".into()),
+    }
+    written.extend(config.required.iter().map(|name| format!("--require={name}")));
+    (written, vec![config.settle])
+}
+
+fn seconds(span: Duration) -> String {
+    format!("{}.{:09}s", span.as_secs(), span.subsec_nanos())
+}
+
+fn shown(outcome: &impl std::fmt::Debug) -> String {
+    format!("{outcome:?}")
+}

@@ -1,0 +1,271 @@
+//! `server::conversation` and the `Responder` behind it: what any number of bytes and events from clients lead to.
+//!
+//! The plan is a list of steps, each begun by a byte: see `Server::step`. There are four connections at a time.
+//!
+//! * What is understood, answered and refused is what a model says that reads everything from the beginning each time.
+//! * Nothing is kept but the beginning of a frame; whoever says garbage or is silent for too long is closed.
+//! * The windows granted never sum to more than half of remoted's buffer, and whoever gets none is told when to ask again.
+#![no_main]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use ossec_broker::server::conversation::{Conversation, Request, SILENCE_MAX, UNANSWERED_MAX};
+use ossec_broker::time::Time;
+use ossec_broker::verdict::{ClientId, Owner, Presence, Responder, Sample, Socket};
+use ossec_broker::wire::{
+    Assembler, FRAME_BYTES_MAX, Frame, Hello, LEASE_MAX, Ping, Pong, Refusal, VERSION, Verdict, Welcome,
+};
+use ossec_broker_fuzz::Plan;
+
+const BUFFER: u64 = 212_992;
+const CONNECTIONS: u8 = 4;
+const LENGTH_BYTES: usize = 4;
+
+fuzz_target!(|data: &[u8]| {
+    let mut server = Server::new();
+    let mut plan = Plan::new(data);
+    while let Some(step) = plan.pop() {
+        server.step(step, &mut plan);
+    }
+});
+
+struct Server {
+    now: Time,
+    conns: Vec<Conn>,
+    current: usize,
+    ids: ClientId,
+    responder: Responder,
+    sample: Sample,
+    /// The windows that were granted, to whom and until when.
+    granted: Vec<(ClientId, u64, Time)>,
+}
+
+impl Server {
+    fn new() -> Self {
+        let now = Time::from_millis(1_000_000);
+        let conns = (0..CONNECTIONS).map(|at| Conn::new(now, ClientId::from(at))).collect();
+        let sample = Sample {
+            presence: Presence::Running,
+            sockets: vec![Socket { inode: 1, rx_queue: 0, drops: 0, buffer: Some(BUFFER) }],
+            owners: vec![Owner { pid: 1, start_ticks: 1 }],
+            age: None,
+            companion: None,
+            missing: None,
+        };
+        let mut responder = Responder::new(Duration::ZERO);
+        responder.handle_sample(now, &sample);
+        Self { now, conns, current: 0, ids: ClientId::from(CONNECTIONS), responder, sample, granted: Vec::new() }
+    }
+
+    fn step(&mut self, step: u8, plan: &mut Plan<'_>) {
+        let low = step & 0xf;
+        match step {
+            0..0xc0 => self.hear(plan.take(usize::from(step) + 1)),
+            0xc0..0xd0 => self.current = usize::from(low % CONNECTIONS),
+            0xd0..0xe0 => self.answer(low & 1 == 1),
+            0xe0..0xf0 => self.pass(Duration::from_millis(1 << low)),
+            0xf0..0xf4 => {
+                self.look(u64::from(u16::from_be_bytes([plan.byte(), plan.byte()])) * 8, 0, Presence::Running)
+            }
+            0xf4..0xf8 => self.look(self.sample.sockets[0].rx_queue, u32::from(low & 1), Presence::Running),
+            0xf8..0xfc => self.look(self.sample.sockets[0].rx_queue, 0, Presence::Stopped),
+            0xfc.. => self.close_if(self.current, |conn| !conn.conversation.awaits_last_answer()),
+        }
+    }
+
+    /// remoted is looked at: so much lies in its socket, and so many datagrams did not fit.
+    fn look(&mut self, queue: u64, drops: u32, presence: Presence) {
+        let socket = &mut self.sample.sockets[0];
+        (socket.rx_queue, socket.drops) = (queue, socket.drops.wrapping_add(drops));
+        self.sample.presence = presence;
+        self.responder.handle_sample(self.now, &self.sample);
+    }
+
+    /// Bytes come in from the current connection.
+    fn hear(&mut self, bytes: &[u8]) {
+        let conn = &mut self.conns[self.current];
+        let understood = conn.hear(self.now, bytes);
+        conn.check(self.now);
+        self.close_if(self.current, |_| !understood);
+    }
+
+    /// The current connection's oldest request is answered.
+    fn answer(&mut self, up: bool) {
+        let conn = &mut self.conns[self.current];
+        let Some(request) = conn.requests.pop_front() else {
+            return;
+        };
+        match request {
+            Request::Plain => conn.answer_plain(self.now, up),
+            Request::Ping(ping) => {
+                let pong =
+                    self.responder.handle_ping(self.now, conn.id, conn.address(), &ping, Duration::from_millis(1));
+                let advice = pong.window > 0 || pong.ask_again_ms > 0;
+                assert!(advice || ping.unsent == 0 || pong.verdict != Verdict::Up, "left without advice");
+                let lease = Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX);
+                self.granted.push((conn.id, pong.window, self.now + lease));
+                conn.answer(pong);
+            }
+        }
+        conn.check(self.now);
+        self.granted.retain(|(_, window, expires)| *window > 0 && *expires > self.now);
+        let mut booked = BTreeMap::new();
+        for &(client, window, _) in &self.granted {
+            let most: &mut u64 = booked.entry(client).or_default();
+            *most = window.max(*most);
+        }
+        let booked: u64 = booked.values().sum();
+        assert!(booked <= BUFFER / 2, "{booked} of {BUFFER} bytes are granted");
+    }
+
+    /// Time passes; the silent are closed.
+    fn pass(&mut self, span: Duration) {
+        self.now = self.now + span;
+        for at in 0..self.conns.len() {
+            let now = self.now;
+            self.close_if(at, |conn| conn.conversation.deadline() <= now);
+        }
+    }
+
+    /// Another connection comes in the place of one that is closed.
+    fn close_if(&mut self, at: usize, closed: impl Fn(&Conn) -> bool) {
+        if closed(&self.conns[at]) {
+            self.responder.handle_gone(self.conns[at].id);
+            self.conns[at] = Conn::new(self.now, self.ids);
+            self.ids += 1;
+        }
+    }
+}
+
+/// A connection, and what the model says of it.
+struct Conn {
+    conversation: Conversation,
+    input: Assembler,
+    output: Vec<u8>,
+    requests: VecDeque<Request>,
+    id: ClientId,
+    /// When something came in last.
+    heard: Time,
+    model: Model,
+}
+
+impl Conn {
+    fn new(now: Time, id: ClientId) -> Self {
+        Self {
+            conversation: Conversation::new(now),
+            input: Assembler::default(),
+            output: Vec::new(),
+            requests: VecDeque::new(),
+            id,
+            heard: now,
+            model: Model::default(),
+        }
+    }
+
+    /// Two connections for each address.
+    fn address(&self) -> IpAddr {
+        IpAddr::from([10, 0, 0, (self.id % 4 / 2) as u8])
+    }
+
+    /// Whether it may stay.
+    fn hear(&mut self, now: Time, bytes: &[u8]) -> bool {
+        self.heard = now;
+        self.input.push(bytes);
+        let heard = self.conversation.handle_input(now, &mut self.input, &mut self.output);
+        let expected = self.model.hear(bytes);
+        assert_eq!(heard.as_ref().ok(), expected.as_ref(), "after {:?}: {heard:?}", self.model.said);
+        self.requests.extend(heard.iter().flatten());
+        heard.is_ok()
+    }
+
+    fn answer(&mut self, pong: Pong) {
+        self.conversation.answer(pong, &mut self.output);
+        self.model.unanswered -= 1;
+        Frame::Pong(pong).encode(&mut self.model.told);
+    }
+
+    fn answer_plain(&mut self, now: Time, up: bool) {
+        self.conversation.answer_plain(now, up, &mut self.output);
+        let word: &[u8] = if up { b"pong" } else { b"ossec_not_found" };
+        self.model.told.extend_from_slice(word);
+        self.model.told.extend_from_slice(self.model.plain.unwrap_or_default());
+    }
+
+    fn check(&mut self, now: Time) {
+        assert!(self.input.rest().len() < LENGTH_BYTES + FRAME_BYTES_MAX, "a whole frame is left behind");
+        assert_eq!(self.output, self.model.told);
+        assert_eq!(self.conversation.is_client(), self.model.greeted);
+        assert!(self.conversation.deadline() <= self.heard + SILENCE_MAX, "{now:?}");
+        if self.model.plain.is_some() {
+            assert!(self.input.rest().is_empty(), "what follows a plain request is not kept");
+        }
+    }
+}
+
+/// Reads all that a connection has said from the beginning each time.
+#[derive(Default)]
+struct Model {
+    said: Vec<u8>,
+    told: Vec<u8>,
+    greeted: bool,
+    /// The line end of its plain request.
+    plain: Option<&'static [u8]>,
+    heartbeats: usize,
+    unanswered: usize,
+}
+
+impl Model {
+    /// The requests in what has come in; `None`: garbage.
+    fn hear(&mut self, bytes: &[u8]) -> Option<Vec<Request>> {
+        if self.plain.is_some() {
+            return Some(Vec::new());
+        }
+        self.said.extend_from_slice(bytes);
+        let ends = [&b""[..], b"\n", b"\r\n"];
+        self.plain = ends.into_iter().find(|end| self.said == [b"ping", *end].concat());
+        if self.plain.is_some() {
+            return Some(vec![Request::Plain]);
+        }
+        if b"ping\r\n".starts_with(&self.said) {
+            return Some(Vec::new());
+        }
+        let (frames, sound) = frames(&self.said);
+        let mut frames = frames.into_iter();
+        match frames.next() {
+            None => return sound.then(Vec::new),
+            Some(Frame::Hello(Hello { version: VERSION, .. })) if !self.greeted => {
+                self.greeted = true;
+                Frame::Welcome(Welcome { version: VERSION, features: 0 }).encode(&mut self.told);
+            }
+            Some(Frame::Hello(Hello { version: VERSION, .. })) => {}
+            Some(Frame::Hello(Hello { version, .. })) => {
+                let text = format!("this server speaks version {VERSION} of the protocol, not {version}");
+                Frame::Refusal(Refusal { text }).encode(&mut self.told);
+                return None;
+            }
+            Some(_) => return None,
+        }
+        let pings: Option<Vec<Ping>> =
+            frames.map(|frame| if let Frame::Ping(ping) = frame { Some(ping) } else { None }).collect();
+        let fresh = pings?.split_off(self.heartbeats);
+        self.heartbeats += fresh.len();
+        self.unanswered += fresh.len();
+        (sound && self.unanswered <= UNANSWERED_MAX).then(|| fresh.into_iter().map(Request::Ping).collect())
+    }
+}
+
+/// All frames in bytes, and whether no error ends them.
+fn frames(bytes: &[u8]) -> (Vec<Frame>, bool) {
+    let (mut assembler, mut frames) = (Assembler::default(), Vec::new());
+    assembler.push(bytes);
+    loop {
+        match assembler.next_frame() {
+            Ok(Some(frame)) => frames.push(frame),
+            Ok(None) => return (frames, true),
+            Err(_) => return (frames, false),
+        }
+    }
+}

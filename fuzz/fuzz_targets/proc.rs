@@ -1,0 +1,76 @@
+//! `remoted`: the parsers of what the kernel tells of processes and sockets.
+//!
+//! The first byte of the plan chooses a parser, the rest is its text. None panics, and:
+//!
+//! * a line of a table counts or does not whatever the other lines are;
+//! * a process may have any name;
+//! * the inode of a link is the number that stands there;
+//! * an answer of `NETLINK_SOCK_DIAG` gives no socket but those asked for, and no more than fit in it.
+#![no_main]
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use libfuzzer_sys::fuzz_target;
+use ossec_broker::remoted::diag::collect;
+use ossec_broker::remoted::proc::{Life, Row, Stat, rows, socket_link, stat};
+use ossec_broker_fuzz::Plan;
+
+const ROW: &[u8] =
+    b"14405: 0100007F:05EA 00000000:0000 07 00000000:00034000 00:00000000 00000000     0        0 10791 2 \
+00000000b85f6373 44        ";
+const PORT: u16 = 0x05ea;
+
+/// What follows the name in `/proc/PID/stat`.
+const STAT_REST: &[u8] = b") R 4008 4008 3310 0 -1 4194304 101 0 0 0 0 0 0 0 20 0 1 0 91034 3133440 393\n";
+
+/// Of the request that is being answered.
+const SEQUENCE: u32 = 7;
+const INODES: [u64; 3] = [100, 200, (5 << 32) + 300];
+/// `struct nlmsghdr` and `struct inet_diag_msg`.
+const MESSAGE_BYTES_MIN: usize = 16 + 72;
+
+fuzz_target!(|data: &[u8]| {
+    let mut plan = Plan::new(data);
+    match plan.byte() % 4 {
+        0 => table(plan.rest()),
+        1 => process(plan.rest()),
+        2 => link(plan.rest()),
+        _ => answer(plan.rest()),
+    }
+});
+
+fn table(text: &[u8]) {
+    let all: Vec<Row> = rows(text).collect();
+    let one_by_one: Vec<Row> = text.split(|&byte| byte == b'\n').flat_map(rows).collect();
+    assert_eq!(all, one_by_one);
+    let good = rows(ROW).next().expect("a row of a real table");
+    assert!(good.receives_on(PORT));
+    let followed = [text, b"\n", ROW, b"\n"].concat();
+    assert!(rows(&followed).eq(all.into_iter().chain([good])), "a real line after whatever lines");
+}
+
+fn process(text: &[u8]) {
+    let _ = stat(text).map(Stat::life);
+    let named = stat(&[b"4024 (", text, STAT_REST].concat()).expect("any name will do");
+    assert_eq!(named.life(), Life::Running);
+    assert_eq!(Some(named), stat(&[b"4024 (cat", STAT_REST].concat()));
+}
+
+fn link(target: &[u8]) {
+    if let Some(inode) = socket_link(OsStr::from_bytes(target)) {
+        assert_eq!(socket_link(OsStr::new(&format!("socket:[{inode}]"))), Some(inode));
+    }
+}
+
+fn answer(datagram: &[u8]) {
+    let mut sockets = Vec::new();
+    let _ = collect(datagram, SEQUENCE, &INODES, &mut sockets);
+    assert!(
+        sockets.len() <= datagram.len() / MESSAGE_BYTES_MIN,
+        "{} sockets in {} bytes",
+        sockets.len(),
+        datagram.len()
+    );
+    assert!(sockets.iter().all(|socket| INODES.contains(&socket.inode)), "{sockets:?}");
+}
