@@ -1,6 +1,7 @@
 //! An agent: sends numbered datagrams to the client in bursts, and takes its replies.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::gauge::Gauge;
@@ -13,6 +14,10 @@ const BURST_MAX: u64 = 10;
 const PAUSE_MS: (u64, u64) = (5, 60);
 /// Of a thousand bursts, so many come from a new source port: agents take one at each reconnect.
 const RECONNECTS_PER_MILLE: u64 = 60;
+
+/// All agents together send at least four times as much: more than a window of half the receiver's buffer, some 128 small datagrams, and a batch
+/// of 64.
+const SENT_MIN: u64 = 100;
 
 /// One agent.
 #[derive(Debug)]
@@ -52,9 +57,13 @@ impl Agent {
         self.take_replies();
     }
 
-    /// Lets time pass before the next burst.
-    pub(crate) fn pause(&mut self) {
-        pause_for(Duration::from_millis(self.random.range(PAUSE_MS.0, PAUSE_MS.1)));
+    /// Sends burst after burst until it is `over`.
+    pub(crate) fn send_until(&mut self, over: &AtomicBool) {
+        let enough = self.sent + SENT_MIN;
+        while !over.load(Ordering::Relaxed) || self.sent < enough {
+            self.send();
+            pause_for(Duration::from_millis(self.random.range(PAUSE_MS.0, PAUSE_MS.1)));
+        }
     }
 
     /// Takes what has come back, which must be for this agent. How many.
