@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use crate::link::Standing;
 use crate::net::{self, HostPort};
 use crate::relay::{self, Bells, Relay};
-use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper};
+use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
 
 /// Threads of this role, the resolver not counted.
 const THREADS: usize = 4;
@@ -114,7 +114,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let (stop_rest, rest_stop) = Stopper::new(vec![probe_bell.clone(), reply_bell.clone()]);
     let addresses = resolve::start(config, probe_bell)?;
 
-    let outcome = std::thread::scope(|scope| {
+    let outcome = scope(|scope| {
         let (crew, ended) = Crew::new(scope, THREADS);
         let spawned = (|| {
             let (own, stop) = (shared.clone(), receive_stop.clone());

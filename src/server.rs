@@ -21,7 +21,7 @@ use mio::net::TcpListener;
 
 use crate::net::{self, HostPort};
 use crate::remoted::{Names, Wanted};
-use crate::threads::{Crew, Doorbell, Outcome, Stopper};
+use crate::threads::{Crew, Doorbell, Outcome, Stopper, scope};
 
 /// Descriptors kept for everything but connections: sockets, `/proc` files, the log. Without them remoted could not be looked at, and a server
 /// without descriptors would call it dead.
@@ -74,7 +74,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let (ask, asked) = bounded(1);
     let (found, founds) = bounded(1);
     let (stopper, stop) = Stopper::new(vec![bell.clone()]);
-    std::thread::scope(|scope| {
+    scope(|scope| {
         let (crew, ended) = Crew::new(scope, THREADS);
         let spawned = (|| {
             let (target, stop_search) = (wanted.clone(), stop.clone());

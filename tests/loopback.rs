@@ -1,9 +1,14 @@
 //! Both roles as real processes on loopback: no root needed.
 
+#[path = "support/ports.rs"]
+mod ports;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+
+use ports::free_port;
 
 const BROKER: &str = env!("CARGO_BIN_EXE_ossec-broker");
 /// How long a test waits for what must come.
@@ -35,14 +40,6 @@ impl Drop for Role {
             let _ = child.wait();
         }
     }
-}
-
-fn free_udp_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
-}
-
-fn free_tcp_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }
 
 fn receiver() -> (UdpSocket, u16) {
@@ -112,7 +109,7 @@ fn wait_until_listening(port: u16) {
 #[test]
 fn an_outage_is_replayed_in_order_and_replies_come_back() {
     let (receiver, remoted) = receiver();
-    let (broker, listen) = (free_tcp_port(), free_udp_port());
+    let (broker, listen) = (free_port(0), free_port(0));
     let client = client(listen, broker, remoted);
     let agent = agent(listen);
     // Nobody answers for remoted yet: all is held.
@@ -145,8 +142,8 @@ fn an_outage_is_replayed_in_order_and_replies_come_back() {
 
 #[test]
 fn what_is_held_at_a_stop_is_said() {
-    let (broker, listen) = (free_tcp_port(), free_udp_port());
-    let client = client(listen, broker, free_udp_port());
+    let (broker, listen) = (free_port(0), free_port(0));
+    let client = client(listen, broker, free_port(0));
     let agent = agent(listen);
     for _ in 0..10 {
         agent.send(b"event").expect("sent");
@@ -159,7 +156,7 @@ fn what_is_held_at_a_stop_is_said() {
 #[test]
 fn the_plain_request_is_answered_as_in_2015() {
     let (receiver, remoted) = receiver();
-    let broker = free_tcp_port();
+    let broker = free_port(0);
     let _server = server(broker, remoted);
     wait_until_listening(broker);
     assert_eq!(ask(broker, b"ping"), b"pong");
@@ -171,7 +168,7 @@ fn the_plain_request_is_answered_as_in_2015() {
 #[test]
 fn garbage_is_cut_off_and_harms_nobody() {
     let (_receiver, remoted) = receiver();
-    let broker = free_tcp_port();
+    let broker = free_port(0);
     let _server = server(broker, remoted);
     wait_until_listening(broker);
     let mut silent = Vec::new();
@@ -187,7 +184,7 @@ fn garbage_is_cut_off_and_harms_nobody() {
 #[test]
 fn check_tells_up_down_and_unreachable_apart() {
     let (receiver, remoted) = receiver();
-    let broker = free_tcp_port();
+    let broker = free_port(0);
     let check = || {
         let output =
             Command::new(BROKER).args(["check", "--broker", &format!("127.0.0.1:{broker}")]).output().expect("it runs");

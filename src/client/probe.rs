@@ -99,11 +99,15 @@ impl<'a> Prober<'a> {
             self.send_heartbeat(probe, ping);
         }
         self.tell(now);
-        let mut relay = self.shared.relay.lock();
-        let heartbeat = relay.next_heartbeat(net::now());
-        relay.handle_probe_waits(heartbeat);
-        let link = relay.next_deadline(now);
-        drop(relay);
+        let (bells, heartbeat, link) = {
+            let now = net::now();
+            let mut relay = self.shared.relay.lock();
+            let heartbeat = relay.next_heartbeat(now);
+            relay.handle_probe_waits(heartbeat);
+            // A pause may have ended since the bells above: what may be released needs no heartbeat any more, and nobody else would tell.
+            (relay.bells(now), heartbeat, relay.next_deadline(now))
+        };
+        self.shared.ring(bells);
         let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
         let dial = match self.addresses {
             Some(_) => self.dialer.next_start(attempts),

@@ -10,29 +10,6 @@ pub(crate) mod directory;
 pub(crate) mod journal;
 pub(crate) mod namespaces;
 pub(crate) mod process;
+pub(crate) mod wait;
 
-use std::time::{Duration, Instant};
-
-/// How long a condition may take to come true. Far more than it ever needs: only a failing test waits so long.
-const DEADLINE: Duration = Duration::from_mins(1);
-/// How often a condition is looked at.
-const POLL_EVERY: Duration = Duration::from_millis(10);
-
-/// Waits until `condition` holds and returns its value; panics with its last complaint when [`DEADLINE`] has passed.
-#[expect(clippy::disallowed_methods, reason = "the one place where tests poll, with a deadline")]
-pub(crate) fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
-    let begun = Instant::now();
-    loop {
-        match condition() {
-            Ok(value) => return value,
-            Err(complaint) if begun.elapsed() >= DEADLINE => panic!("in vain waited until {what}: {complaint}"),
-            Err(_) => std::thread::sleep(POLL_EVERY),
-        }
-    }
-}
-
-/// Lets `span` pass: the length of an outage or of a measurement, never a guess at how long something takes.
-#[expect(clippy::disallowed_methods, reason = "the span is the input of the scenario")]
-pub(crate) fn pause_for(span: Duration) {
-    std::thread::sleep(span);
-}
+pub(crate) use wait::{pause_for, wait_until};

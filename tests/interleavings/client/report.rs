@@ -1,0 +1,37 @@
+//! In the place of `src/client/report.rs`: keeps the last words for the judge, and says nothing.
+
+use std::time::SystemTime;
+
+use ossec_broker::relay::Snapshot;
+use ossec_broker::time::Time;
+
+pub(super) struct Line {
+    pub(super) level: log::Level,
+    pub(super) text: String,
+}
+
+pub(super) struct Report;
+
+impl Report {
+    pub(super) const fn new(_: Time) -> Self {
+        Self
+    }
+
+    pub(super) const fn handle_kernel_drops(&mut self, _: u32) {}
+
+    pub(super) const fn observe(&mut self, _: Time, _: SystemTime, _: &Snapshot, _: &str) -> Vec<Line> {
+        Vec::new()
+    }
+
+    pub(super) const fn next_deadline(&self) -> Option<Time> {
+        None
+    }
+}
+
+pub(super) fn farewell(snapshot: &Snapshot) {
+    crate::system::System::here().say_farewell(*snapshot);
+}
+
+pub(super) fn size(bytes: u64) -> String {
+    bytes.to_string()
+}

@@ -1,0 +1,66 @@
+//! Whether all sleep rightly, and whether the end is right.
+
+use std::time::Duration;
+
+use ossec_broker::relay::Batch;
+use ossec_broker::time::Time;
+
+use crate::system::{DATAGRAMS, System};
+use crate::world::{Micros, Sleeper, World};
+
+/// `forward` pauses for so long when the system had no room for a datagram.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
+/// Nobody moves, and no alarm is about to go off. What may be done must not wait for somebody who does not know of it.
+pub(crate) fn look_at(sleepers: &[Sleeper]) {
+    let (system, now) = (System::here(), World::here().time());
+    let asleep = |name: &str, until: Time| {
+        let thread = sleepers.iter().find(|sleeper| sleeper.name == name);
+        thread.is_some_and(|thread| thread.alarm.is_none_or(|alarm| alarm > until))
+    };
+    assert!(!(asleep("receive", now) && system.is_agents_unread()), "agents wait for `receive`, which sleeps");
+    assert!(!(asleep("reply", now) && system.is_upstream_unread()), "remoted waits for `reply`, which sleeps");
+    let Some(relay) = system.relay() else { return };
+    // Should one of them sleep with the lock, the explorer reports a deadlock here.
+    let mut relay = relay.lock().expect("nobody panics with it");
+    let releasable = relay.poll_release(now, &mut Batch::default());
+    assert!(
+        !(releasable && asleep("forward", now + BUSY_PAUSE)),
+        "a datagram may be released, and `forward` sleeps: {sleepers:?}"
+    );
+    // In a pause `forward` has something to release that it has not given up: it asks for a heartbeat itself if its lease ends meanwhile.
+    let pauses = sleepers.iter().any(|sleeper| sleeper.name == "forward" && sleeper.alarm.is_some());
+    if let Some(at) = relay.next_heartbeat(now).filter(|_| !pauses) {
+        assert!(
+            !asleep("probe", at.max(now)),
+            "a heartbeat is due at {}, it is {}, and `probe` sleeps: {sleepers:?}",
+            Micros(at),
+            Micros(now)
+        );
+    }
+    if let Some(at) = relay.next_deadline(now) {
+        assert!(
+            !asleep("probe", at.max(now)),
+            "a heartbeat is late at {}, it is {}, and `probe` sleeps: {sleepers:?}",
+            Micros(at),
+            Micros(now)
+        );
+    }
+    // No bell is used up by asking: those of the threads were found silent above.
+    let drained = relay.bells(now).drained;
+    assert!(!(drained && asleep("client", now)), "nothing is held any more, and the client sleeps");
+}
+
+/// The client has returned.
+pub(crate) fn look_back() {
+    let system = System::here();
+    let counters = system.farewell().expect("the client has said good-bye").counters;
+    let held = system.farewell().map_or(0, |snapshot| snapshot.held.datagrams);
+    assert_eq!(counters.received, u64::from(DATAGRAMS), "what came in before the stop was taken in");
+    assert_eq!(
+        counters.received,
+        counters.confirmed + counters.dropped_total() + held,
+        "every datagram is accounted for"
+    );
+    assert!(system.has_all() || held > 0, "what did not arrive is held");
+}

@@ -1,0 +1,121 @@
+//! What the client uses of `mio`: readiness that is told once for each thing that comes, as epoll does it for mio.
+
+use std::io;
+use std::ops::BitOr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::net::framed::Framed;
+use crate::world::World;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Token(pub(crate) usize);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interest;
+
+impl Interest {
+    pub(crate) const READABLE: Self = Self;
+    pub(crate) const WRITABLE: Self = Self;
+}
+
+impl BitOr for Interest {
+    type Output = Self;
+
+    fn bitor(self, _: Self) -> Self {
+        self
+    }
+}
+
+/// Tokens that have something new, in its order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Registry(Arc<Mutex<Vec<Token>>>);
+
+impl Registry {
+    fn ready(&self) -> MutexGuard<'_, Vec<Token>> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
+    /// Something has come for `token`.
+    pub(crate) fn tell(&self, token: Token) {
+        {
+            let mut ready = self.ready();
+            if !ready.contains(&token) {
+                ready.push(token);
+            }
+        }
+        World::here().notify();
+    }
+
+    pub(crate) fn register(&self, framed: &mut Framed, token: Token, _: Interest) -> io::Result<()> {
+        World::here().step();
+        framed.stream().watch(self, token);
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Event(Token);
+
+impl Event {
+    pub(crate) const fn token(&self) -> Token {
+        self.0
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Events(Vec<Event>);
+
+impl Events {
+    pub(crate) fn with_capacity(places: usize) -> Self {
+        Self(Vec::with_capacity(places))
+    }
+}
+
+impl<'a> IntoIterator for &'a Events {
+    type Item = &'a Event;
+    type IntoIter = std::slice::Iter<'a, Event>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Poll(Registry);
+
+impl Poll {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Registry::default()))
+    }
+
+    pub(crate) const fn registry(&self) -> &Registry {
+        &self.0
+    }
+
+    pub(crate) fn poll(&mut self, events: &mut Events, wait: Option<Duration>) -> io::Result<()> {
+        events.0.clear();
+        let ready = World::here().sleep(wait, || {
+            let mut ready = self.0.ready();
+            (!ready.is_empty()).then(|| std::mem::take(&mut *ready))
+        });
+        events.0.extend(ready.unwrap_or_default().into_iter().map(Event));
+        Ok(())
+    }
+}
+
+/// A doorbell's inside.
+#[derive(Debug)]
+pub(crate) struct Waker(Registry, Token);
+
+impl Waker {
+    pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        Ok(Self(registry.clone(), token))
+    }
+
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        World::here().step();
+        self.0.tell(self.1);
+        Ok(())
+    }
+}

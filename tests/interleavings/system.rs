@@ -1,0 +1,215 @@
+//! The made-up system around the client: the broker server, remoted, and agents.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use ossec_broker::relay::{Relay, Snapshot};
+use ossec_broker::time::Time;
+use ossec_broker::wire::{Frame, Incarnation, Notice, Ping, Pong, VERSION, Verdict, Welcome};
+use shuttle::rand::Rng;
+
+use crate::net::udp::Inside;
+use crate::net::{TcpStream, UdpSocket};
+use crate::world::{World, percent, thread_rng};
+
+/// Datagrams of a schedule.
+pub(crate) const DATAGRAMS: u8 = 4;
+/// Things that go wrong in a schedule. Then all is well, and the end can be reached.
+const FAULTS_MAX: u32 = 4;
+
+std::thread_local! {
+    static SYSTEM: RefCell<Option<Arc<System>>> = const { RefCell::new(None) };
+}
+
+/// See [`World`] for why nobody waits for its locks.
+#[derive(Debug, Default)]
+pub(crate) struct System(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    relay: Option<Arc<shuttle::sync::Mutex<Relay>>>,
+    agents: Option<UdpSocket>,
+    upstreams: Vec<Weak<Mutex<Inside>>>,
+    connections: Vec<TcpStream>,
+    faults: u32,
+    /// Numbers of datagrams as they were accepted, the greatest last.
+    accepted: Vec<u8>,
+    /// The client has returned.
+    over: bool,
+    farewell: Option<Snapshot>,
+}
+
+impl System {
+    pub(crate) fn begin() -> Arc<Self> {
+        let system = Arc::new(Self::default());
+        SYSTEM.set(Some(Arc::clone(&system)));
+        system
+    }
+
+    pub(crate) fn here() -> Arc<Self> {
+        SYSTEM.with_borrow(|system| Arc::clone(system.as_ref().expect("a schedule has begun")))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
+    pub(crate) fn open_agents(&self, socket: &UdpSocket) {
+        self.state().agents = Some(socket.clone());
+    }
+
+    pub(crate) fn open_upstream(&self, socket: &UdpSocket) {
+        self.state().upstreams.push(socket.downgrade());
+    }
+
+    pub(crate) fn open_connection(&self, stream: &TcpStream) {
+        self.state().connections.push(stream.clone());
+    }
+
+    /// Whether something may go wrong; if so it counts.
+    pub(crate) fn may_fail(&self) -> bool {
+        let mut state = self.state();
+        let may = state.faults < FAULTS_MAX && percent(10);
+        state.faults += u32::from(may);
+        may
+    }
+
+    /// remoted reads a datagram: it is accepted if its number is greater than the last, and else must be known.
+    pub(crate) fn arrive(&self, payload: &[u8]) {
+        let mut state = self.state();
+        let number = *payload.last().expect("none is empty");
+        if state.accepted.last().is_none_or(|&last| number > last) {
+            state.accepted.push(number);
+        } else {
+            assert!(state.accepted.contains(&number), "{number} was overtaken: {:?}", state.accepted);
+        }
+    }
+
+    pub(crate) fn has_all(&self) -> bool {
+        self.state().accepted.len() == usize::from(DATAGRAMS)
+    }
+
+    /// The client has made its relay.
+    pub(crate) fn keep_relay(&self, relay: &Arc<shuttle::sync::Mutex<Relay>>) {
+        self.state().relay = Some(Arc::clone(relay));
+    }
+
+    pub(crate) fn relay(&self) -> Option<Arc<shuttle::sync::Mutex<Relay>>> {
+        self.state().relay.clone()
+    }
+
+    /// Datagrams of agents wait for the client.
+    pub(crate) fn is_agents_unread(&self) -> bool {
+        self.state().agents.as_ref().is_some_and(UdpSocket::is_unread)
+    }
+
+    /// Replies or reports wait for the client.
+    pub(crate) fn is_upstream_unread(&self) -> bool {
+        self.state().upstreams.iter().filter_map(UdpSocket::upgrade).any(|socket| socket.is_unread())
+    }
+
+    /// What the client said at its end.
+    pub(crate) fn farewell(&self) -> Option<Snapshot> {
+        self.state().farewell
+    }
+
+    pub(crate) fn say_farewell(&self, snapshot: Snapshot) {
+        self.state().farewell = Some(snapshot);
+    }
+
+    pub(crate) fn end(&self) {
+        self.state().over = true;
+        World::here().notify();
+    }
+
+    /// Sends the datagrams, now together, now after a while.
+    pub(crate) fn be_agent(&self) {
+        let world = World::here();
+        let socket = world.sleep(None, || self.state().agents.clone()).expect("nothing else ends this sleep");
+        let from = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4_000);
+        for number in 1..=DATAGRAMS {
+            let pause_ms = [0, 0, 1, 70, 300, 1_500][thread_rng().gen_range(0..6)];
+            world.sleep(Some(Duration::from_millis(pause_ms)), || None::<()>);
+            // Two agents, one of them behind a key that is bound to no address.
+            let from = if number % 2 == 0 { SocketAddr::new(from.ip(), 4_001) } else { from };
+            let name: &[u8] = if number % 2 == 0 { b"!7!" } else { b"" };
+            socket.deliver(from, &[name, &[number]].concat());
+        }
+    }
+
+    /// Returns when everything has arrived, or before.
+    pub(crate) fn wait_for_a_stop(&self) {
+        if percent(70) {
+            World::here().sleep(None, || self.has_all().then_some(()));
+        }
+    }
+
+    /// Answers heartbeats until the end.
+    pub(crate) fn be_server(&self) {
+        let world = World::here();
+        // While remoted is away: until when.
+        let mut away: Option<Time> = None;
+        loop {
+            let wait = away.map(|until| until.since(world.seen()));
+            world.sleep(wait, || {
+                let state = self.state();
+                (state.over || state.connections.iter().any(TcpStream::calls)).then_some(())
+            });
+            if self.state().over {
+                return;
+            }
+            let now = world.look();
+            if away.take_if(|until| *until <= now).is_some() {
+                let connections = self.state().connections.clone();
+                for stream in connections {
+                    stream.answer(Frame::Notice(Notice { verdict: Verdict::Up }));
+                }
+            }
+            let connections = self.state().connections.clone();
+            for stream in connections {
+                stream.accept();
+                while let Some(frame) = stream.ask() {
+                    self.answer(&stream, &frame, &mut away);
+                }
+            }
+            self.state().connections.retain(|stream| !stream.is_gone());
+        }
+    }
+
+    fn answer(&self, stream: &TcpStream, frame: &Frame, away: &mut Option<Time>) {
+        let world = World::here();
+        let ping = match frame {
+            Frame::Hello(_) => return stream.answer(Frame::Welcome(Welcome { version: VERSION, features: 0 })),
+            Frame::Ping(ping) => ping,
+            other => panic!("no client sends {other:?}"),
+        };
+        if self.may_fail() {
+            match thread_rng().gen_range(0..3) {
+                0 => return stream.close(),
+                // Late.
+                1 => _ = world.sleep(Some(Duration::from_millis(thread_rng().gen_range(50..400))), || None::<()>),
+                _ => *away = Some(world.look() + Duration::from_millis(thread_rng().gen_range(1..600))),
+            }
+        }
+        stream.answer(Frame::Pong(pong(ping, away.is_none())));
+    }
+}
+
+fn pong(ping: &Ping, up: bool) -> Pong {
+    let window = if up { [0, 832, 832, 2_000, 100_000][thread_rng().gen_range(0..5)] } else { 0 };
+    Pong {
+        number: ping.number,
+        verdict: if up { Verdict::Up } else { Verdict::NoProcess },
+        incarnation: Incarnation(1),
+        pid: 1,
+        read: 0,
+        queue: 0,
+        drops: 0,
+        window,
+        gap_us: 1_000,
+        ask_again_ms: if up && ping.unsent > 0 && window == 0 { 5 } else { 0 },
+        active: 1,
+    }
+}

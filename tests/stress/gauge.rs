@@ -1,0 +1,32 @@
+//! What waits in a UDP socket of this host, and what was dropped there: the broker's own eyes, borrowed.
+
+use ossec_broker::remoted::{Found, Inspector, Names, Wanted, search};
+use ossec_broker::verdict::Socket;
+
+/// Looks at the socket that is bound to one port.
+#[derive(Debug)]
+pub(crate) struct Gauge {
+    wanted: Wanted,
+    inspector: Inspector,
+    found: Found,
+}
+
+impl Gauge {
+    pub(crate) fn new(port: u16) -> Self {
+        let wanted = Wanted { port, names: Names::Any, required: Vec::new() };
+        Self { inspector: Inspector::new(wanted.clone()), wanted, found: Found::default() }
+    }
+
+    /// The socket as it is; `None` while nobody is bound.
+    pub(crate) fn look(&mut self) -> Option<Socket> {
+        if !self.found.qualifies() || self.inspector.sample(&self.found).sockets.is_empty() {
+            self.found = search(&self.wanted);
+        }
+        self.inspector.sample(&self.found).sockets.first().copied()
+    }
+
+    /// Datagrams that were dropped because the socket's buffer was full.
+    pub(crate) fn drops(&mut self) -> u32 {
+        self.look().map_or(0, |socket| socket.drops)
+    }
+}
