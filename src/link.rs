@@ -456,9 +456,11 @@ impl Link {
             return Some(idle.min(last + connection.gap));
         }
         let up = connection.answer.is_none_or(|answer| answer.verdict == Verdict::Up);
-        let landed = self.uncovered.map(|(first, _)| first);
         let hurry = work.hurry.then_some(Time::ZERO);
-        let Some(wanted) = [work.unsent, hurry, landed].into_iter().flatten().min().filter(|_| up) else {
+        let asked = [work.unsent, hurry].into_iter().flatten().min().filter(|_| up);
+        // Also while remoted does not read: an outage may swallow what is on its way to its socket.
+        let landed = self.uncovered.map(|(first, _)| first);
+        let Some(wanted) = asked.into_iter().chain(landed).min() else {
             return Some(idle);
         };
         let spacing = if connection.outstanding.is_empty() { connection.gap } else { connection.spacing(self.lease()) };
@@ -578,6 +580,10 @@ impl Link {
             };
             self.backoff.until = now + series.min(BACKOFF_MAX).max(landing);
             self.backoff.rewinds += 1;
+            if let Some(connection) = &mut self.connection {
+                // A window that was granted before then takes no account of it.
+                connection.series = now + landing;
+            }
         }
         cause
     }

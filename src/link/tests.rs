@@ -180,7 +180,7 @@ fn what_each_verdict_does_in_the_same_and_in_another_incarnation() {
     let (gone, changed) = (Some(Rewind::Gone), Some(Rewind::Incarnation));
     let table = [
         (Verdict::Up, INCARNATION, None, true),
-        (Verdict::Up, other, changed, true),
+        (Verdict::Up, other, changed, false),
         (Verdict::Stopped, INCARNATION, None, false),
         (Verdict::Stopped, other, changed, false),
         (Verdict::Stalled, INCARNATION, None, false),
@@ -210,6 +210,31 @@ fn a_stopped_remoted_keeps_its_queue_and_confirms_it_afterwards() {
     assert_eq!(beat(&mut link, 4_000, flight(0, 5), Pong { queue: 4_160, ..good() }), Outcome::default());
     let read = Pong { read: 4_160, ..good() };
     assert_eq!(beat(&mut link, 4_010, flight(0, 5), read), Outcome { confirm: Some(Seq(5)), ..Outcome::default() });
+}
+
+#[test]
+fn a_remoted_that_stops_is_asked_once_more_when_what_was_on_its_way_has_landed() {
+    let mut link = up();
+    link.handle_released(ms(5), 832, true);
+    beat(&mut link, 10, flight(0, 1), Pong { verdict: Verdict::Stopped, ..good() });
+    assert_eq!(link.next_heartbeat(Work::default()), Some(ms(5) + GRACE));
+    let landed = 5 + GRACE.as_millis() as u64;
+    beat(&mut link, landed, flight(0, 1), Pong { verdict: Verdict::Stopped, queue: 832, ..good() });
+    assert_eq!(link.next_heartbeat(Work::default()), Some(ms(landed) + SETTINGS.interval));
+}
+
+#[test]
+fn what_is_sent_again_waits_for_a_window_that_knows_of_what_has_landed() {
+    let mut link = up();
+    link.handle_released(ms(2), 832, true);
+    let late = link.begin(ms(10), flight(0, 1)).expect("a heartbeat may begin");
+    let next = link.begin(ms(100), flight(0, 1)).expect("a heartbeat may begin");
+    assert_eq!(link.handle_time(ms(120), flight(0, 1)), Some(Rewind::Late));
+    drop(late);
+    link.handle_pong(ms(121), next, &good(), flight(0, 0));
+    assert_eq!(link.permit(ms(190)), None, "its window was granted before");
+    beat(&mut link, 190, flight(0, 0), good());
+    assert!(link.permit(ms(192)).is_some());
 }
 
 #[test]

@@ -391,7 +391,9 @@ impl Windows {
     fn free(&self, id: ClientId, room: Room) -> u64 {
         // What an expired grant has on its way counts until it has been read.
         let others = self.ledger.under_way_of_others(id);
-        let room_left = usable(room).saturating_sub(self.foreign(room) + others);
+        // What it released and does not count any more, to send it again, may lie in the queue too.
+        let own = self.ledger.unread_of(id);
+        let room_left = usable(room).saturating_sub(room.queue.saturating_sub(own).max(others));
         room_left.min((room.buffer / 2).saturating_sub(self.ledger.booked_by_others(id)))
     }
 

@@ -95,9 +95,13 @@ impl Client {
     /// What it may have on its way to remoted's socket, or in it. It learns of what was read only with a heartbeat, which may be a second away:
     /// until then this room knows better.
     fn under_way(&self, now: Time, emptied: Time) -> u64 {
-        let unread = now.since(self.asked) < SAID_HOLDS && self.landed > emptied;
-        let said = if unread { self.unconfirmed } else { 0 };
+        let said = if now.since(self.asked) < SAID_HOLDS { self.unread(emptied) } else { 0 };
         said.max(self.booked(now))
+    }
+
+    /// What it says that it has released, unless that was seen read.
+    fn unread(&self, emptied: Time) -> u64 {
+        if self.landed > emptied { self.unconfirmed } else { 0 }
     }
 
     fn book(&mut self, now: Time, window: u64, lease: Duration) {
@@ -177,8 +181,7 @@ impl Ledger {
         client.asked = now;
         client.next_cost = request.next_cost;
         client.unconfirmed = request.unconfirmed_cost;
-        let unread = if client.landed > emptied { request.unconfirmed_cost } else { 0 };
-        client.shown = unread.saturating_add(need.max(request.next_cost));
+        client.shown = client.unread(emptied).saturating_add(need.max(request.next_cost));
         self.refresh(request.client);
     }
 
@@ -230,6 +233,11 @@ impl Ledger {
     /// The same without this one's.
     pub(super) fn under_way_of_others(&self, id: ClientId) -> u64 {
         self.under_way - self.clients.get(&id).map_or(0, |client| client.counted.under_way)
+    }
+
+    /// What this one said last that it has released, unless that was seen read.
+    pub(super) fn unread_of(&self, id: ClientId) -> u64 {
+        self.clients.get(&id).map_or(0, |client| client.unread(self.emptied))
     }
 
     /// Clients that have something to send or under way.

@@ -299,6 +299,17 @@ fn what_has_landed_and_was_seen_read_takes_no_room_from_others() {
 }
 
 #[test]
+fn what_is_sent_again_has_the_room_that_its_first_copies_leave() {
+    let mut windows = Windows::default();
+    windows.handle_request(ms(0), asks(1), EMPTY);
+    let room = Room { queue: BUFFER / 2, ..EMPTY };
+    let sent = Request { unconfirmed_cost: BUFFER / 2, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(50), sent, room).window, BUFFER / 2, "what lies there is its own");
+    let rest = BUFFER * USABLE_PERCENT / 100 - BUFFER / 2;
+    assert_eq!(windows.handle_request(ms(60), asks(1), room).window, rest, "it begins again");
+}
+
+#[test]
 fn nobody_gets_much_more_than_it_shows_a_need_for_while_there_are_others() {
     let mut windows = Windows::default();
     for client in 1..=100 {
