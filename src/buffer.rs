@@ -269,6 +269,7 @@ impl Buffer {
         self.next = self.after(self.next);
         self.unsent.remove(gone.length);
         self.held.remove(gone.length);
+        self.shed_struck();
         Some(gone)
     }
 
@@ -280,48 +281,24 @@ impl Buffer {
 
     /// Forgets the oldest datagram, released or not. `None` when nothing is held.
     pub fn pop(&mut self) -> Option<Gone> {
-        loop {
-            let record = self.record(self.oldest)?;
-            let (struck, span) = (record.struck, record.span());
-            let gone = gone(&record.entry, self.oldest.seq < self.next.seq);
-            let after = self.after(self.oldest);
-            if self.next.seq <= self.oldest.seq {
-                self.next = after;
-            }
-            self.oldest = after;
-            self.charged -= span;
-            self.free_chunks();
-            if !struck {
-                self.held.remove(gone.length);
-                if !gone.released {
-                    self.unsent.remove(gone.length);
-                }
-                return Some(gone);
-            }
+        let gone = gone(&self.record(self.oldest)?.entry, self.oldest.seq < self.next.seq);
+        self.remove_front();
+        self.held.remove(gone.length);
+        if !gone.released {
+            self.unsent.remove(gone.length);
         }
+        self.shed_struck();
+        Some(gone)
     }
 
     /// Forgets the oldest released datagram with a number below `bound`.
     pub fn pop_released(&mut self, bound: Seq) -> Option<Gone> {
-        while self.oldest.seq < bound && self.oldest.seq < self.next.seq {
-            if !self.record(self.oldest)?.struck {
-                return self.pop();
-            }
-            self.skip_struck();
-        }
-        None
+        if self.oldest.seq < bound.min(self.next.seq) { self.pop() } else { None }
     }
 
     /// The oldest datagram held.
     pub fn front(&self) -> Option<Entry<'_>> {
-        let mut place = self.oldest;
-        loop {
-            let record = self.record(place)?;
-            if !record.struck {
-                return Some(record.entry);
-            }
-            place = self.after(place);
-        }
+        self.record(self.oldest).map(|record| record.entry)
     }
 
     /// Memory in use, in bytes; never above what `new` was given.
@@ -330,13 +307,21 @@ impl Buffer {
         chunks + self.spare.as_ref().map_or(0, Vec::capacity)
     }
 
-    /// Removes one struck record from the front.
-    fn skip_struck(&mut self) {
-        if let Some(record) = self.record(self.oldest) {
-            debug_assert!(record.struck, "only what is not counted any more may go silently");
-            self.charged -= record.span();
-            self.oldest = self.after(self.oldest);
-            self.free_chunks();
+    /// Frees the place of the oldest record.
+    fn remove_front(&mut self) {
+        self.charged -= self.record(self.oldest).map_or(0, |record| record.span());
+        let after = self.after(self.oldest);
+        if self.next.seq <= self.oldest.seq {
+            self.next = after;
+        }
+        self.oldest = after;
+        self.free_chunks();
+    }
+
+    /// The oldest record is never a struck one: what is not held takes no room for longer than it must, and is not taken for under way.
+    fn shed_struck(&mut self) {
+        while self.record(self.oldest).is_some_and(|record| record.struck) {
+            self.remove_front();
         }
     }
 

@@ -135,7 +135,7 @@ pub struct Work {
 /// Why what is released counts as never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewind {
-    /// A heartbeat did not come back within its lease.
+    /// A heartbeat did not come back within its lease, or could not begin within it.
     Late,
     /// The connection broke or was given up.
     Disconnected,
@@ -376,10 +376,13 @@ impl Link {
         }
     }
 
-    /// Time has passed: a heartbeat may have become late.
+    /// Time has passed: a heartbeat may have become late, or it begins too late.
     pub fn handle_time(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
+        let lease = self.lease();
         let connection = self.connection.as_mut()?;
-        let mut fresh = false;
+        // The own host stood still when something had to be covered: an outage may have come and gone in the meantime.
+        let spaced = connection.last_begun.map_or(Time::ZERO, |last| last + connection.spacing(lease));
+        let mut fresh = self.uncovered.is_some_and(|(first, _)| now > first.max(spaced) + lease);
         for heartbeat in &mut connection.outstanding {
             if !heartbeat.late && now.since(heartbeat.begun) > heartbeat.lease {
                 heartbeat.late = true;
@@ -458,14 +461,15 @@ impl Link {
         let up = connection.answer.is_none_or(|answer| answer.verdict == Verdict::Up);
         let hurry = work.hurry.then_some(Time::ZERO);
         let asked = [work.unsent, hurry].into_iter().flatten().min().filter(|_| up);
-        // Also while remoted does not read: an outage may swallow what is on its way to its socket.
+        let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
+        let asked = asked.map(|at| at.max(pause).max(connection.ask_again.unwrap_or_default()));
+        // Whatever else is to be waited for, and also while remoted does not read: an outage may swallow what is on its way to its socket.
         let landed = self.uncovered.map(|(first, _)| first);
         let Some(wanted) = asked.into_iter().chain(landed).min() else {
             return Some(idle);
         };
         let spacing = if connection.outstanding.is_empty() { connection.gap } else { connection.spacing(self.lease()) };
-        let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
-        Some((last + spacing).max(wanted).max(pause).max(connection.ask_again.unwrap_or_default()).min(idle))
+        Some((last + spacing).max(wanted).min(idle))
     }
 
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.

@@ -112,8 +112,10 @@ struct Life {
 #[derive(Clone, Copy, Debug)]
 struct Watched {
     latest: Socket,
-    /// The newest moment at which its queue was empty or fell.
+    /// The newest moment at which its queue was empty or fell; before that, when it was seen first.
     moved: Time,
+    /// It was seen to be empty or to fall.
+    has_moved: bool,
 }
 
 impl Judge {
@@ -172,7 +174,8 @@ impl Judge {
     /// Nothing waits in remoted's sockets, or it was seen to read not long ago.
     pub fn is_reading(&self, now: Time) -> bool {
         let sockets = self.life.iter().flat_map(|life| &life.sockets);
-        sockets.into_iter().all(|socket| socket.latest.rx_queue == 0 || now.since(socket.moved) < READS)
+        let reads = |socket: &Watched| socket.has_moved && now.since(socket.moved) < READS;
+        sockets.into_iter().all(|socket| socket.latest.rx_queue == 0 || reads(socket))
     }
 
     /// The smallest receive buffer among remoted's sockets, in bytes.
@@ -221,7 +224,7 @@ impl Judge {
                     let fall = watched.latest.rx_queue.saturating_sub(seen.rx_queue);
                     self.read += fall;
                     if fall > 0 || seen.rx_queue == 0 || watched.latest.rx_queue == 0 {
-                        watched.moved = now;
+                        (watched.moved, watched.has_moved) = (now, true);
                     }
                     // The kernel's counter has 32 bits and wraps.
                     life.drops += u64::from(seen.drops.wrapping_sub(watched.latest.drops));
@@ -233,7 +236,11 @@ impl Judge {
                 incarnation,
                 pid: sample.owners.first().map_or(0, |owner| owner.pid),
                 settled: now + self.settle.saturating_sub(sample.age.unwrap_or_default()),
-                sockets: sample.sockets.iter().map(|&latest| Watched { latest, moved: now }).collect(),
+                sockets: sample
+                    .sockets
+                    .iter()
+                    .map(|&latest| Watched { latest, moved: now, has_moved: false })
+                    .collect(),
                 drops: 0,
             },
         };

@@ -272,3 +272,16 @@ fn the_overhead_of_a_small_datagram_is_a_few_bytes() {
     while buffer.pop().is_some() {}
     assert!(buffer.memory() <= CHUNK_BYTES_MAX, "memory goes back when the buffer empties: {}", buffer.memory());
 }
+
+#[test]
+fn what_was_struck_takes_no_room_once_nothing_lies_before_it() {
+    let mut buffer = Buffer::new(BUFFER_BYTES_MIN);
+    for _ in 0..2 {
+        buffer.push(Time::ZERO, 0, &[0; 1_000]).expect("there is room");
+    }
+    buffer.advance().expect("there are two");
+    buffer.strike().expect("there is one");
+    assert_eq!(buffer.pop_released(Seq(1)).map(|gone| gone.seq), Some(Seq(0)));
+    assert_eq!((buffer.oldest(), buffer.next()), (Seq(2), Seq(2)), "nothing is under way");
+    assert_eq!(buffer.charged, 0);
+}

@@ -224,13 +224,33 @@ fn a_remoted_that_stops_is_asked_once_more_when_what_was_on_its_way_has_landed()
 }
 
 #[test]
+fn a_client_that_stood_still_when_something_had_to_be_covered_takes_nothing_for_granted() {
+    let mut link = up();
+    link.handle_released(ms(5), 832, true);
+    let landed = ms(5) + GRACE;
+    assert_eq!(link.handle_time(landed + SETTINGS.lease, flight(0, 1)), None);
+    assert_eq!(link.handle_time(landed + 2 * SETTINGS.lease, flight(0, 1)), Some(Rewind::Late));
+    assert_eq!(link.handle_time(landed + 2 * SETTINGS.lease, flight(0, 0)), None, "told once");
+}
+
+#[test]
+fn one_that_is_told_to_ask_later_still_covers_what_it_has_released() {
+    let mut link = up();
+    link.handle_released(ms(5), 832, true);
+    beat(&mut link, 10, flight(0, 1), Pong { window: 0, ask_again_ms: 500, ..good() });
+    let unsent = Work { unsent: Some(Time::ZERO), hurry: false };
+    assert_eq!(link.next_heartbeat(unsent), Some(ms(5) + GRACE));
+    beat(&mut link, 5 + GRACE.as_millis() as u64, flight(0, 1), Pong { window: 0, ask_again_ms: 500, ..good() });
+    assert_eq!(link.next_heartbeat(unsent), Some(ms(5) + GRACE + Duration::from_millis(501)));
+}
+
+#[test]
 fn what_is_sent_again_waits_for_a_window_that_knows_of_what_has_landed() {
     let mut link = up();
     link.handle_released(ms(2), 832, true);
-    let late = link.begin(ms(10), flight(0, 1)).expect("a heartbeat may begin");
+    let _late = link.begin(ms(10), flight(0, 1)).expect("a heartbeat may begin");
     let next = link.begin(ms(100), flight(0, 1)).expect("a heartbeat may begin");
     assert_eq!(link.handle_time(ms(120), flight(0, 1)), Some(Rewind::Late));
-    drop(late);
     link.handle_pong(ms(121), next, &good(), flight(0, 0));
     assert_eq!(link.permit(ms(190)), None, "its window was granted before");
     beat(&mut link, 190, flight(0, 0), good());

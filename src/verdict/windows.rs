@@ -28,7 +28,7 @@ use std::time::Duration;
 use crate::time::Time;
 use crate::wire::{LAG_MAX, buffer_cost};
 use ledger::{Client, Ledger};
-use waiting::{Waiter, Waiting};
+use waiting::{Ticket, Waiter, Waiting};
 
 /// A smaller share would cost more in heartbeats than it carries.
 const SHARE_DATAGRAMS_MIN: u64 = 16;
@@ -254,6 +254,15 @@ impl Windows {
         }
     }
 
+    /// Waits, at the end of the queue unless it has a place.
+    fn join(&mut self, id: ClientId) -> Ticket {
+        let waiting = &mut self.waiting;
+        self.ledger.get_mut(id).map_or(Ticket::MAX, |client| {
+            let waiter = Waiter { address: client.address, shown: client.shown, due: client.due };
+            *client.ticket.get_or_insert_with(|| waiting.join(waiter))
+        })
+    }
+
     /// Does not wait any more.
     fn leave(&mut self, id: ClientId) {
         if let Some(ticket) = self.ledger.get_mut(id).and_then(|client| client.ticket.take()) {
@@ -272,27 +281,47 @@ impl Windows {
             let anyway = if room.overflows { half } else { useful };
             free = free.max(anyway.min(half.saturating_sub(others)));
         }
-        let hosts = self.hosts_wanting.max(1);
-        let neighbours = self.hosts.get(&request.address).map_or(1, |host| host.wanting.max(1));
-        let smallest_share = half / hosts / (self.wanting + 1 - hosts.min(self.wanting)).max(1);
-        let bound = if smallest_share >= useful {
-            self.end_turn(request.client);
-            self.leave(request.client);
-            half / hosts / neighbours
-        } else if self.has_turn(now, request, free, useful, half / useful / hosts) {
+        let window = if self.takes_turns(room) {
+            let each = half / useful / self.hosts_wanting.max(1);
+            if !self.has_turn(now, request, free, useful, each) {
+                return 0;
+            }
             useful
         } else {
-            return 0;
+            self.end_turn(request.client);
+            self.share(request, half)
         };
-        let window = free.min(bound).min(self.wish(request.client, room));
-        if window >= request.next_cost.max(1) {
+        let window = free.min(window).min(self.wish(request.client, room));
+        let window = if window >= request.next_cost.max(1) {
             window
         } else if others == 0 && (room.queue == 0 || room.queue + request.next_cost <= usable(room)) {
             // Larger than half the buffer, but no other client has anything under way.
             request.next_cost
         } else {
             0
+        };
+        if window > 0 {
+            self.leave(request.client);
+        } else if !self.takes_turns(room) {
+            self.join(request.client);
         }
+        window
+    }
+
+    /// Equal shares would be too small to be useful.
+    fn takes_turns(&self, room: Room) -> bool {
+        let hosts = self.hosts_wanting.max(1);
+        let most_at_one = (self.wanting + 1).saturating_sub(hosts).max(1);
+        room.buffer / 2 / hosts / most_at_one < self.useful(room)
+    }
+
+    /// An equal share.
+    fn share(&self, request: &Request, half: u64) -> u64 {
+        let ticket = self.ledger.get(request.client).and_then(|client| client.ticket);
+        let neighbours = self.hosts.get(&request.address).map_or(1, |host| host.wanting.max(1));
+        let share = half / self.hosts_wanting.max(1) / neighbours;
+        // Those that want nothing at the moment have what they wanted a moment ago. While that leaves nothing to one that waits, they count.
+        if self.waiting.has_others(ticket) { share.min(half / self.ledger.active().max(1) as u64) } else { share }
     }
 
     /// The most that is of use to this client: what it asks for, and as much again as it has under way, so that in a steady stream the next
@@ -316,13 +345,14 @@ impl Windows {
         if request.unconfirmed_cost == 0 || client.booked(now) == 0 || self.waiting.has_others(client.ticket) {
             return 0;
         }
-        let share = room.buffer / 2 / (self.hosts_wanting + 1);
+        // All that are in the middle of something count: of those that stream, only some want more at any moment.
+        let share = room.buffer / 2 / self.ledger.active().max(1) as u64;
         client.newest().min(share).min(self.free(request.client, room))
     }
 
     /// Whether it is this client's turn. `free` bytes can be granted, `useful` of them to one; an address may have `each` turns at a time.
     fn has_turn(&mut self, now: Time, request: &Request, free: u64, useful: u64, each: u64) -> bool {
-        let Some(&Client { address, shown, due, turn, ticket, .. }) = self.ledger.get(request.client) else {
+        let Some(&Client { address, shown, turn, ticket, .. }) = self.ledger.get(request.client) else {
             return false;
         };
         if let Some(began) = turn {
@@ -331,13 +361,7 @@ impl Windows {
             }
             self.end_turn(request.client);
         }
-        let ticket = ticket.unwrap_or_else(|| {
-            let ticket = self.waiting.join(Waiter { address, shown, due });
-            if let Some(client) = self.ledger.get_mut(request.client) {
-                client.ticket = Some(ticket);
-            }
-            ticket
-        });
+        let ticket = self.join(request.client);
         let each = each.max(1);
         let places = |address: &IpAddr| each.saturating_sub(self.hosts.get(address).map_or(0, |host| host.turns));
         // Those before it that are about to ask come first; one that asks later must not keep a turn unused.
@@ -360,7 +384,8 @@ impl Windows {
     /// only as many count as at its own, and one.
     fn patience(&self, now: Time, id: ClientId, room: Room) -> Duration {
         let (half, useful) = ((room.buffer / 2).max(1), self.useful(room));
-        let span = if let Some(ticket) = self.ledger.get(id).and_then(|client| client.ticket) {
+        let ticket = self.ledger.get(id).and_then(|client| client.ticket);
+        let span = if let Some(ticket) = ticket.filter(|_| self.takes_turns(room)) {
             let most = half.saturating_mul(ASK_AGAIN_MAX.div_duration_f64(TURN) as u64 + 1);
             let rounds = self.waiting.neighbours_ahead(ticket) + 1;
             let (mut ahead, mut counted) = (0, HashMap::new());

@@ -221,7 +221,7 @@ impl Plan {
     /// How long after the last fault a client that has something to send may go without sending anything: all the others take a turn of the
     /// windows first, and each of theirs may begin with a heartbeat that asks too late.
     pub(crate) fn starved_after(&self) -> u64 {
-        5 * SECOND + self.clients as u64 * (4 * self.slowest() + 300 * MS)
+        9 * SECOND + self.clients as u64 * (4 * self.slowest() + 300 * MS)
     }
 
     fn slowest(&self) -> u64 {

@@ -310,6 +310,23 @@ fn what_is_sent_again_has_the_room_that_its_first_copies_leave() {
 }
 
 #[test]
+fn those_that_stream_leave_a_share_to_one_that_comes_back() {
+    let mut windows = Windows::default();
+    let streams = |client, wants| Request { wants, unconfirmed_cost: 20 * SMALL, ..asks(client) };
+    let mut most = 0;
+    for at in (0..400).step_by(10) {
+        for client in [1, 2] {
+            windows.handle_request(ms(at), streams(client, true), EMPTY);
+            windows.handle_request(ms(at + 5), streams(client, false), EMPTY);
+        }
+        if at >= 100 {
+            most = most.max(windows.handle_request(ms(at + 7), asks(3), EMPTY).window);
+        }
+    }
+    assert!(most >= BUFFER / 2 / 3, "{most}");
+}
+
+#[test]
 fn nobody_gets_much_more_than_it_shows_a_need_for_while_there_are_others() {
     let mut windows = Windows::default();
     for client in 1..=100 {
