@@ -248,7 +248,7 @@ impl History {
         }
         if self.bench.counters().confirmed > confirmed {
             assert!(outcome.rewind.is_none() && in_time && pong.verdict == Verdict::Up, "{outcome:?} of {pong:?}");
-            self.check_confirmed(self.bench.relay.buffer.oldest(), oldest, pong.read);
+            self.check_confirmed(outcome.confirm.expect("something was confirmed"), oldest, pong.read);
         }
     }
 
