@@ -207,6 +207,8 @@ pub struct Link {
     /// What was released and has not been covered by a heartbeat that began after it had landed: when the first of it will have landed, and the
     /// last.
     uncovered: Option<(Time, Time)>,
+    /// By then what was rewound last has landed. A window that was granted before takes no account of it.
+    landed: Time,
 }
 
 #[derive(Debug)]
@@ -273,6 +275,7 @@ impl Link {
             backoff: Backoff::default(),
             refusals: None,
             uncovered: None,
+            landed: Time::ZERO,
         }
     }
 
@@ -382,7 +385,7 @@ impl Link {
         let connection = self.connection.as_mut()?;
         // The own host stood still when something had to be covered: an outage may have come and gone in the meantime.
         let spaced = connection.last_begun.map_or(Time::ZERO, |last| last + connection.spacing(lease));
-        let mut fresh = self.uncovered.is_some_and(|(first, _)| now > first.max(spaced) + lease);
+        let mut fresh = self.uncovered.is_some_and(|(first, _)| now > first.max(spaced) + lease.max(GRACE));
         for heartbeat in &mut connection.outstanding {
             if !heartbeat.late && now.since(heartbeat.begun) > heartbeat.lease {
                 heartbeat.late = true;
@@ -434,7 +437,8 @@ impl Link {
     /// What may be released at this moment.
     pub fn permit(&self, now: Time) -> Option<Permit> {
         let connection = self.connection.as_ref()?;
-        let good = |answer: &Answer| answer.verdict == Verdict::Up && answer.begun >= connection.series;
+        let begun = connection.series.max(self.landed);
+        let good = |answer: &Answer| answer.verdict == Verdict::Up && answer.begun >= begun;
         let answer = connection.answer.filter(good)?;
         // What goes out long after the newest heartbeat began could be swallowed by an outage that began in between and is over before one that
         // follows would be late. With something uncovered the next one is on its way.
@@ -462,7 +466,7 @@ impl Link {
         let hurry = work.hurry.then_some(Time::ZERO);
         let asked = [work.unsent, hurry].into_iter().flatten().min().filter(|_| up);
         let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
-        let asked = asked.map(|at| at.max(pause).max(connection.ask_again.unwrap_or_default()));
+        let asked = asked.map(|at| at.max(pause).max(self.landed).max(connection.ask_again.unwrap_or_default()));
         // Whatever else is to be waited for, and also while remoted does not read: an outage may swallow what is on its way to its socket.
         let landed = self.uncovered.map(|(first, _)| first);
         let Some(wanted) = asked.into_iter().chain(landed).min() else {
@@ -584,10 +588,7 @@ impl Link {
             };
             self.backoff.until = now + series.min(BACKOFF_MAX).max(landing);
             self.backoff.rewinds += 1;
-            if let Some(connection) = &mut self.connection {
-                // A window that was granted before then takes no account of it.
-                connection.series = now + landing;
-            }
+            self.landed = now + landing;
         }
         cause
     }

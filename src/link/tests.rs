@@ -258,6 +258,22 @@ fn what_is_sent_again_waits_for_a_window_that_knows_of_what_has_landed() {
 }
 
 #[test]
+fn so_does_what_is_sent_again_over_another_connection() {
+    let mut link = up();
+    link.handle_released(ms(2), 832, true);
+    link.handle_connected(ms(20), Duration::from_millis(1), flight(0, 1));
+    beat(&mut link, 21, flight(0, 0), good());
+    assert_eq!(link.permit(ms(22)), None, "what was released may be on its way");
+    let unsent = Work { unsent: Some(Time::ZERO), hurry: false };
+    let next = link.next_heartbeat(unsent).expect("one is due");
+    assert!(next >= ms(20) + GRACE);
+    let probe = link.begin(next, flight(0, 0)).expect("a heartbeat may begin");
+    let pong = next + Duration::from_millis(1);
+    link.handle_pong(pong, probe, &good(), flight(0, 0));
+    assert!(link.permit(pong).is_some());
+}
+
+#[test]
 fn the_first_growth_of_the_drop_counter_halves_the_window_and_rewinds() {
     let mut link = up();
     let outcome = beat(&mut link, 10, flight(0, 5), Pong { drops: 3, ..good() });

@@ -416,9 +416,10 @@ impl Windows {
     fn free(&self, id: ClientId, room: Room) -> u64 {
         // What an expired grant has on its way counts until it has been read.
         let others = self.ledger.under_way_of_others(id);
-        // What it released and does not count any more, to send it again, may lie in the queue too.
-        let own = self.ledger.unread_of(id);
-        let room_left = usable(room).saturating_sub(room.queue.saturating_sub(own).max(others));
+        // In the queue lies what clients say they have released. What they only may release comes on top of it, and what they do not count
+        // any more, because they are about to send it again, lies there too.
+        let strange = room.queue.saturating_sub(self.ledger.said());
+        let room_left = usable(room).saturating_sub(strange + others);
         room_left.min((room.buffer / 2).saturating_sub(self.ledger.booked_by_others(id)))
     }
 

@@ -51,6 +51,7 @@ pub(super) struct Client {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     booked: u64,
+    said: u64,
     under_way: u64,
     active: bool,
 }
@@ -60,6 +61,7 @@ struct Counted {
 pub(super) struct Ledger {
     clients: HashMap<ClientId, Client>,
     booked: u64,
+    said: u64,
     under_way: u64,
     active: usize,
     /// When remoted's queue was last seen empty: what had landed by then has been read.
@@ -92,11 +94,10 @@ impl Client {
         self.grants.back().map_or(0, |(window, _)| *window)
     }
 
-    /// What it may have on its way to remoted's socket, or in it. It learns of what was read only with a heartbeat, which may be a second away:
+    /// What it says that it has on its way to remoted's socket, or in it. It learns of what was read only with a heartbeat, which may be a second away:
     /// until then this room knows better.
-    fn under_way(&self, now: Time, emptied: Time) -> u64 {
-        let said = if now.since(self.asked) < SAID_HOLDS { self.unread(emptied) } else { 0 };
-        said.max(self.booked(now))
+    fn said(&self, now: Time, emptied: Time) -> u64 {
+        if now.since(self.asked) < SAID_HOLDS { self.unread(emptied) } else { 0 }
     }
 
     /// What it says that it has released, unless that was seen read.
@@ -235,9 +236,9 @@ impl Ledger {
         self.under_way - self.clients.get(&id).map_or(0, |client| client.counted.under_way)
     }
 
-    /// What this one said last that it has released, unless that was seen read.
-    pub(super) fn unread_of(&self, id: ClientId) -> u64 {
-        self.clients.get(&id).map_or(0, |client| client.unread(self.emptied))
+    /// What clients say that they have under way.
+    pub(super) const fn said(&self) -> u64 {
+        self.said
     }
 
     /// Clients that have something to send or under way.
@@ -252,11 +253,12 @@ impl Ledger {
 
     /// The sums, added up anew.
     #[cfg(test)]
-    pub(super) fn added_up(&self, now: Time) -> (u64, u64, usize) {
-        let under_way = |client: &Client| client.under_way(now, self.emptied);
+    pub(super) fn added_up(&self, now: Time) -> (u64, u64, u64, usize) {
+        let said = |client: &Client| client.said(now, self.emptied);
+        let under_way = |client: &Client| said(client).max(client.booked(now));
         let active = self.clients.values().filter(|client| client.wants || under_way(client) > 0);
         let booked = self.clients.values().map(|client| client.booked(now)).sum();
-        (booked, self.clients.values().map(under_way).sum(), active.count())
+        (booked, self.clients.values().map(said).sum(), self.clients.values().map(under_way).sum(), active.count())
     }
 
     fn refresh(&mut self, id: ClientId) {
@@ -267,8 +269,9 @@ impl Ledger {
         if client.unconfirmed > 0 && client.landed <= now && client.landed > self.emptied {
             self.landed.insert(id);
         }
-        let under_way = client.under_way(now, self.emptied);
-        let counted = Counted { booked: client.booked(now), under_way, active: client.wants || under_way > 0 };
+        let (said, booked) = (client.said(now, self.emptied), client.booked(now));
+        let under_way = said.max(booked);
+        let counted = Counted { booked, said, under_way, active: client.wants || under_way > 0 };
         let before = std::mem::replace(&mut client.counted, counted);
         if let Some(at) = client.next_change(now)
             && client.changes.is_none_or(|earlier| at < earlier)
@@ -281,6 +284,7 @@ impl Ledger {
 
     const fn count(&mut self, before: Counted, after: Counted) {
         self.booked = self.booked - before.booked + after.booked;
+        self.said = self.said - before.said + after.said;
         self.under_way = self.under_way - before.under_way + after.under_way;
         self.active = self.active - before.active as usize + after.active as usize;
     }

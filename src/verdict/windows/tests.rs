@@ -182,7 +182,21 @@ fn one_that_is_to_ask_later_does_not_keep_a_turn_unused() {
         windows.handle_request(ms(2), brief(last), EMPTY).window > 0,
         "most of those before it are not about to ask"
     );
-    assert_eq!(windows.handle_request(ms(1_000), brief(second_last), EMPTY).window, 0, "now they are");
+    assert_eq!(windows.handle_request(ms(300), brief(second_last), EMPTY).window, 0, "now they are");
+}
+
+#[test]
+fn those_that_fall_silent_at_the_head_keep_nobody_waiting_for_long() {
+    let mut windows = Windows::default();
+    let mut next = 0;
+    for client in 0..40 {
+        windows.handle_request(ms(0), asks(client), EMPTY);
+    }
+    let first = (0..1_000).find(|&at| {
+        next = (next + 1) % 10;
+        windows.handle_request(ms(200 + at), asks(30 + next), EMPTY).window > 0
+    });
+    assert!(first.is_some(), "those before them are silent");
 }
 
 #[test]
@@ -324,6 +338,15 @@ fn those_that_stream_leave_a_share_to_one_that_comes_back() {
         }
     }
     assert!(most >= BUFFER / 2 / 3, "{most}");
+}
+
+#[test]
+fn what_was_just_granted_comes_on_top_of_what_lies_in_the_queue() {
+    let mut windows = Windows::default();
+    let room = Room { queue: BUFFER / 2, ..EMPTY };
+    let first = windows.handle_request(ms(0), asks(1), room).window;
+    assert_eq!(first, BUFFER * USABLE_PERCENT / 100 - BUFFER / 2);
+    assert_eq!(windows.handle_request(ms(1), asks(2), room).window, 0);
 }
 
 #[test]

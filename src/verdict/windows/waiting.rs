@@ -4,9 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::time::Time;
 
+/// How long one that is to ask may be overdue and still come before others: a slow round trip. One that does not ask must not keep all waiting.
+const OVERDUE_MAX: Duration = Duration::from_millis(400);
 /// More make no difference to when one is to ask again.
 const NEIGHBOURS_MAX: usize = 128;
 
@@ -89,9 +92,10 @@ impl Waiting {
         there.map_or(0, |there| there.range(..own).take(NEIGHBOURS_MAX).count())
     }
 
-    /// Those before this one that ask again by then.
+    /// Those before this one that ask again by then, and are not long overdue.
     pub(super) fn ahead_and_due(&self, own: Ticket, by: Time) -> impl Iterator<Item = &Waiter> {
-        let due = self.by_due.range(..=(by, Ticket::MAX)).filter(move |(_, ticket)| *ticket < own);
+        let from = Time::ZERO + by.since(Time::ZERO + OVERDUE_MAX);
+        let due = self.by_due.range((from, 0)..=(by, Ticket::MAX)).filter(move |(_, ticket)| *ticket < own);
         due.filter_map(|(_, ticket)| self.queue.get(ticket))
     }
 

@@ -40,7 +40,7 @@ const fn host(client: u8) -> IpAddr {
 
 /// What the sums and lists say is what the clients say.
 fn check_books(windows: &mut Windows, now: Time) {
-    let kept = (windows.booked(now), windows.ledger.under_way(), windows.active(now));
+    let kept = (windows.booked(now), windows.ledger.said(), windows.ledger.under_way(), windows.active(now));
     assert_eq!(kept, windows.ledger.added_up(now));
     let clients = || windows.ledger.iter().map(|(_, client)| client);
     assert_eq!(windows.wanting, clients().filter(|client| client.wants).count() as u64);
