@@ -549,7 +549,10 @@ impl Link {
                 let rewind = Some(self.rewind(now, flight, Rewind::Drops));
                 return Outcome { rewind, ..Outcome::default() };
             }
-            Finding::Others(count) => count,
+            Finding::Others(count) => {
+                self.prompt.handle_drops(now);
+                count
+            }
             Finding::Nothing => 0,
         };
         self.prompt.handle_good(now, pong);

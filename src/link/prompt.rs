@@ -19,7 +19,7 @@ pub(super) const GRACE: Duration = LAG_MAX;
 const BURST_COST_MIN: u64 = 16 * buffer_cost(0) as u64;
 /// How long a proof holds: paths change.
 const PROVEN_FOR: Duration = Duration::from_secs(10);
-/// After drops of ours, how long nothing is proof enough.
+/// After drops, how long nothing is proof enough: it may be others who fill the socket.
 const BARRED_FOR: Duration = Duration::from_mins(1);
 
 /// What is known of the path.
@@ -83,7 +83,7 @@ impl Promptness {
         }
     }
 
-    /// The socket overflowed while ours were under way.
+    /// The socket overflowed.
     pub(super) fn handle_drops(&mut self, now: Time) {
         *self = Self { barred: now + BARRED_FOR, ..Self::default() };
     }

@@ -274,6 +274,30 @@ fn so_does_what_is_sent_again_over_another_connection() {
 }
 
 #[test]
+fn what_was_released_on_a_longer_path_needs_longer_to_land() {
+    let millis = Duration::from_millis;
+    let heartbeat =
+        |begun, took| Good { begun: ms(begun), released: Seq(begun), usual: millis(100), took: millis(took) };
+    let mut proof = Proof::default();
+    proof.handle_good(heartbeat(10, 100), &good(), GRACE);
+    proof.handle_good(heartbeat(70, 1), &good(), GRACE);
+    assert_eq!(proof.redeem(0), None, "it came by a shorter path");
+    proof.handle_good(heartbeat(10 + 50 + 99, 1), &good(), GRACE);
+    assert_eq!(proof.redeem(0), Some(Seq(10)));
+}
+
+#[test]
+fn a_socket_that_others_overflow_proves_no_path_to_be_prompt() {
+    let mut link = up();
+    beat(&mut link, 2, IDLE, good());
+    link.handle_released(ms(4), 20 * 832, true);
+    beat(&mut link, 5, flight(0, 20), Pong { number: 9, queue: 20 * 832, ..good() });
+    assert!(link.prompt.grace(ms(7)) < GRACE, "a burst was seen in the socket at once");
+    beat(&mut link, 8, IDLE, Pong { drops: 9, ..good() });
+    assert_eq!(link.prompt.grace(ms(10)), GRACE);
+}
+
+#[test]
 fn the_first_growth_of_the_drop_counter_halves_the_window_and_rewinds() {
     let mut link = up();
     let outcome = beat(&mut link, 10, flight(0, 5), Pong { drops: 3, ..good() });

@@ -139,3 +139,13 @@ fn process_start_time_and_sockets_make_an_incarnation() {
         assert_ne!(judged(&[(0, other.clone())]).incarnation(), first, "{other:?}");
     }
 }
+
+#[test]
+fn a_judge_that_has_just_come_has_seen_nobody_read() {
+    let mut judge = Judge::new(Duration::ZERO);
+    judge.handle_sample(Time::from_millis(0), &running(5_000));
+    assert!(!judge.is_reading(Time::from_millis(0)));
+    judge.handle_sample(Time::from_millis(10), &running(4_000));
+    assert!(judge.is_reading(Time::from_millis(10)));
+    assert!(!judge.is_reading(Time::from_millis(400)), "not for some time");
+}

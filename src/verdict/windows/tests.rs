@@ -200,6 +200,18 @@ fn those_that_fall_silent_at_the_head_keep_nobody_waiting_for_long() {
 }
 
 #[test]
+fn one_behind_a_crowd_at_another_address_asks_again_soon() {
+    let mut windows = Windows::default();
+    for client in 0..40 {
+        windows.handle_request(ms(0), Request { address: address(1), ..asks(client) }, EMPTY);
+    }
+    let told = windows.handle_request(ms(0), Request { address: address(2), ..asks(40) }, EMPTY);
+    assert_eq!(told.window, 0);
+    let last = windows.handle_request(ms(0), Request { address: address(1), ..asks(41) }, EMPTY);
+    assert!(told.ask_again < last.ask_again / 4, "{told:?}, and {last:?} for the last of the crowd");
+}
+
+#[test]
 fn one_that_dies_in_its_turn_does_not_keep_the_others_waiting() {
     let mut windows = Windows::default();
     let clients: Vec<u8> = (1..=40).collect();
