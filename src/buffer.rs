@@ -260,7 +260,8 @@ impl Buffer {
         Some(gone)
     }
 
-    /// Strikes the datagram at `next`: it is dropped where it lies.
+    /// Strikes the datagram at `next`: it is dropped where it lies. At the front that frees its place at once; behind something under way its
+    /// place waits for that.
     pub fn strike(&mut self) -> Option<Gone> {
         let gone = self.peek().map(|entry| gone(&entry, false))?;
         let mark = self.next.offset + 2;

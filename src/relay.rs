@@ -447,9 +447,7 @@ impl Relay {
 
     /// Drops the next datagram to release.
     fn drop_next(&mut self, reason: DropReason) {
-        // At the front it frees its place at once; behind something under way its place waits for that.
-        let gone = if self.buffer.next() == self.buffer.oldest() { self.buffer.pop() } else { self.buffer.strike() };
-        if let Some(gone) = gone {
+        if let Some(gone) = self.buffer.strike() {
             self.sessions.handle_settled(gone.session);
             self.counters.drop(reason);
         }

@@ -134,12 +134,7 @@ impl Default for Windows {
 }
 
 impl Windows {
-    /// Grants a window, or says when to ask again, to a client of which nothing is known but that it has something to send.
-    pub fn handle_request(&mut self, now: Time, request: Request, room: Room) -> Grant {
-        self.handle_request_for(now, request, u64::MAX, room)
-    }
-
-    /// The same for a client that has to send so much, in bytes of buffer cost.
+    /// Grants a window, or says when to ask again, to a client that has to send `need` bytes of buffer cost.
     pub fn handle_request_for(&mut self, now: Time, request: Request, need: u64, room: Room) -> Grant {
         let id = request.client;
         self.ledger.settle(now);

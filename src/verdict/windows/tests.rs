@@ -5,6 +5,13 @@ use super::*;
 
 mod crowds;
 
+impl Windows {
+    /// One asks of which nothing is known but that it has something to send.
+    fn handle_request(&mut self, now: Time, request: Request, room: Room) -> Grant {
+        self.handle_request_for(now, request, u64::MAX, room)
+    }
+}
+
 const BUFFER: u64 = 212_992;
 const SMALL: u64 = 832;
 const LEASE: Duration = Duration::from_millis(100);

@@ -2,26 +2,12 @@
 
 use std::io;
 
+pub use ossec_broker::threads::{Ended, Outcome};
 use shuttle::thread::Scope;
 pub use shuttle::thread::scope;
 
 use crate::channels::{Receiver, Sender, bounded};
 use crate::world::World;
-
-#[derive(Debug)]
-pub struct Ended {
-    pub name: &'static str,
-    pub outcome: Outcome,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Stopped,
-    Failed(String),
-    /// Never seen here: a panic ends the schedule.
-    #[expect(dead_code, reason = "the client knows it")]
-    Panicked,
-}
 
 #[derive(Debug)]
 pub struct Crew<'scope, 'env> {
