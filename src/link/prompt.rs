@@ -88,9 +88,8 @@ impl Promptness {
         *self = Self { barred: now + BARRED_FOR, ..Self::default() };
     }
 
-    /// Another connection, another incarnation, or a rewind: what was under way says nothing any more.
-    pub(super) const fn handle_break(&mut self) {
-        self.arrived = None;
-        self.burst = None;
+    /// Another connection, another incarnation, or a rewind: what was under way says nothing any more, and the path may be another.
+    pub(super) fn handle_break(&mut self) {
+        *self = Self { barred: self.barred, ..Self::default() };
     }
 }

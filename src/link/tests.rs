@@ -298,6 +298,17 @@ fn a_socket_that_others_overflow_proves_no_path_to_be_prompt() {
 }
 
 #[test]
+fn what_was_proven_of_a_path_ends_with_its_connection() {
+    let mut link = up();
+    beat(&mut link, 2, IDLE, good());
+    link.handle_released(ms(4), 20 * 832, true);
+    beat(&mut link, 5, flight(0, 20), Pong { number: 9, queue: 20 * 832, ..good() });
+    assert!(link.prompt.grace(ms(7)) < GRACE, "a burst was seen in the socket at once");
+    link.handle_connected(ms(8), Duration::from_millis(1), flight(0, 20));
+    assert_eq!(link.prompt.grace(ms(9)), GRACE, "another connection may have come by another path");
+}
+
+#[test]
 fn the_first_growth_of_the_drop_counter_halves_the_window_and_rewinds() {
     let mut link = up();
     let outcome = beat(&mut link, 10, flight(0, 5), Pong { drops: 3, ..good() });

@@ -18,6 +18,8 @@ pub(crate) const SECOND: u64 = 1_000 * MS;
 const SENDING: u64 = 10 * SECOND;
 /// No fault of a random run lasts beyond this moment.
 const LAST_FAULT: u64 = 9 * SECOND;
+/// The clients' `--lease`.
+const LEASE: u64 = 100 * MS;
 
 /// Which packets a cut swallows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +151,7 @@ impl Plan {
     pub(crate) fn config(&self) -> Config {
         let link = Settings {
             interval: Duration::from_secs(1),
-            lease: Duration::from_millis(100),
+            lease: Duration::from_nanos(LEASE),
             timeout: Duration::from_secs(2),
         };
         let mut config = Config {
@@ -194,6 +196,12 @@ impl Plan {
     /// The round trip at this moment.
     pub(crate) fn round_trip_at(&self, at: u64) -> u64 {
         self.round_trips().take_while(|(from, _)| *from <= at).last().map_or(self.round_trip, |(_, span)| span)
+    }
+
+    /// A lease on the longest path of an outage.
+    pub(crate) fn lease_during(&self, outage: &Timed) -> u64 {
+        let meanwhile = self.round_trips().filter(|&(from, _)| outage.from < from && from < outage.to);
+        LEASE + meanwhile.map(|(_, span)| span).fold(self.round_trip_at(outage.from), u64::max)
     }
 
     /// When the path changes, and to which round trip.

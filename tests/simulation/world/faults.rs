@@ -2,7 +2,6 @@
 
 use super::{Event, Way, World};
 use crate::plan::{Fault, SECOND};
-use crate::promise::Loss;
 use crate::remoted::Datagram;
 
 impl World<'_> {
@@ -15,8 +14,8 @@ impl World<'_> {
             Fault::Kill => {
                 let stranger = self.stranger();
                 for datagram in self.remoted.queue.clone().into_iter().filter(|one| one.agent != stranger) {
-                    let lease = self.lease(datagram.agent / self.plan.agents);
-                    self.ledger.lost(datagram, Loss::of_outage(&timed, lease));
+                    let loss = self.loss(&timed, datagram.agent / self.plan.agents);
+                    self.ledger.lost(datagram, loss);
                 }
                 self.ledger.queued.clear();
                 self.ledger.forgotten();

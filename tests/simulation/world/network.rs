@@ -1,7 +1,7 @@
 //! Packets on their way: what is delayed, lost, duplicated, overtaken.
 
 use super::{Event, Way, World};
-use crate::plan::{Fault, MS, SECOND};
+use crate::plan::{Fault, MS, SECOND, Timed};
 use crate::promise::Loss;
 use crate::remoted::Datagram;
 
@@ -49,8 +49,7 @@ impl World<'_> {
             }
             if let Some(cut) = self.plan.cut(true, true, self.now, end) {
                 // What those behind it have overtaken is lost by their doing.
-                let lease = self.lease(client);
-                self.ledger.lost(datagram, if overtaken { Loss::Excused } else { Loss::of_outage(cut, lease) });
+                self.ledger.lost(datagram, if overtaken { Loss::Excused } else { self.loss(cut, client) });
             } else if self.random.per_mille(self.plan.loss(self.now)) {
                 self.ledger.lost(datagram, Loss::Excused);
             } else {
@@ -82,18 +81,22 @@ impl World<'_> {
             return;
         }
         let client = datagram.agent / self.plan.agents;
-        let lease = self.lease(client);
         let mut kills = self.plan.faults.iter().filter(|timed| matches!(timed.fault, Fault::Kill));
-        let long = kills.any(|timed| {
-            timed.from <= self.now && self.now < timed.to && Loss::of_outage(timed, lease) == Loss::Covered
-        });
+        let long = kills
+            .any(|timed| timed.from <= self.now && self.now < timed.to && self.loss(timed, client) == Loss::Covered);
         self.ledger.lost(datagram, if long { Loss::Covered } else { Loss::Excused });
         self.refuse(client);
     }
 
-    /// The lease of this client's newest heartbeat, or of the one that begins next.
-    pub(super) fn lease(&self, client: usize) -> u64 {
-        if self.way == Way::Broker { self.clients[client].lease() } else { NO_LEASE }
+    /// What the promise says of a datagram of this client that an outage swallowed.
+    pub(super) fn loss(&self, outage: &Timed, client: usize) -> Loss {
+        let lease = match self.way {
+            // Of the newest heartbeat, or of the one that begins next; or what it would be on the longest path of this outage. Where the
+            // path grows longer meanwhile, what was released may arrive when the outage is over, ahead of what is sent again.
+            Way::Broker => self.clients[client].lease().max(self.plan.lease_during(outage)),
+            Way::Rival | Way::Bare => NO_LEASE,
+        };
+        Loss::of_outage(outage, lease)
     }
 
     /// The server's host answers with ICMP: six at once, then one a second.
