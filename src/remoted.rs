@@ -159,6 +159,20 @@ impl Found {
         self.holders.iter().any(|holder| !holder.proven)
     }
 
+    /// Whether remoted's socket is one of our own network namespace.
+    pub fn is_at_home(&self) -> bool {
+        self.tables.iter().any(|table| table.view == View::Own)
+    }
+
+    /// Leaves out what is in other network namespaces: where remoted was seen at home, what stands elsewhere is another host's.
+    #[must_use]
+    pub fn at_home(self) -> Self {
+        if self.is_at_home() {
+            return self;
+        }
+        Self { holders: Vec::new(), tables: Vec::new(), companion: Companion::NotExpected, ..self }
+    }
+
     /// Whether `sample`, taken of this, calls for another search: something that was found is gone, or has not been
     /// found yet.
     pub fn is_outdated_by(&self, sample: &Sample) -> bool {

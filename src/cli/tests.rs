@@ -117,6 +117,8 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("client --server a --transport tcp", "not a transport of this version"),
         ("client --server a:99999", "no port"),
         ("client --server a:0", "no port"),
+        ("client --server a --listen 1517", "names no host"),
+        ("server --remoted 1:1514", "names no host"),
         ("client --server [::1", "']' is missing"),
         ("client --server [a]:1", "no IPv6 address"),
         ("client --server :1514", "names no host"),
@@ -137,7 +139,7 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
 
 #[test]
 fn help_and_version_are_no_errors() {
-    for line in ["--help", "client --help", "server --help", "check --help", "--version"] {
+    for line in ["--help", "-h", "client -h", "client --help", "server --help", "check --help", "--version"] {
         assert!(matches!(parse(&words(line)), Err(Refusal::Asked(text)) if text.contains("ossec-broker")), "{line}");
     }
 }

@@ -64,6 +64,8 @@ pub(super) fn spread(arguments: &[String]) -> Vec<String> {
         let verbose = argument.strip_prefix('-').filter(|rest| rest.len() > 1 && rest.bytes().all(|byte| byte == b'v'));
         if let Some(rest) = verbose {
             words.extend(rest.chars().map(|_| "-v".to_string()));
+        } else if argument == "-h" {
+            words.push("--help".into());
         } else if let Some((name, value)) = argument.split_once('=').filter(|(name, _)| name.starts_with("--")) {
             words.extend([name.to_string(), value.to_string()]);
         } else {
@@ -96,6 +98,10 @@ impl FromStr for Host {
         };
         if host.is_empty() || host.contains(char::is_whitespace) {
             return Err(format!("{text:?} names no host"));
+        }
+        // Resolvers take a bare number for an address: 1517 is 0.0.5.237.
+        if host.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(format!("{text:?} names no host, only a number"));
         }
         Ok(Self { host: host.into(), port })
     }

@@ -194,6 +194,9 @@ impl<'a> Prober<'a> {
         });
         match begun {
             Ok(peer) => self.peers.push(peer),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable && self.config.source.is_some() => {
+                self.trouble = format!("cannot connect to {address}: --source is no address of this host");
+            }
             Err(error) => self.trouble = format!("cannot connect to {address}: {error}"),
         }
     }

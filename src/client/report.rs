@@ -265,7 +265,8 @@ impl Report {
         let mut warn = |text: String| lines.push(Line { level: Level::Warn, text });
         let flaps = sums.flaps - told.flaps;
         if flaps > 0 {
-            warn(format!("link was down for less than a second, {flaps} times"));
+            let times = if flaps == 1 { "once".into() } else { format!("{flaps} times") };
+            warn(format!("link was down for less than a second, {times}"));
         }
         let others = sums.others_drops - told.others_drops;
         if others > 0 {

@@ -9,18 +9,22 @@ use crate::threads::{Doorbell, Stop};
 pub(super) fn run(
     wanted: &Wanted,
     asked: &Receiver<()>,
-    found: &Sender<Found>,
+    results: &Sender<Found>,
     bell: &Doorbell,
     stop: &Stop,
 ) -> Result<(), String> {
+    let mut home = false;
     while !stop.is_set() {
         stop.wait(asked, None);
         if stop.is_set() {
             return Ok(());
         }
-        let result = search(wanted);
+        let found = search(wanted);
+        home |= found.is_at_home();
+        // A remoted that was killed here must not be taken for alive because a container has one, too.
+        let result = if home { found.at_home() } else { found };
         select! {
-            send(found, result) -> sent => if sent.is_err() { return Ok(()) },
+            send(results, result) -> sent => if sent.is_err() { return Ok(()) },
             recv(stop.channel()) -> _ => return Ok(()),
         }
         bell.ring();

@@ -22,7 +22,7 @@ use crate::remoted::{Found, Inspector, Wanted};
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
 use crate::verdict::{Responder, Sample};
-use crate::wire::{Frame, Notice, Refusal, Verdict};
+use crate::wire::{Frame, Incarnation, Notice, Refusal, Verdict};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
@@ -71,6 +71,8 @@ pub(super) struct Server<'a> {
     sampled: Option<Time>,
     gap: Duration,
     told: Option<Verdict>,
+    /// Which life of remoted the log was told of.
+    told_life: Incarnation,
     swept: Time,
     accept_again: Option<Time>,
     complaints: Complaints,
@@ -109,6 +111,7 @@ impl<'a> Server<'a> {
             sampled: None,
             gap: SAMPLE_GAP_MIN,
             told: None,
+            told_life: Incarnation::default(),
             swept: net::now(),
             accept_again: None,
             complaints: Complaints::default(),
@@ -379,20 +382,27 @@ impl<'a> Server<'a> {
     /// Logs a changed verdict, and tells the clients.
     fn tell_change(&mut self, sample: &Sample) {
         let verdict = self.responder.judge().verdict();
-        if self.told == Some(verdict) {
+        let life = self.responder.judge().incarnation();
+        let restarted = verdict == Verdict::Up && std::mem::replace(&mut self.told_life, life) != life;
+        if self.told == Some(verdict) && !restarted {
             return;
         }
         match (verdict, &sample.missing) {
             (Verdict::Up, _) => {
                 let buffer =
                     self.responder.judge().buffer().map_or_else(|| "unknown".into(), |bytes| bytes.to_string());
-                log::info!("remoted up: process {}, receive buffer {buffer} bytes", self.responder.judge().pid());
+                // Without the right to look, its process is not known.
+                let process = match self.responder.judge().pid() {
+                    0 => String::new(),
+                    pid => format!("process {pid}, "),
+                };
+                log::info!("remoted up: {process}receive buffer {buffer} bytes");
             }
             (Verdict::Starting(_), Some(name)) => log::warn!("remoted {verdict}: {name}"),
             _ => log::warn!("remoted {verdict}"),
         }
-        let first = self.told.replace(verdict).is_none();
-        if first {
+        // Clients learn of another life of remoted from their next heartbeat.
+        if self.told.replace(verdict).is_none_or(|before| before == verdict) {
             return;
         }
         let clients: Vec<Token> =

@@ -36,6 +36,22 @@ fn our_own_network_namespace_goes_first() {
 }
 
 #[test]
+fn where_remoted_was_seen_at_home_one_in_a_container_is_anothers() {
+    let tree = usual();
+    tree.process_in(CONTAINER, 30, "wazuh-remoted", &[710]);
+    tree.udp("30/net/udp6", &[(PORT, UNCONNECTED, 0, 710, 0)]);
+    let at_home = search_in(tree.root(), &ossec());
+    assert!(at_home.is_at_home());
+    assert_eq!(again(&tree, &ossec(), &at_home.at_home()).owners, [owner(40)]);
+    tree.remove("40");
+    let elsewhere = search_in(tree.root(), &ossec());
+    assert!(elsewhere.qualifies() && !elsewhere.is_at_home());
+    let left = elsewhere.at_home();
+    assert!(!left.qualifies());
+    assert_eq!(again(&tree, &ossec(), &left).presence, Presence::NoProcess);
+}
+
+#[test]
 fn two_remoteds_in_one_container_see_each_socket_once() {
     let tree = Tree::new();
     for (pid, inode) in [(40, 700), (41, 710)] {
