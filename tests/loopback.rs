@@ -2,6 +2,8 @@
 
 #[path = "support/ports.rs"]
 mod ports;
+#[path = "support/uninterrupted.rs"]
+mod uninterrupted;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use ports::free_port;
+use uninterrupted::uninterrupted;
 
 const BROKER: &str = env!("CARGO_BIN_EXE_ossec-broker");
 /// How long a test waits for what must come.
@@ -57,7 +60,7 @@ fn agent(port: u16) -> UdpSocket {
     // Until the client listens, each datagram is answered with a refusal that the next call shows; one that is not refused counts as sent.
     for _ in 0..3_000 {
         let refused = socket.send(b"hello").is_err()
-            || matches!(socket.recv(&mut [0; 16]), Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
+            || matches!(uninterrupted(|| socket.recv(&mut [0; 16])), Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
         if !refused {
             socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
             return socket;
@@ -80,7 +83,7 @@ fn client(listen: u16, broker: u16, remoted: u16) -> Role {
 fn next(receiver: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut bytes = vec![0; 65_536];
     loop {
-        let (length, from) = receiver.recv_from(&mut bytes).expect("something arrives");
+        let (length, from) = uninterrupted(|| receiver.recv_from(&mut bytes)).expect("something arrives");
         if &bytes[..length] != b"hello" {
             return (bytes[..length].to_vec(), from);
         }
@@ -131,7 +134,7 @@ fn an_outage_is_replayed_in_order_and_replies_come_back() {
     let mut reply = [0; 16];
     for number in 0..100u32 {
         assert_eq!(
-            agent.recv(&mut reply).map(|length| reply[..length].to_vec()).expect("a reply"),
+            uninterrupted(|| agent.recv(&mut reply)).map(|length| reply[..length].to_vec()).expect("a reply"),
             number.to_be_bytes()
         );
     }

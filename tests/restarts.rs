@@ -8,6 +8,8 @@ mod census;
 mod ports;
 #[path = "support/role.rs"]
 mod role;
+#[path = "support/uninterrupted.rs"]
+mod uninterrupted;
 #[path = "support/wait.rs"]
 #[expect(dead_code, reason = "no scenario here has a span of its own")]
 mod wait;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use census::Census;
 use ports::free_port;
 use role::{Lines, Role, Trace};
+use uninterrupted::uninterrupted;
 use wait::wait_until;
 
 const STARTS_DEFAULT: u64 = 60;
@@ -81,13 +84,13 @@ impl Bench {
         // Until the client listens a datagram is refused, which the next call says.
         wait_until("the client takes a datagram", || {
             agent.send(&event).map_err(|error| error.to_string())?;
-            match agent.recv(&mut bytes) {
+            match uninterrupted(|| agent.recv(&mut bytes)) {
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Err(error.to_string()),
                 Ok(_) | Err(_) => Ok(()),
             }
         });
         let (_, upstream) = loop {
-            let (length, from) = self.remoted.recv_from(&mut bytes).expect("it arrives");
+            let (length, from) = uninterrupted(|| self.remoted.recv_from(&mut bytes)).expect("it arrives");
             // One that was held at an earlier stop is gone with its client; copies of earlier ones are not.
             if bytes[..length] == event {
                 break (length, from);
@@ -95,7 +98,7 @@ impl Bench {
         };
         agent.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         self.remoted.send_to(&event, upstream).expect("sent");
-        let length = agent.recv(&mut bytes).expect("an answer comes back");
+        let length = uninterrupted(|| agent.recv(&mut bytes)).expect("an answer comes back");
         assert_eq!(bytes[..length], event);
     }
 
