@@ -15,6 +15,9 @@ impl Time {
     /// The origin.
     pub const ZERO: Self = Self(0);
 
+    /// Later than all that will ever be.
+    pub const FAR: Self = Self(u64::MAX);
+
     /// The moment `nanos` nanoseconds after the origin.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

@@ -14,10 +14,12 @@
 //! This room holds no state but the bytes of an unfinished frame ([`Assembler`]), and nothing here can panic on what the network sends.
 
 mod codec;
+mod data;
 #[cfg(test)]
 mod tests;
 
 pub use codec::{Assembler, WireError};
+pub use data::{Data, DataItem, DataWriter};
 
 use std::time::Duration;
 
@@ -40,6 +42,9 @@ pub const LEASE_MAX: Duration = Duration::from_secs(10);
 
 /// How far UDP is believed to lag behind TCP at most: a queue of a router that treats them differently, a policer, a Wi-Fi driver.
 pub const LAG_MAX: Duration = Duration::from_millis(50);
+
+/// The kind of a frame of datagrams.
+const DATA: u8 = 11;
 
 /// Longest text in a `Refusal`; a peer's text is cut there.
 const TEXT_BYTES_MAX: usize = 256;
@@ -138,13 +143,37 @@ impl std::fmt::Display for Verdict {
     }
 }
 
+/// Optional behaviour, one bit each: the client offers, the server takes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u32);
+
+impl Features {
+    /// None of it.
+    pub const NONE: Self = Self(0);
+    /// Transport tcp: datagrams travel over this connection.
+    pub const STREAM: Self = Self(1);
+    /// remoted ignores empty datagrams: the client may send them to open firewalls for replies.
+    pub const EMPTY_DATAGRAMS: Self = Self(2);
+
+    /// All of `other` is among these.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These and those.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 /// The client's first frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// [`VERSION`] of the client.
     pub version: u16,
-    /// Bits of optional behaviour that the client offers; none is defined yet.
-    pub features: u32,
+    /// What the client offers.
+    pub features: Features,
     /// This client's stream of numbered datagrams, random at its start.
     pub stream: u128,
     /// Longest silence between two heartbeats, in milliseconds: the server takes a longer one for a dead peer.
@@ -157,7 +186,7 @@ pub struct Welcome {
     /// [`VERSION`] of the server.
     pub version: u16,
     /// The features of the client that the server takes up.
-    pub features: u32,
+    pub features: Features,
 }
 
 /// Why the server ends a connection, for the peer's log.
@@ -237,6 +266,68 @@ pub struct Notice {
     pub verdict: Verdict,
 }
 
+/// Transport tcp: from here on this connection carries the client's stream, and no other does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attach;
+
+/// Transport tcp: where the client's stream goes on. What was on its way before counts for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Datagrams are taken only in frames of this epoch.
+    pub epoch: u32,
+    /// The number to go on from: everything below was injected into the remoted of this moment. `None`: from the oldest that is not acknowledged.
+    pub from: Option<Seq>,
+    /// What is not below was never injected: to send it makes no copies.
+    pub reached: Seq,
+    /// How much may be sent and not acknowledged, in bytes of buffer cost.
+    pub window: u64,
+}
+
+/// Transport tcp: everything below has been read by remoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The first that may not have been read.
+    pub read: Seq,
+    /// How much may be sent and not acknowledged, in bytes of buffer cost.
+    pub window: u64,
+    /// Some of it may have been dropped: remoted's socket was overflowing by other senders.
+    pub doubtful: bool,
+}
+
+/// One agent behind a client, as the connection names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionName {
+    /// Its place in the client's table.
+    pub id: u16,
+    /// Grows when the place is given to another agent.
+    pub generation: u32,
+}
+
+/// Transport tcp: from here on this session's place belongs to this agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Which one.
+    pub name: SessionName,
+    /// The client's own UDP port for it, where remoted's replies can go; 0 if there is none.
+    pub port: u16,
+}
+
+/// Transport tcp: what remoted answered to a session.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Whose it is.
+    pub name: SessionName,
+    /// The datagram.
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never a payload in a log.
+        f.debug_struct("Reply").field("name", &self.name).field("bytes", &self.bytes.len()).finish()
+    }
+}
+
 /// Everything that travels in frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -252,6 +343,18 @@ pub enum Frame {
     Pong(Pong),
     /// See [`Notice`].
     Notice(Notice),
+    /// See [`Attach`].
+    Attach(Attach),
+    /// See [`Resume`].
+    Resume(Resume),
+    /// See [`Ack`].
+    Ack(Ack),
+    /// See [`Session`].
+    Session(Session),
+    /// See [`Data`].
+    Data(Data),
+    /// See [`Reply`].
+    Reply(Reply),
 }
 
 impl Frame {
@@ -260,10 +363,10 @@ impl Frame {
         let mut w = Writer::begin(out, self.kind());
         match self {
             Self::Hello(h) => {
-                w.u32(MAGIC).u16(h.version).u32(h.features).u128(h.stream).u32(h.interval_ms);
+                w.u32(MAGIC).u16(h.version).u32(h.features.0).u128(h.stream).u32(h.interval_ms);
             }
             Self::Welcome(h) => {
-                w.u16(h.version).u32(h.features);
+                w.u16(h.version).u32(h.features.0);
             }
             Self::Refusal(r) => {
                 w.text(&r.text, TEXT_BYTES_MAX);
@@ -282,6 +385,23 @@ impl Frame {
                 let (verdict, reason) = n.verdict.to_wire();
                 w.u8(verdict).u8(reason);
             }
+            Self::Attach(Attach) => {}
+            Self::Resume(r) => {
+                w.u32(r.epoch).u8(r.from.is_some().into()).u64(r.from.unwrap_or_default().0);
+                w.u64(r.reached.0).u64(r.window);
+            }
+            Self::Ack(a) => {
+                w.u64(a.read.0).u64(a.window).u8(a.doubtful.into());
+            }
+            Self::Session(s) => {
+                w.u16(s.name.id).u32(s.name.generation).u16(s.port);
+            }
+            Self::Data(d) => {
+                w.u32(d.epoch).bytes(d.items_bytes());
+            }
+            Self::Reply(r) => {
+                w.u16(r.name.id).u32(r.name.generation).bytes(&r.bytes);
+            }
         }
         w.finish();
     }
@@ -294,6 +414,12 @@ impl Frame {
             Self::Ping(_) => 4,
             Self::Pong(_) => 5,
             Self::Notice(_) => 6,
+            Self::Attach(_) => 7,
+            Self::Resume(_) => 8,
+            Self::Ack(_) => 9,
+            Self::Session(_) => 10,
+            Self::Data(_) => DATA,
+            Self::Reply(_) => 12,
         }
     }
 
@@ -305,10 +431,10 @@ impl Frame {
                 if f.u32() != MAGIC {
                     return Err(WireError::Foreign);
                 }
-                let (version, features, stream, interval_ms) = (f.u16(), f.u32(), f.u128(), f.u32());
+                let (version, features, stream, interval_ms) = (f.u16(), Features(f.u32()), f.u128(), f.u32());
                 Self::Hello(Hello { version, features, stream, interval_ms })
             }
-            2 => Self::Welcome(Welcome { version: f.u16(), features: f.u32() }),
+            2 => Self::Welcome(Welcome { version: f.u16(), features: Features(f.u32()) }),
             3 => Self::Refusal(Refusal { text: f.text(TEXT_BYTES_MAX) }),
             4 => Self::Ping(Ping {
                 number: f.u64(),
@@ -337,6 +463,19 @@ impl Frame {
                 active: f.u32(),
             }),
             6 => Self::Notice(Notice { verdict: Verdict::from_wire(f.u8(), f.u8()) }),
+            7 => Self::Attach(Attach),
+            8 => {
+                let (epoch, known, from) = (f.u32(), f.u8(), Seq(f.u64()));
+                let from = (known != 0).then_some(from);
+                Self::Resume(Resume { epoch, from, reached: Seq(f.u64()), window: f.u64() })
+            }
+            9 => Self::Ack(Ack { read: Seq(f.u64()), window: f.u64(), doubtful: f.u8() != 0 }),
+            10 => Self::Session(Session { name: SessionName { id: f.u16(), generation: f.u32() }, port: f.u16() }),
+            DATA => Self::Data(Data::from_wire(f.u32(), f.rest())?),
+            12 => {
+                let name = SessionName { id: f.u16(), generation: f.u32() };
+                Self::Reply(Reply { name, bytes: f.rest().to_vec() })
+            }
             _ => return Ok(None),
         };
         Ok(Some(frame))

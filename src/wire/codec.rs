@@ -11,6 +11,8 @@ pub enum WireError {
     Length(u32),
     /// A `Hello` without our magic number: another protocol.
     Foreign,
+    /// Datagrams that end in the middle, or are not in the order of their numbers.
+    Datagrams,
 }
 
 impl std::fmt::Display for WireError {
@@ -18,6 +20,7 @@ impl std::fmt::Display for WireError {
         match self {
             Self::Length(bytes) => write!(f, "a frame of {bytes} bytes: not this protocol"),
             Self::Foreign => f.write_str("a greeting of another protocol"),
+            Self::Datagrams => f.write_str("garbled datagrams"),
         }
     }
 }
@@ -106,6 +109,11 @@ impl<'a> Fields<'a> {
         u128::from_be_bytes(self.take())
     }
 
+    /// All that is left.
+    pub(super) const fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     /// A text up to the end of the body, made safe to print: a peer must not write control characters into our log.
     pub(super) fn text(&mut self, bytes_max: usize) -> String {
         let bytes = &self.0[..self.0.len().min(bytes_max)];
@@ -131,6 +139,11 @@ impl<'a> Writer<'a> {
         Self { out, start }
     }
 
+    /// The frame that starts there and is not finished.
+    pub(super) const fn resume(out: &'a mut Vec<u8>, start: usize) -> Self {
+        Self { out, start }
+    }
+
     pub(super) fn u8(&mut self, value: u8) -> &mut Self {
         self.out.push(value);
         self
@@ -153,6 +166,11 @@ impl<'a> Writer<'a> {
 
     pub(super) fn u128(&mut self, value: u128) -> &mut Self {
         self.out.extend_from_slice(&value.to_be_bytes());
+        self
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.out.extend_from_slice(bytes);
         self
     }
 

@@ -50,16 +50,39 @@ fn ping() -> Ping {
 }
 
 fn frames() -> Vec<Frame> {
-    let hello = Hello { version: VERSION, features: 5, stream: 1 << 100, interval_ms: 1_000 };
+    let hello = Hello { version: VERSION, features: Features(5), stream: 1 << 100, interval_ms: 1_000 };
     let mut all = vec![
         Frame::Hello(hello),
-        Frame::Welcome(Welcome { version: VERSION, features: 1 }),
+        Frame::Welcome(Welcome { version: VERSION, features: Features(1) }),
         Frame::Refusal(Refusal { text: "too many connections".into() }),
         Frame::Ping(ping()),
         Frame::Pong(pong()),
     ];
     all.extend(VERDICTS.map(|verdict| Frame::Notice(Notice { verdict })));
+    all.extend([
+        Frame::Attach(Attach),
+        Frame::Resume(Resume { epoch: 3, from: Some(Seq(9)), reached: Seq(11), window: 4_096 }),
+        Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 0 }),
+        Frame::Ack(Ack { read: Seq(9), window: 4_096, doubtful: true }),
+        Frame::Session(Session { name: NAME, port: 1_517 }),
+        Frame::Data(data()),
+        Frame::Reply(Reply { name: NAME, bytes: b"c".to_vec() }),
+    ]);
     all
+}
+
+const NAME: SessionName = SessionName { id: 5, generation: 6 };
+
+/// Two datagrams, with a number left out between them; the second is empty.
+fn data() -> Data {
+    let mut bytes = Vec::new();
+    let mut writer = DataWriter::new(&mut bytes, 3);
+    writer.push(Seq(9), 5, b"ab");
+    writer.push(Seq(12), 7, b"");
+    writer.finish();
+    let frames = decoded(&bytes, 64);
+    let Ok([Frame::Data(data)]) = frames.as_deref() else { panic!("{frames:?}") };
+    data.clone()
 }
 
 fn encoded(frame: &Frame) -> Vec<u8> {
@@ -98,6 +121,40 @@ fn an_unknown_kind_is_passed_over_and_an_unknown_verdict_releases_nothing() {
     assert_eq!(Verdict::from_wire(99, 1), Verdict::Starting(Reason::Unknown));
     assert_eq!(Verdict::from_wire(0, 0), Verdict::Starting(Reason::Unknown));
     assert_eq!(Verdict::from_wire(6, 77), Verdict::Starting(Reason::Unknown));
+}
+
+#[test]
+fn datagrams_fill_as_few_frames_as_they_fit_and_the_largest_fits() {
+    let mut bytes = Vec::new();
+    let mut writer = DataWriter::new(&mut bytes, 1);
+    let payloads = [vec![1; DATAGRAM_BYTES_MAX], vec![2; 100], vec![3; 65_000], vec![4; DATAGRAM_BYTES_MAX]];
+    for (number, payload) in payloads.iter().enumerate() {
+        writer.push(Seq(number as u64), 0, payload);
+    }
+    writer.finish();
+    let frames = decoded(&bytes, 4_096).expect("they are frames");
+    let counts: Vec<usize> = frames
+        .iter()
+        .map(|frame| match frame {
+            Frame::Data(data) => data.items().count(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(counts, [2, 1, 1]);
+}
+
+#[test]
+fn datagrams_that_end_in_the_middle_or_go_back_are_refused() {
+    let good = encoded(&Frame::Data(data()));
+    let body = &good[5..];
+    for length in 5..body.len() {
+        // Behind the first datagram the frame may end.
+        let whole = length == 4 + 12 + 2;
+        let read = decoded(&layout::framed(DATA, &body[..length]), 64);
+        assert_eq!(read.is_ok(), whole, "{length} bytes");
+    }
+    let twice = [body, &body[4..]].concat();
+    assert_eq!(decoded(&layout::framed(DATA, &twice), 64), Err(WireError::Datagrams));
 }
 
 #[test]
@@ -180,6 +237,26 @@ prop_compose! {
     }
 }
 
+/// Any datagrams, in the order of their numbers.
+fn any_data() -> impl Strategy<Value = Data> {
+    let item = (0u64..9, any::<u16>(), prop::collection::vec(any::<u8>(), 0..40));
+    (any::<u32>(), any::<u32>(), prop::collection::vec(item, 0..6)).prop_map(|(epoch, first, items)| {
+        let mut bytes = Vec::new();
+        let mut next = u64::from(first);
+        let mut writer = DataWriter::new(&mut bytes, epoch);
+        for (skipped, session, payload) in &items {
+            writer.push(Seq(next + skipped), *session, payload);
+            next += skipped + 1;
+        }
+        writer.finish();
+        let frame = decoded(&bytes, 4_096).expect("in order").pop();
+        match frame {
+            Some(Frame::Data(data)) => data,
+            _ => data(),
+        }
+    })
+}
+
 /// Any frame as it can be read: a text is safe and short.
 fn any_frame() -> impl Strategy<Value = Frame> {
     let hello = (any::<u16>(), any::<u32>(), any::<u128>(), any::<u32>());
@@ -187,13 +264,32 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         prop::collection::vec(any::<char>().prop_filter("a control", |c| !c.is_control()), 0..TEXT_BYTES_MAX / 4);
     prop_oneof![
         hello.prop_map(|(version, features, stream, interval_ms)| {
-            Frame::Hello(Hello { version, features, stream, interval_ms })
+            Frame::Hello(Hello { version, features: Features(features), stream, interval_ms })
         }),
-        any::<(u16, u32)>().prop_map(|(version, features)| Frame::Welcome(Welcome { version, features })),
+        any::<(u16, u32)>()
+            .prop_map(|(version, features)| Frame::Welcome(Welcome { version, features: Features(features) })),
         text.prop_map(|text| Frame::Refusal(Refusal { text: text.into_iter().collect() })),
         any_ping().prop_map(Frame::Ping),
         any_pong().prop_map(Frame::Pong),
         verdict().prop_map(|verdict| Frame::Notice(Notice { verdict })),
+        Just(Frame::Attach(Attach)),
+        (any::<u32>(), prop::option::of(any::<u64>()), number(), number()).prop_map(
+            |(epoch, from, reached, window)| {
+                Frame::Resume(Resume { epoch, from: from.map(Seq), reached: Seq(reached), window })
+            }
+        ),
+        (number(), number(), any::<bool>()).prop_map(|(read, window, doubtful)| Frame::Ack(Ack {
+            read: Seq(read),
+            window,
+            doubtful
+        })),
+        (any::<u16>(), any::<u32>(), any::<u16>()).prop_map(|(id, generation, port)| {
+            Frame::Session(Session { name: SessionName { id, generation }, port })
+        }),
+        any_data().prop_map(Frame::Data),
+        (any::<u16>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..80)).prop_map(|(id, generation, bytes)| {
+            Frame::Reply(Reply { name: SessionName { id, generation }, bytes })
+        }),
     ]
 }
 
@@ -213,7 +309,7 @@ proptest! {
         parts in prop::collection::vec(
             prop_oneof![
                 any_frame().prop_map(|frame| encoded(&frame)),
-                (0u8..9, prop::collection::vec(any::<u8>(), 0..120)).prop_map(|(kind, body)| layout::framed(kind, &body)),
+                (0u8..14, prop::collection::vec(any::<u8>(), 0..120)).prop_map(|(kind, body)| layout::framed(kind, &body)),
                 prop::collection::vec(any::<u8>(), 0..20),
             ],
             0..6,
