@@ -1,0 +1,76 @@
+//! The file with the pre-shared key.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::net;
+use crate::seal::Key;
+
+/// A key file is one line; more is none.
+const FILE_BYTES_MAX: u64 = 1_024;
+/// Permissions of everybody.
+const OTHERS: u32 = 0o007;
+
+/// Reads the key.
+///
+/// # Errors
+/// Says which file, and why: it cannot be read, everybody may read it, it holds no key.
+pub fn load(path: &Path) -> Result<Key, String> {
+    let cannot = |error: std::io::Error| format!("cannot read the key {}: {error}", path.display());
+    let file = File::open(path).map_err(cannot)?;
+    let mode = file.metadata().map_err(cannot)?.permissions().mode();
+    if mode & OTHERS != 0 {
+        return Err(format!("cannot use the key {}: everybody may read it; chmod 600 it", path.display()));
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(cannot)?;
+    Key::from_text(&text).map_err(|why| format!("cannot use the key {}: {why}", path.display()))
+}
+
+/// A key that nobody has.
+pub fn generate() -> Key {
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(&net::random().to_be_bytes());
+    bytes[16..].copy_from_slice(&net::random().to_be_bytes());
+    Key::new(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(text: &str, mode: u32) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("ossec-broker-key-{}-{:x}", std::process::id(), net::random()));
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("permissions");
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_unless_everybody_may() {
+        let key = generate();
+        assert_eq!(load(&Scratch::new(&(key.to_text() + "\n"), 0o600).0), Ok(key.clone()));
+        assert_eq!(load(&Scratch::new(&key.to_text(), 0o640).0), Ok(key.clone()));
+        let refused = load(&Scratch::new(&key.to_text(), 0o644).0);
+        assert!(refused.is_err_and(|why| why.contains("everybody may read it") && !why.contains(&key.to_text())));
+        assert!(load(&Scratch::new("secret", 0o600).0).is_err_and(|why| !why.contains("secret")));
+        assert!(load(Path::new("/nowhere")).is_err_and(|why| why.contains("/nowhere")));
+        assert_ne!(generate(), key);
+    }
+}
