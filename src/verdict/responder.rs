@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::{ClientId, Grant, Judge, Request, Room, Sample, Windows};
@@ -18,6 +18,10 @@ const CLAIM_BYTES_MAX: u64 = 1 << 32;
 const OVERFLOW_CALM: Duration = Duration::from_secs(10);
 /// While clients wait for remoted: how often to look without being asked, so that they are told soon.
 const WATCH_GAP: Duration = Duration::from_millis(500);
+/// The one that injects what came over transport tcp: one client among the others, which are numbered from 0.
+const INJECTOR: ClientId = ClientId::MAX;
+/// Nothing is under way between it and remoted's socket: a grant is used at once, or asked for anew.
+const INJECTION_LEASE: Duration = Duration::from_millis(5);
 /// While datagrams wait in remoted's socket: often enough that a socket which fills as fast as it is read is not taken for one that stands still.
 const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
 
@@ -60,7 +64,7 @@ impl Responder {
 
     /// Answers a client at this address from the newest sample. `gap`: least time between the beginnings of two heartbeats.
     pub fn handle_ping(&mut self, now: Time, client: ClientId, address: IpAddr, ping: &Ping, gap: Duration) -> Pong {
-        let grant = self.grant(now, client, address, ping);
+        let grant = self.grant(now, request(client, address, ping), ping.unsent_cost());
         let active = self.windows.active(now);
         let judge = &self.judge;
         Pong {
@@ -78,6 +82,25 @@ impl Responder {
         }
     }
 
+    /// How much transport tcp may inject at this moment, in bytes of buffer cost: it shares remoted's buffer with the clients that send by
+    /// themselves. `next` is the cost of the datagram whose turn it is, `waiting` of all, `unread` of what was injected and not read.
+    pub fn handle_injection(&mut self, now: Time, next: u64, waiting: u64, unread: u64) -> u64 {
+        let request = Request {
+            client: INJECTOR,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            wants: true,
+            next_cost: next,
+            unconfirmed_cost: unread,
+            lease: INJECTION_LEASE,
+        };
+        self.grant(now, request, waiting).window.saturating_sub(unread)
+    }
+
+    /// Transport tcp has nothing to inject: others need not share with it.
+    pub fn handle_injected_all(&mut self) {
+        self.windows.handle_gone(INJECTOR);
+    }
+
     /// How long after the newest sample to look at remoted unasked, for the sake of the clients that are connected.
     pub fn watch_gap(&self) -> Option<Duration> {
         match self.judge.verdict() {
@@ -87,21 +110,21 @@ impl Responder {
         }
     }
 
-    fn grant(&mut self, now: Time, client: ClientId, address: IpAddr, ping: &Ping) -> Grant {
+    fn grant(&mut self, now: Time, request: Request, need: u64) -> Grant {
         if self.judge.verdict() != Verdict::Up {
             return Grant { window: 0, ask_again: Duration::ZERO };
         }
-        let request = request(client, address, ping);
         let room = Room {
             buffer: self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT),
             queue: self.judge.queue(),
             overflows: self.overflows(now),
             reads: self.judge.is_reading(now),
         };
-        self.windows.handle_request_for(now, request, ping.unsent_cost().min(CLAIM_BYTES_MAX), room)
+        self.windows.handle_request_for(now, request, need.min(CLAIM_BYTES_MAX), room)
     }
 
-    fn overflows(&self, now: Time) -> bool {
+    /// remoted's socket has dropped something not long ago.
+    pub fn overflows(&self, now: Time) -> bool {
         self.overflowed.is_some_and(|at| now.since(at) < OVERFLOW_CALM)
     }
 }

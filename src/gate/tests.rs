@@ -1,0 +1,113 @@
+use super::*;
+use crate::verdict::{Owner, Presence, Socket};
+use crate::wire::{Assembler, DataWriter, Frame, Seq, SessionName};
+
+const BUFFER: u64 = 212_992;
+const SMALL: u64 = 832;
+
+fn ms(n: u64) -> Time {
+    Time::from_millis(n)
+}
+
+fn sample(queue: u64, drops: u32) -> Sample {
+    Sample {
+        presence: Presence::Running,
+        sockets: vec![Socket { inode: 1, rx_queue: queue, drops, buffer: Some(BUFFER) }],
+        owners: vec![Owner { pid: 7, start_ticks: 1 }],
+        age: Some(Duration::from_hours(1)),
+        companion: None,
+        missing: None,
+    }
+}
+
+fn data(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
+    let mut bytes = Vec::new();
+    let mut writer = DataWriter::new(&mut bytes, epoch);
+    for number in numbers {
+        writer.push(Seq(number), 0, b"x");
+    }
+    writer.finish();
+    let mut assembler = Assembler::default();
+    assembler.push(&bytes);
+    match assembler.next_frame() {
+        Ok(Some(Frame::Data(data))) => data,
+        other => panic!("a frame of datagrams expected, not {other:?}"),
+    }
+}
+
+/// remoted up, one client that has sent so many datagrams.
+fn gate(datagrams: u64) -> Gate {
+    let mut gate = Gate::new(Duration::ZERO);
+    gate.handle_sample(ms(0), &sample(0, 0));
+    gate.handle_attach(ms(0), 1, 77, IpAddr::from([10, 0, 0, 1]));
+    gate.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 }).expect("attached");
+    gate.handle_data(1, data(1, 0..datagrams)).expect("in order");
+    while gate.poll_told().is_some() {}
+    gate
+}
+
+/// Injects all that may be; how many.
+fn inject(gate: &mut Gate, now: Time) -> u64 {
+    let mut injected = 0;
+    while let Some(volley) = gate.poll(now) {
+        let count = volley.payloads.len();
+        gate.handle_injected(count);
+        injected += count as u64;
+    }
+    injected
+}
+
+#[test]
+fn no_more_is_injected_than_remoteds_buffer_takes_until_some_is_read() {
+    let mut gate = gate(1_000);
+    let first = inject(&mut gate, ms(0));
+    assert!((100..=BUFFER / 2 / SMALL).contains(&first), "{first} at once");
+    gate.handle_sample(ms(1), &sample(first * SMALL, 0));
+    assert_eq!(inject(&mut gate, ms(1)), 0, "it has read nothing");
+    gate.handle_sample(ms(2), &sample(first / 2 * SMALL, 0));
+    assert_eq!(inject(&mut gate, ms(2)), 0, "what was read is known when all of the step was");
+    gate.handle_sample(ms(3), &sample(0, 0));
+    assert_eq!(inject(&mut gate, ms(3)), first);
+}
+
+#[test]
+fn nothing_is_injected_while_remoted_is_not_up() {
+    let mut gate = gate(5);
+    gate.handle_sample(ms(1), &Sample { presence: Presence::Stopped, ..sample(0, 0) });
+    assert_eq!(inject(&mut gate, ms(1)), 0);
+    gate.handle_sample(ms(2), &sample(0, 0));
+    assert_eq!(inject(&mut gate, ms(2)), 5);
+}
+
+#[test]
+fn a_drop_sends_clients_back_once_and_what_goes_on_dropping_is_others() {
+    let mut gate = gate(5);
+    assert_eq!(inject(&mut gate, ms(0)), 5);
+    gate.handle_sample(ms(1), &sample(5 * SMALL, 1));
+    let told: Vec<Told> = std::iter::from_fn(|| gate.poll_told()).map(|(_, told)| told).collect();
+    assert!(matches!(told[0], Told::Resume(resume) if resume.from == Some(Seq(0)) && resume.epoch == 2), "{told:?}");
+    gate.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 }).expect("attached");
+    gate.handle_data(1, data(2, 0..5)).expect("again");
+    assert_eq!(inject(&mut gate, ms(1)), 5);
+    gate.handle_sample(ms(2), &sample(5 * SMALL, 2));
+    gate.handle_sample(ms(3), &sample(0, 3));
+    let told: Vec<Told> = std::iter::from_fn(|| gate.poll_told()).map(|(_, told)| told).collect();
+    assert!(matches!(told[..], [Told::Ack(ack)] if ack.read == Seq(5) && ack.doubtful), "{told:?}");
+}
+
+#[test]
+fn remoted_is_looked_at_soon_while_it_reads_and_seldom_while_it_does_not() {
+    let mut gate = gate(5);
+    inject(&mut gate, ms(0));
+    let mut at = ms(0);
+    let mut gaps = Vec::new();
+    for _ in 0..8 {
+        let next = gate.next_look().expect("something is not read");
+        gaps.push(next.since(at).as_millis());
+        at = next;
+        gate.handle_sample(at, &sample(5 * SMALL, 0));
+    }
+    assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 50, 50]);
+    gate.handle_sample(at, &sample(0, 0));
+    assert_eq!(gate.next_look(), None);
+}

@@ -1,0 +1,254 @@
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::wire::{Assembler, DataWriter, Frame, SessionName};
+
+const LIFE: Incarnation = Incarnation(1);
+const OTHER_LIFE: Incarnation = Incarnation(2);
+const STREAM: StreamId = 77;
+const NOW: Time = Time::ZERO;
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+/// A frame with these numbers, each in a datagram of session 0 that says it.
+fn data(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
+    let mut bytes = Vec::new();
+    let mut writer = DataWriter::new(&mut bytes, epoch);
+    for number in numbers {
+        writer.push(Seq(number), 0, &number.to_be_bytes());
+    }
+    writer.finish();
+    let mut assembler = Assembler::default();
+    assembler.push(&bytes);
+    match assembler.next_frame() {
+        Ok(Some(Frame::Data(data))) => data,
+        other => panic!("a frame of datagrams expected, not {other:?}"),
+    }
+}
+
+const fn session(id: u16, generation: u32) -> Session {
+    Session { name: SessionName { id, generation }, port: 1_517 }
+}
+
+/// One stream on this connection, told where to go on, with its agent named.
+fn attached(streams: &mut Streams, connection: ConnectionId, stream: StreamId) -> Resume {
+    streams.handle_attach(NOW, connection, stream, HOST);
+    streams.handle_session(connection, session(0, 0)).expect("it is attached");
+    let mut resume = None;
+    while let Some((to, told)) = streams.poll_told() {
+        if let (true, Told::Resume(told)) = (to == connection, told) {
+            resume = Some(told);
+        }
+    }
+    resume.expect("it is told where to go on")
+}
+
+/// remoted seen, one stream attached in its first epoch.
+fn begun() -> Streams {
+    let mut streams = Streams::default();
+    streams.handle_sample(LIFE, 0, 0);
+    let resume = attached(&mut streams, 1, STREAM);
+    assert_eq!((resume.epoch, resume.from, resume.reached), (1, None, Seq(u64::MAX)), "nothing is known of it");
+    streams
+}
+
+/// Injects all that fits `room`; the numbers, as the datagrams say them.
+fn inject(streams: &mut Streams, mut room: u64) -> Vec<u64> {
+    let mut injected = Vec::new();
+    while let Some(volley) = streams.poll(room) {
+        let payloads = &volley.payloads;
+        let count = payloads.len();
+        injected.extend(payloads.iter().map(|bytes| u64::from_be_bytes((*bytes).try_into().expect("a number"))));
+        room -= 832 * count as u64;
+        streams.handle_injected(count);
+    }
+    injected
+}
+
+/// Everything that connections are told.
+fn told(streams: &mut Streams) -> Vec<(ConnectionId, Told)> {
+    std::iter::from_fn(|| streams.poll_told()).collect()
+}
+
+const fn ack(read: u64) -> Told {
+    Told::Ack(Ack { read: Seq(read), window: WINDOW_MAX, doubtful: false })
+}
+
+#[test]
+fn what_was_injected_is_acknowledged_when_it_was_read_and_not_before() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 10..13)).expect("in order");
+    assert_eq!(inject(&mut streams, 10_000), [10, 11, 12]);
+    assert_eq!(told(&mut streams), []);
+    streams.handle_sample(LIFE, 0, 3 * 832);
+    assert_eq!(told(&mut streams), [], "it lies in the socket");
+    streams.handle_sample(LIFE, 832, 2 * 832);
+    assert_eq!(told(&mut streams), []);
+    streams.handle_sample(LIFE, 3 * 832, 832);
+    assert_eq!(told(&mut streams), [(1, ack(13))], "so much was read, and something of others waits");
+    assert_eq!(streams.unread_cost(), 0);
+    streams.handle_data(1, data(1, 13..14)).expect("in order");
+    inject(&mut streams, 10_000);
+    streams.handle_sample(LIFE, 3 * 832, 0);
+    assert_eq!(
+        told(&mut streams),
+        [(1, ack(14))],
+        "an empty queue says it too: a fall between two samples is not seen"
+    );
+}
+
+#[test]
+fn another_life_of_remoted_gets_what_the_last_one_had_not_read() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..6)).expect("in order");
+    assert_eq!(inject(&mut streams, 2 * 832), [0, 1]);
+    streams.handle_sample(LIFE, 0, 0);
+    assert_eq!(told(&mut streams), [(1, ack(2))]);
+    assert_eq!(inject(&mut streams, 2 * 832), [2, 3]);
+    streams.handle_sample(Incarnation::default(), 0, 0);
+    let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(4), window: WINDOW_MAX };
+    assert_eq!(told(&mut streams), [(1, Told::Resume(resume)), (1, ack(2))]);
+    streams.handle_data(1, data(1, 6..8)).expect("what was under way counts for nothing");
+    assert_eq!(inject(&mut streams, 10_000), [0; 0], "2 has to come first");
+    streams.handle_sample(OTHER_LIFE, 0, 0);
+    assert_eq!(told(&mut streams), [], "nothing was injected meanwhile");
+    streams.handle_session(1, session(0, 0)).expect("named again");
+    streams.handle_data(1, data(2, 2..8)).expect("from where it was told");
+    assert_eq!(inject(&mut streams, 10_000), [2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn a_life_that_had_read_everything_ends_without_a_copy() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..2)).expect("in order");
+    inject(&mut streams, 10_000);
+    streams.handle_sample(LIFE, 0, 0);
+    told(&mut streams);
+    streams.handle_data(1, data(1, 2..4)).expect("in order");
+    streams.handle_sample(OTHER_LIFE, 0, 0);
+    assert_eq!(told(&mut streams), []);
+    assert_eq!(inject(&mut streams, 10_000), [2, 3], "what waited goes to the new one");
+}
+
+#[test]
+fn a_new_connection_goes_on_behind_what_was_injected_and_the_old_one_is_heard_no_more() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..8)).expect("in order");
+    assert_eq!(inject(&mut streams, 3 * 832), [0, 1, 2]);
+    streams.handle_sample(LIFE, 0, 3 * 832);
+    assert_eq!(streams.handle_attach(NOW, 2, STREAM, HOST), Some(1));
+    assert_eq!(streams.handle_data(1, data(1, 8..9)), Err(Offence::Unattached));
+    let resume = Resume { epoch: 2, from: Some(Seq(3)), reached: Seq(3), window: WINDOW_MAX };
+    assert_eq!(told(&mut streams), [(2, Told::Resume(resume)), (2, ack(0))]);
+    assert_eq!(inject(&mut streams, 10_000), [0; 0], "what the old one still had is discarded");
+    streams.handle_session(2, session(0, 0)).expect("named again");
+    streams.handle_data(2, data(2, 3..5)).expect("from where it was told");
+    assert_eq!(inject(&mut streams, 10_000), [3, 4]);
+    streams.handle_gone(NOW, 1);
+    streams.handle_sample(LIFE, 5 * 832, 0);
+    assert_eq!(told(&mut streams), [(2, ack(5))], "also what the old one had brought");
+}
+
+#[test]
+fn what_a_client_sent_before_it_went_away_is_injected() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..4)).expect("in order");
+    streams.handle_gone(NOW, 1);
+    assert_eq!(inject(&mut streams, 10_000), [0, 1, 2, 3]);
+    streams.handle_sample(LIFE, 0, 0);
+    let resume = attached(&mut streams, 2, STREAM);
+    assert_eq!((resume.from, resume.reached), (Some(Seq(4)), Seq(4)));
+}
+
+#[test]
+fn streams_take_turns_and_no_volley_is_of_two_agents() {
+    let mut streams = begun();
+    attached(&mut streams, 2, STREAM + 1);
+    streams.handle_data(1, data(1, 0..100)).expect("in order");
+    streams.handle_data(2, data(1, 1_000..1_003)).expect("in order");
+    let injected = inject(&mut streams, 1 << 20);
+    let at = injected.iter().position(|&number| number == 1_000).expect("it had its turn");
+    assert_eq!(at, TURN_DATAGRAMS as usize);
+    assert_eq!(injected.len(), 103);
+    assert!(injected.iter().filter(|&&number| number < 1_000).is_sorted());
+
+    streams.handle_session(1, session(1, 0)).expect("attached");
+    let mut bytes = Vec::new();
+    let mut writer = DataWriter::new(&mut bytes, 1);
+    for (number, session) in [(100, 0), (101, 1), (102, 1)] {
+        writer.push(Seq(number), session, b"x");
+    }
+    writer.finish();
+    let mut assembler = Assembler::default();
+    assembler.push(&bytes);
+    let Ok(Some(Frame::Data(mixed))) = assembler.next_frame() else { panic!("datagrams expected") };
+    streams.handle_data(1, mixed).expect("in order");
+    for expected in [(0, 1), (1, 2)] {
+        let volley = streams.poll(1 << 20).expect("there is more");
+        let count = volley.payloads.len();
+        assert_eq!((volley.session.name.id, count), expected);
+        streams.handle_injected(count);
+    }
+}
+
+#[test]
+fn a_place_that_is_given_to_another_agent_changes_hands_behind_what_waits_for_the_first() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..1)).expect("in order");
+    streams.handle_session(1, session(0, 1)).expect("attached");
+    streams.handle_data(1, data(1, 1..2)).expect("in order");
+    for generation in [0, 1] {
+        assert_eq!(streams.poll(832).expect("one each").session.name.generation, generation);
+        streams.handle_injected(1);
+    }
+}
+
+#[test]
+fn an_overflow_sends_back_what_was_injected_since_the_sample_before() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..6)).expect("in order");
+    inject(&mut streams, 2 * 832);
+    streams.handle_sample(LIFE, 0, 2 * 832);
+    inject(&mut streams, 2 * 832);
+    streams.handle_overflow();
+    let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(4), window: WINDOW_MAX };
+    assert_eq!(told(&mut streams), [(1, Told::Resume(resume)), (1, ack(0))]);
+    assert_eq!(streams.unread_cost(), 2 * 832);
+    streams.handle_sample(LIFE, 2 * 832, 0);
+    assert_eq!(told(&mut streams), [(1, ack(2))]);
+}
+
+#[test]
+fn what_no_client_of_ours_sends_is_an_offence() {
+    let mut streams = begun();
+    assert_eq!(streams.handle_data(9, data(1, 0..1)), Err(Offence::Unattached));
+    assert_eq!(streams.handle_session(9, session(0, 0)), Err(Offence::Unattached));
+    streams.handle_data(1, data(1, 5..7)).expect("in order");
+    assert_eq!(streams.handle_data(1, data(1, 6..8)), Err(Offence::Order));
+    let mut bytes = Vec::new();
+    let mut writer = DataWriter::new(&mut bytes, 1);
+    writer.push(Seq(8), 3, b"x");
+    writer.finish();
+    let mut assembler = Assembler::default();
+    assembler.push(&bytes);
+    let Ok(Some(Frame::Data(unnamed))) = assembler.next_frame() else { panic!("datagrams expected") };
+    assert_eq!(streams.handle_data(1, unnamed), Err(Offence::Unnamed));
+    let mut next = 10;
+    let offence = loop {
+        match streams.handle_data(1, data(1, next..next + 500)) {
+            Ok(()) => next += 500,
+            Err(offence) => break offence,
+        }
+    };
+    assert_eq!(offence, Offence::TooMuch);
+    assert!(next * 832 < 3 * WINDOW_MAX, "{next} were taken in");
+}
+
+#[test]
+fn a_window_is_an_equal_part_of_what_all_may_have() {
+    let mut streams = Streams::default();
+    let mut last = 0;
+    for connection in 0..100 {
+        last = attached(&mut streams, connection, u128::from(connection)).window;
+    }
+    assert_eq!(last, WINDOWS_TOTAL / 100);
+}
