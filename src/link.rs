@@ -26,10 +26,12 @@ mod drops;
 mod prompt;
 mod proof;
 mod rtt;
+mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use dial::{ATTEMPTS_MAX, Dialer};
+pub use stream::{Resumption, Stream};
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -18,20 +18,23 @@ mod counters;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod way;
 
 pub use batch::Batch;
 pub use counters::{Counters, DropReason};
 pub use sessions::{Origin, SessionRef};
+pub use way::Transport;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::buffer::{Buffer, Full, Gone, SessionId, Tally};
-use crate::link::{self, Flight, Link, Outcome, Probe, Rewind, Standing, Work};
+use crate::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
+use crate::link::{self, Flight, Outcome, Probe, Resumption, Rewind, Standing, Work};
 use crate::time::Time;
-use crate::wire::{Ping, Pong, Seq, buffer_cost};
+use crate::wire::{Ack, Ping, Pong, Resume, Seq, buffer_cost};
 use sessions::Sessions;
+use way::Way;
 
 /// With `--rate`: what falls due within this goes out together, so that a high rate does not cost a timer for each datagram.
 const RATE_BURST: Duration = Duration::from_millis(5);
@@ -61,6 +64,8 @@ pub struct Config {
     pub resend: bool,
     /// Bound of the table of sessions.
     pub sessions_max: SessionId,
+    /// How datagrams travel.
+    pub transport: Transport,
     /// Durations of the link.
     pub link: link::Settings,
 }
@@ -96,7 +101,7 @@ pub struct Snapshot {
 pub struct Relay {
     config: Config,
     buffer: Buffer,
-    link: Link,
+    way: Way,
     sessions: Sessions,
     counters: Counters,
     target: Option<SocketAddr>,
@@ -124,7 +129,7 @@ impl Relay {
     pub fn new(config: Config) -> Self {
         Self {
             buffer: Buffer::new(config.buffer_bytes),
-            link: Link::new(config.link),
+            way: Way::new(config.transport, config.link),
             sessions: Sessions::new(config.sessions_max),
             counters: Counters::default(),
             target: None,
@@ -174,20 +179,20 @@ impl Relay {
 
     /// A connection to the broker server was made and greeted in `round_trip`; datagrams go to `target`.
     pub fn handle_connected(&mut self, now: Time, round_trip: Duration, target: SocketAddr) {
-        let rewind = self.link.handle_connected(now, round_trip, self.flight());
+        let rewind = self.way.handle_connected(now, round_trip, self.flight());
         self.target = Some(target);
         self.apply(rewind);
     }
 
     /// The connection is gone.
     pub fn handle_disconnected(&mut self, now: Time) {
-        let rewind = self.link.handle_disconnected(now, self.flight());
+        let rewind = self.way.handle_disconnected(now, self.flight());
         self.apply(rewind);
     }
 
     /// How long a heartbeat that begins now would allow release.
     pub fn lease(&self) -> Duration {
-        self.link.lease()
+        self.way.lease()
     }
 
     /// When the next heartbeat should begin; `None` if none can.
@@ -197,13 +202,13 @@ impl Relay {
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
         let hurry = self.draining && self.buffer.held().datagrams > 0;
         let unsent = self.buffer.unsent().datagrams > 0 && !self.may_release(now);
-        self.link.next_heartbeat(Work { unsent: unsent.then_some(self.rate_free), hurry })
+        self.way.next_heartbeat(Work { unsent: unsent.then_some(self.rate_free), hurry })
     }
 
     /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
     pub fn begin_heartbeat(&mut self, now: Time) -> Option<(Probe, Ping)> {
         self.expire(now);
-        let probe = self.link.begin(now, self.flight())?;
+        let probe = self.way.begin(now, self.flight())?;
         let ping = Ping {
             number: probe.number(),
             oldest: self.buffer.oldest(),
@@ -223,41 +228,74 @@ impl Relay {
 
     /// A heartbeat was answered.
     pub fn handle_pong(&mut self, now: Time, probe: Probe, pong: &Pong) -> Outcome {
-        let outcome = self.link.handle_pong(now, probe, pong, self.flight());
+        let outcome = self.way.handle_pong(now, probe, pong, self.flight());
         self.apply(outcome.rewind);
         self.counters.others_drops = self.counters.others_drops.saturating_add(outcome.others_drops);
         if let Some(bound) = outcome.confirm {
-            self.confirm_abandoned(bound);
-            while let Some(gone) = self.buffer.pop_released(bound) {
-                self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(gone_cost(&gone));
-                self.sessions.handle_settled(gone.session);
-                self.counters.confirmed += 1;
-                self.counters.doubtful += u64::from(outcome.doubtful);
-            }
+            self.confirm(bound, outcome.doubtful);
         }
         self.audit();
         outcome
     }
 
+    /// Transport tcp: the server says where to go on.
+    pub fn handle_resume(&mut self, resume: &Resume) {
+        let flight = self.flight();
+        let Way::Tcp(stream) = &mut self.way else {
+            return;
+        };
+        if let Some(resumption) = stream.handle_resume(resume, flight) {
+            self.go_on_from(resumption);
+        }
+        self.audit();
+    }
+
+    /// Transport tcp: remoted has read something.
+    pub fn handle_ack(&mut self, ack: &Ack) {
+        let flight = self.flight();
+        let Way::Tcp(stream) = &mut self.way else {
+            return;
+        };
+        if let Some(bound) = stream.handle_ack(ack, flight) {
+            self.confirm(bound, ack.doubtful);
+        }
+        self.audit();
+    }
+
+    /// Transport tcp: something came in over the connection, or was seen to arrive at the other host.
+    pub fn handle_alive(&mut self, now: Time) {
+        if let Way::Tcp(stream) = &mut self.way {
+            stream.handle_alive(now);
+        }
+    }
+
+    /// Transport tcp: what the frames of this batch must say; `None` if they would come to nothing.
+    pub fn stream_epoch(&self, batch: &Batch) -> Option<u32> {
+        match &self.way {
+            Way::Tcp(stream) if stream.epoch() == batch.epoch() => stream.server_epoch(),
+            Way::Tcp(_) | Way::Udp(_) => None,
+        }
+    }
+
     /// The server says that its verdict has changed.
     pub const fn handle_notice(&mut self) {
-        self.link.handle_notice();
+        self.way.handle_notice();
     }
 
     /// Time has passed: see [`Self::next_deadline`].
     pub fn handle_time(&mut self, now: Time) {
-        let rewind = self.link.handle_time(now, self.flight());
+        let rewind = self.way.handle_time(now, self.flight());
         self.apply(rewind);
     }
 
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
     pub fn next_deadline(&self, now: Time) -> Option<Time> {
-        self.link.next_deadline(now)
+        self.way.next_deadline(now)
     }
 
     /// The connection has been silent for too long to be waited for.
     pub fn is_silent(&self, now: Time) -> bool {
-        self.link.is_silent(now)
+        self.way.is_silent(now)
     }
 
     /// Fills `batch` with what may be sent at this moment; whether there is anything.
@@ -266,7 +304,7 @@ impl Relay {
     pub fn poll_release(&mut self, now: Time, batch: &mut Batch) -> bool {
         batch.clear();
         self.expire(now);
-        let (Some(permit), Some(target)) = (self.link.permit(now), self.target) else {
+        let (Some(permit), Some(target)) = (self.way.permit(now), self.target) else {
             return false;
         };
         batch.begin(permit.epoch, permit.until, target);
@@ -299,12 +337,16 @@ impl Relay {
         if sent == 0 {
             return;
         }
+        if matches!(self.way, Way::Tcp(_)) && batch.epoch() != self.way.epoch() {
+            // It goes nowhere: the connection sends nothing of an epoch that is over.
+            return;
+        }
         self.counters.sent += sent as u64;
         if let Some(rate) = self.config.rate {
             self.rate_free = self.rate_free.max(now) + Duration::from_secs(1) / rate.get() * sent as u32;
         }
         // After a rewind they count as never sent: they come again, in their order, before anything newer; or never.
-        if batch.epoch() == self.link.epoch() {
+        if batch.epoch() == self.way.epoch() {
             let before = self.unconfirmed_cost;
             for at in 0..sent {
                 if self.is_next(batch.seq(at))
@@ -314,7 +356,7 @@ impl Relay {
                     self.sessions.handle_released(gone.session);
                 }
             }
-            self.link.handle_released(now, self.unconfirmed_cost - before, before == 0);
+            self.way.handle_released(now, self.unconfirmed_cost - before, before == 0);
         } else if self.config.resend {
             self.counters.copies += sent as u64;
         } else {
@@ -338,8 +380,8 @@ impl Relay {
     /// A datagram was refused, by the far end or by the own system.
     pub fn handle_refused(&mut self, now: Time) {
         self.counters.refusals += 1;
-        let rewind = self.link.handle_refused(now, self.flight());
-        self.apply(Some(rewind));
+        let rewind = self.way.handle_refused(now, self.flight());
+        self.apply(rewind);
     }
 
     /// Where a reply to this session goes; `None` if the session has given way to another, or if it is not remoted that sends.
@@ -350,6 +392,18 @@ impl Relay {
         let origin = self.sessions.handle_reply(now, session)?;
         self.counters.replies += 1;
         Some(origin)
+    }
+
+    /// Transport tcp: where a reply to this session goes that came over the connection.
+    pub fn handle_carried_reply(&mut self, now: Time, session: SessionRef) -> Option<Origin> {
+        let origin = self.sessions.handle_reply(now, session)?;
+        self.counters.replies += 1;
+        Some(origin)
+    }
+
+    /// The current epoch; what was prepared in another is of no use.
+    pub fn epoch(&self) -> u64 {
+        self.way.epoch()
     }
 
     /// From here on nothing more comes in: what is held is to be confirmed as soon as possible.
@@ -386,7 +440,7 @@ impl Relay {
 
     /// A view for the log.
     pub fn snapshot(&self, now: Time) -> Snapshot {
-        let standing = self.link.standing();
+        let standing = self.way.standing();
         Snapshot {
             standing,
             held: self.buffer.held(),
@@ -398,7 +452,7 @@ impl Relay {
 
     /// Something could be sent if the rate allowed it.
     fn may_release(&mut self, now: Time) -> bool {
-        let Some(permit) = self.link.permit(now) else {
+        let Some(permit) = self.way.permit(now) else {
             return false;
         };
         let cost = self.unconfirmed_cost;
@@ -428,6 +482,40 @@ impl Relay {
         self.unconfirmed_cost = 0;
         self.abandoned = None;
         self.audit();
+    }
+
+    /// Everything below `bound` has been read.
+    fn confirm(&mut self, bound: Seq, doubtful: bool) {
+        self.confirm_abandoned(bound);
+        while let Some(gone) = self.buffer.pop_released(bound) {
+            self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(gone_cost(&gone));
+            self.sessions.handle_settled(gone.session);
+            self.counters.confirmed += 1;
+            self.counters.doubtful += u64::from(doubtful);
+        }
+    }
+
+    /// What is below `from` stays released, the rest counts as never sent. Of that, what is below `reached` may have reached remoted.
+    fn go_on_from(&mut self, Resumption { from, reached }: Resumption) {
+        let end = self.buffer.next();
+        // The server has none of it any more but what remoted has not read, and that is not counted against the window there.
+        self.abandoned = None;
+        self.unconfirmed_cost = 0;
+        self.buffer.rewind();
+        while self.buffer.peek().is_some_and(|entry| entry.seq < from.min(end))
+            && let Some(gone) = self.buffer.advance()
+        {
+            self.unconfirmed_cost += gone_cost(&gone);
+        }
+        self.counters.rewinds += u64::from(self.buffer.next() < end);
+        let doubtful = |entry: &Entry<'_>| entry.seq < reached.min(end);
+        if self.config.resend {
+            self.counters.copies += self.buffer.unsent_entries().take_while(doubtful).count() as u64;
+        } else {
+            while self.buffer.peek().is_some_and(|entry| doubtful(&entry)) {
+                self.drop_next(DropReason::NotResent);
+            }
+        }
     }
 
     /// Drops what has become too old, as far as it is not under way.

@@ -41,6 +41,11 @@ impl Dialer {
         }
     }
 
+    /// A server has refused, and will do so again until somebody changes its settings or ours.
+    pub fn handle_refusal(&mut self, now: Time) {
+        self.next_start = self.next_start.max(now + self.jittered(SPACING_MAX));
+    }
+
     /// A connection has answered.
     pub const fn handle_link(&mut self) {
         self.outage = None;

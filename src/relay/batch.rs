@@ -69,12 +69,13 @@ impl Batch {
         &self.bytes[item.start..item.end]
     }
 
-    pub(super) const fn epoch(&self) -> u64 {
+    /// The epoch in which it was taken out.
+    pub const fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// The number of the `at`-th datagram.
-    pub(super) fn seq(&self, at: usize) -> Seq {
+    pub fn seq(&self, at: usize) -> Seq {
         self.items[at].seq
     }
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::wire::{Incarnation, Verdict};
 
 mod histories;
+mod stream;
 
 const TARGET: ([u8; 4], u16) = ([10, 0, 0, 2], 1_514);
 const SMALL: u64 = 832;
@@ -14,6 +15,7 @@ fn config() -> Config {
         rate: None,
         resend: true,
         sessions_max: 4,
+        transport: Transport::Udp,
         link: link::Settings {
             interval: Duration::from_secs(1),
             lease: Duration::from_millis(100),

@@ -1,0 +1,225 @@
+//! Transport tcp: acknowledgements in; what may be sent, where to go on and what is confirmed out.
+//!
+//! ```text
+//!    no connection ──connected──► attached ──resume──► going ──resume──┐
+//!          ▲                          │                 │ ▲────────────┘ (remoted was started anew)
+//!          └────────────gone──────────┴──────gone───────┘
+//! ```
+//!
+//! * **Release.** What may be sent is bounded by the window of the newest [`Resume`] or [`Ack`]; there is no lease. TCP loses nothing while the
+//!   connection lasts, so a heartbeat says only what people and the log want to know, and whether the connection is alive.
+//! * **Confirm.** The server acknowledges what remoted has read. Nothing else confirms.
+//! * **Go on.** When a connection has gone nobody here knows how much arrived. The server knows, and says where to go on: with what it has not
+//!   injected into the present remoted. Only a server that was started anew does not know: then from the oldest that is not acknowledged.
+//!
+//! A connection is silent when nothing has come in for `--timeout` although an answer is due, and when nothing that was sent has reached the
+//! other host meanwhile: over a narrow link an answer may take long behind the data.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::rtt::RoundTrip;
+use super::{Flight, GAP_MIN, HEARTBEATS_MAX, Permit, Probe, Settings, Standing, Work};
+use crate::time::Time;
+use crate::wire::{Ack, LEASE_MAX, Pong, Resume, Seq, Verdict};
+
+/// The state of the way to the broker server. See the head of this file.
+#[derive(Debug)]
+pub struct Stream {
+    settings: Settings,
+    rtt: RoundTrip,
+    connection: Option<Connection>,
+    connections: u64,
+    heartbeats: u64,
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    id: u64,
+    /// Heartbeats under way, the oldest first: number and beginning.
+    outstanding: VecDeque<(u64, Time)>,
+    last_begun: Option<Time>,
+    /// When something came in last, or was seen to arrive at the other host.
+    last_alive: Time,
+    verdict: Option<Verdict>,
+    going: Option<Going>,
+    gap: Duration,
+    /// The server said that something has changed.
+    nudged: bool,
+}
+
+/// The server has said where to go on.
+#[derive(Clone, Copy, Debug)]
+struct Going {
+    /// The server's number of it.
+    epoch: u32,
+    window: u64,
+}
+
+/// From where everything is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumption {
+    /// The next to send.
+    pub from: Seq,
+    /// What is below may have reached remoted.
+    pub reached: Seq,
+}
+
+impl Stream {
+    /// A stream without a connection.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, rtt: RoundTrip::default(), connection: None, connections: 0, heartbeats: 0, epoch: 0 }
+    }
+
+    /// The current epoch; it ends when the connection does, and with each [`Resume`].
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What the frames of this epoch must say; `None` while nothing may be sent.
+    pub fn server_epoch(&self) -> Option<u32> {
+        self.going().map(|going| going.epoch)
+    }
+
+    /// How long a heartbeat may take.
+    pub fn lease(&self) -> Duration {
+        self.settings.timeout.min(LEASE_MAX)
+    }
+
+    /// A connection was made and greeted in `round_trip`. One that was there before is given up.
+    pub fn handle_connected(&mut self, now: Time, round_trip: Duration) {
+        self.handle_disconnected();
+        self.rtt.handle_sample(round_trip);
+        self.connections += 1;
+        self.connection = Some(Connection {
+            id: self.connections,
+            outstanding: VecDeque::new(),
+            last_begun: None,
+            last_alive: now,
+            verdict: None,
+            going: None,
+            gap: GAP_MIN,
+            nudged: false,
+        });
+    }
+
+    /// The connection is gone, whatever the reason.
+    pub fn handle_disconnected(&mut self) {
+        if self.connection.take().is_some() {
+            self.epoch += 1;
+        }
+    }
+
+    /// The server says where to go on.
+    pub fn handle_resume(&mut self, resume: &Resume, flight: Flight) -> Option<Resumption> {
+        let connection = self.connection.as_mut()?;
+        connection.going = Some(Going { epoch: resume.epoch, window: resume.window });
+        self.epoch += 1;
+        // What it names beyond what was sent is not ours to skip, and what is confirmed is not here any more.
+        let from = resume.from.map_or(flight.oldest, |from| from.clamp(flight.oldest, flight.next));
+        Some(Resumption { from, reached: resume.reached })
+    }
+
+    /// Remoted has read something.
+    pub fn handle_ack(&mut self, ack: &Ack, flight: Flight) -> Option<Seq> {
+        let going = self.connection.as_mut()?.going.as_mut()?;
+        going.window = ack.window;
+        Some(ack.read.min(flight.next)).filter(|&read| read > flight.oldest)
+    }
+
+    /// Something came in over the connection, or reached the other host.
+    pub fn handle_alive(&mut self, now: Time) {
+        if let Some(connection) = &mut self.connection {
+            connection.last_alive = connection.last_alive.max(now);
+        }
+    }
+
+    /// Begins a heartbeat. `None` without a connection or with [`HEARTBEATS_MAX`] under way.
+    pub fn begin(&mut self, now: Time, flight: Flight) -> Option<Probe> {
+        let lease = self.lease();
+        let connection = self.connection.as_mut().filter(|c| c.outstanding.len() < HEARTBEATS_MAX)?;
+        self.heartbeats += 1;
+        connection.outstanding.push_back((self.heartbeats, now));
+        connection.last_begun = Some(now);
+        connection.nudged = false;
+        Some(Probe {
+            number: self.heartbeats,
+            connection: connection.id,
+            epoch: self.epoch,
+            begun: now,
+            lease,
+            usual: self.rtt.smoothed(),
+            released: flight.next,
+        })
+    }
+
+    /// The answer to a heartbeat came in.
+    pub fn handle_pong(&mut self, now: Time, probe: &Probe, pong: &Pong) {
+        let Some(connection) = self.connection.as_mut().filter(|c| c.id == probe.connection) else {
+            return;
+        };
+        self.rtt.handle_sample(now.since(probe.begun));
+        while connection.outstanding.front().is_some_and(|&(number, _)| number <= probe.number) {
+            connection.outstanding.pop_front();
+        }
+        connection.last_alive = now;
+        connection.verdict = Some(pong.verdict);
+        connection.gap = Duration::from_micros(u64::from(pong.gap_us)).min(self.settings.interval).max(GAP_MIN);
+    }
+
+    /// The server said, unasked, that its verdict has changed: a heartbeat is due.
+    pub const fn handle_notice(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.nudged = true;
+        }
+    }
+
+    /// What may be sent at this moment.
+    pub fn permit(&self) -> Option<Permit> {
+        let window = self.going()?.window;
+        Some(Permit { until: Time::FAR, window, single: false, epoch: self.epoch })
+    }
+
+    /// When the next heartbeat should begin; `None` if none can.
+    pub fn next_heartbeat(&self, _: Work) -> Option<Time> {
+        let connection = self.connection.as_ref().filter(|c| c.outstanding.len() < HEARTBEATS_MAX)?;
+        let Some(last) = connection.last_begun else {
+            return Some(connection.last_alive);
+        };
+        Some(last + if connection.nudged { connection.gap } else { self.settings.interval })
+    }
+
+    /// When [`Self::is_silent`] has something new to say.
+    pub fn next_deadline(&self, now: Time) -> Option<Time> {
+        let silent = self.silent_from().filter(|&from| from >= now);
+        silent.map(|at| at + Duration::from_micros(1))
+    }
+
+    /// The connection is not to be waited for.
+    pub fn is_silent(&self, now: Time) -> bool {
+        self.silent_from().is_some_and(|from| now > from)
+    }
+
+    /// What stands between the client and remoted at this moment.
+    pub fn standing(&self) -> Standing {
+        let Some(connection) = &self.connection else {
+            return Standing::Unreachable;
+        };
+        match (connection.verdict, connection.going) {
+            (None, _) | (Some(Verdict::Up), None) => Standing::Unanswered,
+            (Some(Verdict::Up), Some(_)) => Standing::Up,
+            (Some(verdict), _) => Standing::Remote(verdict),
+        }
+    }
+
+    fn going(&self) -> Option<Going> {
+        self.connection.as_ref()?.going
+    }
+
+    fn silent_from(&self) -> Option<Time> {
+        let connection = self.connection.as_ref()?;
+        let &(_, due) = connection.outstanding.front()?;
+        Some(due.max(connection.last_alive) + self.settings.timeout)
+    }
+}

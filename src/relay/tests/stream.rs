@@ -1,0 +1,119 @@
+//! Transport tcp: the same buffer, another way out.
+
+use super::*;
+
+fn over_tcp() -> Config {
+    Config { transport: Transport::Tcp, ..config() }
+}
+
+const fn resume(epoch: u32, from: Option<u64>, reached: u64) -> Resume {
+    let from = match from {
+        Some(from) => Some(Seq(from)),
+        None => None,
+    };
+    Resume { epoch, from, reached: Seq(reached), window: 100 * SMALL }
+}
+
+const fn ack(read: u64) -> Ack {
+    Ack { read: Seq(read), window: 100 * SMALL, doubtful: false }
+}
+
+/// Connected, told to go on from the oldest, ten datagrams sent.
+fn sent(config: Config) -> Bench {
+    let mut bench = Bench::connected(config);
+    bench.arrive(0..10);
+    assert_eq!(bench.release(), [0; 0], "nobody has said where to go on");
+    bench.relay.handle_resume(&resume(1, None, u64::MAX));
+    assert_eq!(bench.release(), (0..10).collect::<Vec<_>>());
+    bench
+}
+
+#[test]
+fn only_an_acknowledgement_confirms() {
+    let mut bench = sent(over_tcp());
+    for _ in 0..5 {
+        assert_eq!(bench.later_beat(), Outcome::default());
+    }
+    bench.relay.handle_ack(&ack(4));
+    assert_eq!((bench.counters().confirmed, bench.held()), (4, 6));
+    bench.relay.handle_ack(&ack(2));
+    bench.relay.handle_ack(&ack(99));
+    assert_eq!((bench.counters().confirmed, bench.held()), (10, 0), "no more than what was sent");
+}
+
+#[test]
+fn what_was_injected_is_not_sent_again_and_the_rest_is() {
+    let mut bench = sent(over_tcp());
+    bench.relay.handle_ack(&ack(2));
+    bench.relay.handle_disconnected(bench.now());
+    assert_eq!(bench.release(), [0; 0]);
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.relay.handle_resume(&resume(2, Some(6), 6));
+    assert_eq!(bench.release(), [6, 7, 8, 9]);
+    assert_eq!(bench.counters().copies, 0);
+    bench.relay.handle_ack(&ack(10));
+    assert_eq!((bench.counters().confirmed, bench.held()), (10, 0));
+}
+
+#[test]
+fn a_server_that_knows_nothing_gets_all_that_is_not_acknowledged() {
+    let mut bench = sent(over_tcp());
+    bench.relay.handle_ack(&ack(3));
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.relay.handle_resume(&resume(1, None, u64::MAX));
+    assert_eq!(bench.release(), [3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!((bench.counters().copies, bench.counters().rewinds), (7, 1));
+}
+
+#[test]
+fn with_resend_never_only_what_never_reached_remoted_is_sent_again() {
+    let mut bench = sent(Config { resend: false, ..over_tcp() });
+    // remoted died when it had read two and been given five.
+    bench.relay.handle_resume(&resume(2, Some(2), 5));
+    assert_eq!(bench.release(), [5, 6, 7, 8, 9]);
+    let counters = bench.counters();
+    assert_eq!((counters.dropped(DropReason::NotResent), counters.copies), (3, 0));
+    bench.relay.handle_ack(&ack(10));
+    assert_eq!((bench.counters().confirmed, bench.held()), (7, 0));
+}
+
+#[test]
+fn a_batch_of_an_epoch_that_is_over_goes_nowhere_and_comes_again() {
+    let mut bench = sent(over_tcp());
+    bench.arrive(10..12);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    assert_eq!(bench.relay.stream_epoch(&batch), Some(1));
+    bench.relay.handle_resume(&resume(2, Some(10), 10));
+    assert_eq!(bench.relay.stream_epoch(&batch), None);
+    let sent = bench.counters().sent;
+    bench.relay.handle_sent(bench.now(), &batch, batch.len());
+    assert_eq!((bench.counters().sent, bench.counters().copies), (sent, 0));
+    assert_eq!(bench.release(), [10, 11]);
+}
+
+#[test]
+fn a_window_bounds_what_is_not_acknowledged_and_one_is_always_allowed() {
+    let mut bench = Bench::connected(over_tcp());
+    bench.arrive(0..10);
+    bench.relay.handle_resume(&Resume { window: 3 * SMALL, ..resume(1, None, 0) });
+    assert_eq!(bench.release(), [0, 1, 2]);
+    bench.relay.handle_ack(&Ack { window: SMALL / 2, ..ack(2) });
+    assert_eq!(bench.release(), [0; 0], "one is under way");
+    bench.relay.handle_ack(&Ack { window: SMALL / 2, ..ack(3) });
+    assert_eq!(bench.release(), [3]);
+}
+
+#[test]
+fn a_silent_connection_is_one_without_an_answer_and_without_progress_for_the_timeout() {
+    let mut bench = sent(over_tcp());
+    let (_, _) = bench.relay.begin_heartbeat(bench.now()).expect("one may begin");
+    bench.at += 2_000;
+    assert!(!bench.relay.is_silent(bench.now()));
+    bench.at += 1;
+    assert!(bench.relay.is_silent(bench.now()));
+    bench.relay.handle_alive(bench.now());
+    assert!(!bench.relay.is_silent(bench.now()), "something reached the other host");
+    bench.at += 2_001;
+    assert!(bench.relay.is_silent(bench.now()));
+}
