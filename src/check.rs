@@ -2,10 +2,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::keyfile;
 use crate::net::HostPort;
-use crate::wire::{Assembler, Frame, Hello, Ping, Pong, VERSION, Verdict};
+use crate::seal::{Key, Seal};
+use crate::wire::{Assembler, Features, Frame, Hello, Ping, Pong, VERSION, Verdict};
 
 /// How long to wait for the server at each step.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -15,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Config {
     /// The broker server.
     pub broker: HostPort,
+    /// The file with the key.
+    pub psk_file: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -30,7 +35,11 @@ pub enum Answer {
 
 /// Asks once. The text is one line for standard output.
 pub fn run(config: &Config) -> Answer {
-    match ask(&config.broker) {
+    let key = match config.psk_file.as_deref().map(keyfile::load).transpose() {
+        Ok(key) => key,
+        Err(why) => return Answer::Unreachable(why),
+    };
+    match ask(&config.broker, key.as_ref()) {
         Ok(Pong { verdict: Verdict::Up, pid, .. }) if pid > 0 => Answer::Up(format!("up: process {pid}")),
         Ok(Pong { verdict: Verdict::Up, .. }) => Answer::Up("up".into()),
         Ok(Pong { verdict, .. }) => Answer::Down(format!("down: remoted {verdict}")),
@@ -38,14 +47,16 @@ pub fn run(config: &Config) -> Answer {
     }
 }
 
-fn ask(broker: &HostPort) -> io::Result<Pong> {
+fn ask(broker: &HostPort, key: Option<&Key>) -> io::Result<Pong> {
     let mut stream = connect(&broker.resolve()?)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let hello = Hello { version: VERSION, features: 0, stream: crate::net::random(), interval_ms: 1_000 };
-    let mut out = Vec::new();
-    Frame::Hello(hello).encode(&mut out);
-    Frame::Ping(Ping { number: 1, ..Ping::default() }).encode(&mut out);
+    let hello = Hello { version: VERSION, features: Features::NONE, stream: crate::net::random(), interval_ms: 1_000 };
+    let (mut out, mut unsealed) = (Vec::new(), Vec::new());
+    let mut seal = Seal::client(key, &mut out);
+    Frame::Hello(hello).encode(&mut unsealed);
+    Frame::Ping(Ping { number: 1, ..Ping::default() }).encode(&mut unsealed);
+    seal.seal(&mut unsealed, &mut out);
     stream.write_all(&out)?;
     let (mut assembler, mut read) = (Assembler::default(), [0; 1_024]);
     loop {
@@ -56,7 +67,14 @@ fn ask(broker: &HostPort) -> io::Result<Pong> {
             Some(_) => {}
             None => match stream.read(&mut read)? {
                 0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
-                bytes => assembler.push(&read[..bytes]),
+                bytes => {
+                    out.clear();
+                    let opened = seal.open(&read[..bytes], &mut assembler, &mut out);
+                    opened.map_err(|error| invalid(error.to_string()))?;
+                    // With the handshake done, what waited for it goes out.
+                    seal.seal(&mut unsealed, &mut out);
+                    stream.write_all(&out)?;
+                }
             },
         }
     }

@@ -5,6 +5,7 @@ mod tests;
 mod values;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::{EarlyExit, FromArgs};
@@ -13,7 +14,7 @@ use crate::buffer::SESSION_ID_MAX;
 use crate::net::HostPort;
 use crate::relay::FullPolicy;
 use crate::{check, client, link, relay, server};
-use values::{BufferBytes, Full, Host, Resend, Span, Transport};
+use values::{BufferBytes, Full, Host, Injected, Resend, Span, Way};
 
 const DEFAULT_PORT_REMOTED: u16 = 1_514;
 const DEFAULT_PORT_BROKER: u16 = 1_517;
@@ -37,6 +38,7 @@ enum Role {
     Client(ClientArgs),
     Server(ServerArgs),
     Check(CheckArgs),
+    Genkey(GenkeyArgs),
 }
 
 /// Beside the agent: takes in its datagrams, holds them while remoted is away, and forwards them in order.
@@ -63,9 +65,9 @@ struct ClientArgs {
     #[argh(option, arg_name = "port", default = "DEFAULT_PORT_BROKER")]
     source_port: u16,
 
-    /// way of the data: udp
-    #[argh(option, arg_name = "udp", default = "Transport::Udp")]
-    transport: Transport,
+    /// way of the data: udp, as the agent would; tcp, over the connection to the broker server (udp)
+    #[argh(option, arg_name = "udp|tcp", default = "Way(relay::Transport::Udp)")]
+    transport: Way,
 
     /// heartbeat of an idle link (1s)
     #[argh(option, arg_name = "duration", default = "Span(Duration::from_secs(1))")]
@@ -111,6 +113,10 @@ struct ClientArgs {
     #[argh(option, arg_name = "duration", default = "values::Pause(Duration::from_secs(2))")]
     drain: values::Pause,
 
+    /// file with the key that both ends have; `ossec-broker genkey` makes one
+    #[argh(option, arg_name = "file")]
+    psk_file: Option<PathBuf>,
+
     /// say more: -v news of heartbeats, -vv each heartbeat, -vvv each datagram
     #[argh(switch, short = 'v')]
     verbose: u8,
@@ -140,9 +146,17 @@ struct ServerArgs {
     #[argh(option, arg_name = "duration", default = "values::Pause(Duration::from_secs(3))")]
     settle: values::Pause,
 
+    /// transport tcp: whose address remoted sees: spoof, the client's; local, this host's, for keys `any` (spoof)
+    #[argh(option, arg_name = "spoof|local", default = "Injected(server::Inject::Spoof)")]
+    inject: Injected,
+
     /// connections at a time (4096)
     #[argh(option, arg_name = "n", default = "values::Connections(4096)")]
     max_connections: values::Connections,
+
+    /// file with the key that both ends have; `ossec-broker genkey` makes one
+    #[argh(option, arg_name = "file")]
+    psk_file: Option<PathBuf>,
 
     /// say more: -v connections, -vv each heartbeat
     #[argh(switch, short = 'v')]
@@ -157,10 +171,19 @@ struct CheckArgs {
     #[argh(option, arg_name = "host[:port]")]
     broker: Host,
 
+    /// file with the key that the server has
+    #[argh(option, arg_name = "file")]
+    psk_file: Option<PathBuf>,
+
     /// say more
     #[argh(switch, short = 'v')]
     verbose: u8,
 }
+
+/// Prints a new key for --psk-file on standard output.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "genkey")]
+struct GenkeyArgs {}
 
 /// What to do.
 #[derive(Debug)]
@@ -171,6 +194,8 @@ pub enum Command {
     Server(server::Config),
     /// Ask once.
     Check(check::Config),
+    /// Print a new key.
+    Genkey,
 }
 
 /// The command line, understood.
@@ -209,7 +234,7 @@ pub fn parse(arguments: &[String]) -> Result<Invocation, Refusal> {
     }
     let wrong = |text: String| Refusal::Wrong(text + "\n");
     match top.role {
-        None => Err(wrong("which role? client, server or check; see ossec-broker --help".into())),
+        None => Err(wrong("which role? client, server, check or genkey; see ossec-broker --help".into())),
         Some(Role::Client(args)) => {
             let verbosity = args.verbose;
             let config = client_config(args).map_err(wrong)?;
@@ -220,15 +245,15 @@ pub fn parse(arguments: &[String]) -> Result<Invocation, Refusal> {
             let config = server_config(args).map_err(wrong)?;
             Ok(Invocation { command: Command::Server(config), verbosity })
         }
+        Some(Role::Genkey(GenkeyArgs {})) => Ok(Invocation { command: Command::Genkey, verbosity: 0 }),
         Some(Role::Check(args)) => {
-            let config = check::Config { broker: args.broker.with_port(DEFAULT_PORT_BROKER) };
+            let config = check::Config { broker: args.broker.with_port(DEFAULT_PORT_BROKER), psk_file: args.psk_file };
             Ok(Invocation { command: Command::Check(config), verbosity: args.verbose })
         }
     }
 }
 
 fn client_config(args: ClientArgs) -> Result<client::Config, String> {
-    let Transport::Udp = args.transport;
     if args.interval.0 < INTERVAL_MIN {
         return Err(format!("--interval: at least {INTERVAL_MIN:?}"));
     }
@@ -250,6 +275,7 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
         timeout: args.timeout.0,
         receive_buffer_bytes: args.rcvbuf.0,
         drain: args.drain.0,
+        psk_file: args.psk_file,
         relay: relay::Config {
             buffer_bytes: args.buffer.0,
             full: args.full.0,
@@ -257,6 +283,7 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
             rate: args.rate,
             resend: args.resend == Resend::Yes,
             sessions_max: args.max_sessions.0.min(SESSION_ID_MAX),
+            transport: args.transport.0,
             link: link::Settings { interval: args.interval.0, lease: args.lease.0, timeout: args.timeout.0 },
         },
     })
@@ -276,7 +303,9 @@ fn server_config(args: ServerArgs) -> Result<server::Config, String> {
     Ok(server::Config {
         listen: args.listen.map(|listen| listen.with_port(DEFAULT_PORT_BROKER)),
         default_port: DEFAULT_PORT_BROKER,
-        port: remoted.port,
+        remoted,
+        inject: args.inject.0,
+        psk_file: args.psk_file,
         names,
         required: args.require,
         settle: args.settle.0,

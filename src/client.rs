@@ -22,9 +22,13 @@ mod receive;
 mod reply;
 mod report;
 mod resolve;
+mod stream;
+mod upstreams;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -32,9 +36,10 @@ use mio::net::UdpSocket;
 use mio::{Events, Poll};
 use parking_lot::Mutex;
 
+use crate::keyfile;
 use crate::link::Standing;
 use crate::net::{self, HostPort};
-use crate::relay::{self, Bells, Relay};
+use crate::relay::{self, Bells, Relay, Transport};
 use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
 
 /// Threads of this role, the resolver not counted.
@@ -63,6 +68,8 @@ pub struct Config {
     pub receive_buffer_bytes: usize,
     /// How long to drain at shutdown.
     pub drain: Duration,
+    /// The file with the key of the connection.
+    pub psk_file: Option<PathBuf>,
     /// Buffer, sessions and link.
     pub relay: relay::Config,
 }
@@ -76,6 +83,8 @@ struct Shared {
     forward: Sender<()>,
     probe: Doorbell,
     drained: Sender<()>,
+    /// remoted ignores empty datagrams, says the broker server.
+    takes_empty: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -96,6 +105,7 @@ impl Shared {
 
 /// Runs until `signals` says stop, or until something is beyond repair. The error says what was attempted and why it failed.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
+    let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let agents = Arc::new(bind(config)?);
     net::raise_descriptor_limit(u64::from(config.relay.sessions_max) + 64);
 
@@ -109,7 +119,10 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let (drained_bell, drained) = bounded(1);
     let (upstreams, new_upstreams) = bounded(NEW_UPSTREAMS_MAX);
     let relay = Arc::new(Mutex::new(Relay::new(config.relay)));
-    let shared = Shared { relay, agents, forward: forward_bell, probe: probe_bell.clone(), drained: drained_bell };
+    let takes_empty = Arc::new(AtomicBool::new(false));
+    let shared =
+        Shared { relay, agents, forward: forward_bell, probe: probe_bell.clone(), drained: drained_bell, takes_empty };
+    let (outgoing, outgoings) = bounded(1);
     let (stop_receive, receive_stop) = Stopper::new(vec![receive_bell]);
     let (stop_rest, rest_stop) = Stopper::new(vec![probe_bell.clone(), reply_bell.clone()]);
     let addresses = resolve::start(config, probe_bell)?;
@@ -120,10 +133,14 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
             let (own, stop) = (shared.clone(), receive_stop.clone());
             crew.spawn("receive", move || receive::run(&own, receive_poll, &stop))?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
-            crew.spawn("probe", move || probe::Prober::new(own, config, addresses, probe_poll).run(&stop))?;
+            crew.spawn("probe", move || {
+                probe::Prober::new(own, config, key, addresses, probe_poll, outgoings).run(&stop)
+            })?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
-            crew.spawn("forward", move || {
-                forward::Forwarder::new(own, config, upstreams, reply_bell).run(&forward_rung, &stop)
+            let upstreams = upstreams::Upstreams::new(config, upstreams, reply_bell);
+            crew.spawn("forward", move || match config.relay.transport {
+                Transport::Udp => forward::Forwarder::new(own, upstreams).run(&forward_rung, &stop),
+                Transport::Tcp => stream::Streamer::new(own, upstreams, outgoing).run(&forward_rung, &stop),
             })?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
             crew.spawn("reply", move || reply::run(&own, reply_poll, &new_upstreams, &stop))

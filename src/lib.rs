@@ -16,20 +16,24 @@
 //! |---|---|
 //! | [`cli`], [`logging`] | arguments in, each role's configuration out; where log lines go |
 //! | [`client`], [`server`], [`check`] | the roles: threads and sockets, composed |
-//! | [`net`], [`remoted`], [`threads`] | the outside world, one room each |
-//! | [`relay`] | the client's whole logic: buffer, link and sessions |
-//! | [`buffer`], [`link`], [`verdict`], [`wire`], [`time`] | the ground floor: pure, no socket, no clock, no thread |
+//! | [`net`], [`remoted`], [`threads`], [`keyfile`] | the outside world, one room each |
+//! | [`relay`], [`gate`] | the client's whole logic: buffer, link and sessions; the server's: verdict, windows and streams |
+//! | [`buffer`], [`link`], [`verdict`], [`streams`], [`seal`], [`wire`], [`time`] | the ground floor: pure, no socket, no clock, no thread |
 
 pub mod buffer;
 pub mod check;
 pub mod cli;
 pub mod client;
+pub mod gate;
+pub mod keyfile;
 pub mod link;
 pub mod logging;
 pub mod net;
 pub mod relay;
 pub mod remoted;
+pub mod seal;
 pub mod server;
+pub mod streams;
 pub mod threads;
 pub mod time;
 pub mod verdict;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crossbeam_channel::{Receiver, bounded};
 use ossec_broker::cli::{self, Command, Invocation, Refusal};
-use ossec_broker::{check, client, logging, server};
+use ossec_broker::{check, client, keyfile, logging, server};
 
 /// Failed at start, or beyond repair.
 const FAILED: u8 = 1;
@@ -33,6 +33,10 @@ fn run(invocation: Invocation) -> ExitCode {
         Command::Client(config) => signals().and_then(|signals| client::run(&config, &signals)),
         Command::Server(config) => signals().and_then(|signals| server::run(&config, &signals)),
         Command::Check(config) => return check(&config),
+        Command::Genkey => {
+            println!("{}", keyfile::generate().to_text());
+            return ExitCode::SUCCESS;
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -140,6 +140,30 @@ pub fn bind_upstream(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from_std(socket.into()))
 }
 
+/// Binds a socket that sends to a remoted on this host, from an address of this host.
+pub fn bind_source(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address)?;
+    socket.bind(&address.into())?;
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
+/// Binds a socket that sends to a remoted on this host with the address of another host. Needs CAP_NET_RAW.
+pub fn bind_foreign(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address)?;
+    match address {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::IpTransparent, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, udp::Ipv6Transparent, &true)?,
+    }
+    socket.bind(&address.into())?;
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
+/// Whether this process may do that.
+pub fn may_bind_foreign() -> io::Result<()> {
+    // Of the documentation's addresses: no host has it.
+    bind_foreign(SocketAddr::from(([192, 0, 2, 1], 0))).map(|_| ())
+}
+
 fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
@@ -176,11 +200,16 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
+/// What a connection may have taken to send and not sent: for as long as there is more it does not count as writable.
+const NOTSENT_BYTES_MAX: u32 = 16 * 1024;
+
 /// Starts to connect to `address`, from `source` if that is given. The stream is writable when it is connected or has failed.
 pub fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    // What waits in the system cannot be overtaken by a heartbeat any more.
+    setsockopt(&socket, framed::NotsentLowat, &NOTSENT_BYTES_MAX)?;
     if let Some(source) = source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }

@@ -5,6 +5,7 @@
 
 mod complaints;
 mod conn;
+mod inject;
 // Public for `fuzz/` alone.
 #[doc(hidden)]
 pub mod conversation;
@@ -13,19 +14,28 @@ mod serve;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, select};
 use mio::Poll;
 use mio::net::TcpListener;
 
+use crate::keyfile;
 use crate::net::{self, HostPort};
 use crate::remoted::{Names, Wanted};
 use crate::threads::{Crew, Doorbell, Outcome, Stopper, scope};
+use crate::wire::Features;
+
+pub use inject::Inject;
 
 /// Descriptors kept for everything but connections: sockets, `/proc` files, the log. Without them remoted could not be looked at, and a server
 /// without descriptors would call it dead.
 const DESCRIPTORS_BESIDES: u64 = 24;
+/// Sockets that inject: one for each agent of transport tcp. With more agents the one that was used longest ago gives way.
+const SOURCES_MAX: usize = 4_096;
+/// The same without a key: only clients of this host may inject.
+const SOURCES_MAX_PLAIN: usize = 8;
 const THREADS: usize = 2;
 
 /// What the command line says of this role.
@@ -35,12 +45,16 @@ pub struct Config {
     pub listen: Option<HostPort>,
     /// The port in that case.
     pub default_port: u16,
-    /// remoted's UDP port.
-    pub port: u16,
+    /// remoted: its port is the one looked for, and where transport tcp's datagrams go.
+    pub remoted: HostPort,
+    /// Whose address remoted sees in them.
+    pub inject: Inject,
     /// Accepted process names; `None`: any.
     pub names: Option<Vec<String>>,
     /// Processes that must be running too.
     pub required: Vec<String>,
+    /// The file with the key of all connections.
+    pub psk_file: Option<PathBuf>,
     /// How long remoted must have been there.
     pub settle: Duration,
     /// Connections at a time.
@@ -49,8 +63,18 @@ pub struct Config {
 
 /// Runs until `signals` says stop, or until something is beyond repair. The error says what was attempted and why it failed.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
+    let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
+    if key.is_some() && config.inject == Inject::Spoof {
+        let cannot = |error| {
+            format!(
+                "cannot inject with the clients' addresses: {error}: run as root, with CAP_NET_RAW, or with --inject local"
+            )
+        };
+        net::may_bind_foreign().map_err(cannot)?;
+    }
     let listener = listen(config)?;
-    let wanted_descriptors = config.connections_max as u64 + DESCRIPTORS_BESIDES;
+    let sources_max = if key.is_some() { SOURCES_MAX } else { SOURCES_MAX_PLAIN };
+    let wanted_descriptors = (config.connections_max + sources_max) as u64 + DESCRIPTORS_BESIDES;
     let descriptors = net::raise_descriptor_limit(wanted_descriptors);
     if descriptors < wanted_descriptors {
         log::warn!(
@@ -59,14 +83,16 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         );
     }
     let wanted = Wanted {
-        port: config.port,
+        port: config.remoted.port,
         names: config.names.clone().map_or(Names::Any, Names::These),
         required: config.required.clone(),
     };
     match &config.names {
-        Some(names) => log::info!("looking for {} on UDP port {}", names.join(" or "), config.port),
-        None => log::info!("looking for any process on UDP port {}", config.port),
+        Some(names) => log::info!("looking for {} on UDP port {}", names.join(" or "), config.remoted.port),
+        None => log::info!("looking for any process on UDP port {}", config.remoted.port),
     }
+
+    let remoted = remoted_addresses(&config.remoted)?;
 
     let failed = |error: io::Error| format!("cannot set up the wait for sockets: {error}");
     let poll = Poll::new().map_err(failed)?;
@@ -79,8 +105,11 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         let spawned = (|| {
             let (target, stop_search) = (wanted.clone(), stop.clone());
             crew.spawn("search", move || search::run(&target, &asked, &found, &bell, &stop_search))?;
-            let places = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_BESIDES)).unwrap_or(usize::MAX).max(1);
-            let serving = move || serve::Server::new(config, places, wanted, listener, poll, ask, founds)?.run(&stop);
+            let spare = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_BESIDES)).unwrap_or(usize::MAX);
+            let sources = sources_max.min(spare / 2).max(1);
+            let places = spare.saturating_sub(sources).max(1);
+            let parts = serve::Parts { key, places, sources, wanted, remoted, listener, poll, ask_search: ask, founds };
+            let serving = move || serve::Server::new(config, parts)?.run(&stop);
             crew.spawn("serve", serving)
         })();
         if let Err(error) = spawned {
@@ -119,6 +148,23 @@ fn listen(config: &Config) -> Result<TcpListener, String> {
         log::info!("listening on {address}");
     }
     Ok(bound)
+}
+
+impl Config {
+    /// Optional behaviour of this server.
+    fn offers(&self) -> Features {
+        let ossec = self.names.as_ref().is_some_and(|names| names.iter().all(|name| name.ends_with("-remoted")));
+        Features::STREAM.with(if ossec { Features::EMPTY_DATAGRAMS } else { Features::NONE })
+    }
+}
+
+/// Where remoted receives: of this host, both loopback addresses.
+fn remoted_addresses(remoted: &HostPort) -> Result<Vec<SocketAddr>, String> {
+    let mut addresses = remoted.resolve().map_err(|error| format!("cannot resolve {remoted}: {error}"))?;
+    if addresses.iter().all(|address| address.ip() == Ipv4Addr::LOCALHOST) {
+        addresses.push(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), remoted.port));
+    }
+    Ok(addresses)
 }
 
 /// The likely cause, where there is one.

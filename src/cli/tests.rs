@@ -65,14 +65,14 @@ fn every_option_of_the_client_arrives() {
 #[test]
 fn the_server_needs_nothing_and_takes_all_of_its_options() {
     let config = server("server");
-    assert_eq!((config.listen, config.default_port, config.port), (None, 1_517, 1_514));
+    assert_eq!((config.listen, config.default_port, config.remoted.port), (None, 1_517, 1_514));
     assert_eq!(config.names, Some(vec!["ossec-remoted".to_string(), "wazuh-remoted".to_string()]));
     assert_eq!((config.required.len(), config.settle.as_secs(), config.connections_max), (0, 3, 4_096));
     let config = server(
         "server --listen 127.0.0.1 --remoted 127.0.0.1:514 --process rsyslogd --process syslogd --require a --require b --settle 0 \
          --max-connections 7 -v",
     );
-    assert_eq!((config.listen, config.port), (Some(host("127.0.0.1", 1_517)), 514));
+    assert_eq!((config.listen, config.remoted.port), (Some(host("127.0.0.1", 1_517)), 514));
     assert_eq!(config.names, Some(vec!["rsyslogd".to_string(), "syslogd".to_string()]));
     assert_eq!((config.required.len(), config.settle, config.connections_max), (2, Duration::ZERO, 7));
     assert_eq!(server("server --process any").names, None);
@@ -114,7 +114,7 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("client --server a --max-sessions 40000", "from 1"),
         ("client --server a --resend maybe", "yes or never"),
         ("client --server a --full up", "drop-oldest or drop-newest"),
-        ("client --server a --transport tcp", "not a transport of this version"),
+        ("client --server a --transport sctp", "neither udp nor tcp"),
         ("client --server a:99999", "no port"),
         ("client --server a:0", "no port"),
         ("client --server a --listen 1517", "names no host"),

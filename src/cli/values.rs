@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::buffer::{BUFFER_BYTES_MIN, SESSION_ID_MAX};
-use crate::relay::FullPolicy;
+use crate::relay::{FullPolicy, Transport};
+use crate::server::Inject;
 
 /// Longest duration that is taken: longer ones are mistakes.
 const SPAN_MAX: Duration = Duration::from_hours(366 * 24);
@@ -44,9 +45,10 @@ pub(super) struct Sessions(pub(super) u16);
 pub(super) struct Connections(pub(super) usize);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Transport {
-    Udp,
-}
+pub(super) struct Way(pub(super) Transport);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Injected(pub(super) Inject);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resend {
@@ -209,11 +211,27 @@ impl FromStr for Connections {
     }
 }
 
-impl FromStr for Transport {
+impl FromStr for Way {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "udp" { Ok(Self::Udp) } else { Err(format!("{text:?} is not a transport of this version (udp)")) }
+        match text {
+            "udp" => Ok(Self(Transport::Udp)),
+            "tcp" => Ok(Self(Transport::Tcp)),
+            _ => Err(format!("{text:?} is neither udp nor tcp")),
+        }
+    }
+}
+
+impl FromStr for Injected {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "spoof" => Ok(Self(Inject::Spoof)),
+            "local" => Ok(Self(Inject::Local)),
+            _ => Err(format!("{text:?} is neither spoof nor local")),
+        }
     }
 }
 

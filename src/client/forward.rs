@@ -1,45 +1,23 @@
 //! Relay → upstream: the one way out.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
-use mio::net::UdpSocket;
+use crossbeam_channel::Receiver;
 
-use super::{Config, Shared};
+use super::Shared;
+use super::upstreams::{SHORTAGE_PAUSE, Upstreams};
 use crate::net::udp::{SendError, send_batch};
 use crate::net::{self};
-use crate::relay::{Batch, SessionRef};
-use crate::threads::{Doorbell, Stop};
+use crate::relay::Batch;
+use crate::threads::Stop;
 
 /// The system had no room for a datagram: it is tried again after this.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
-/// There was no descriptor for a new socket.
-const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// Ports tried from `--source-port` upward.
-const PORTS_TRIED_MAX: u16 = 1_024;
-
-/// The socket of a session, on its way to the reply thread.
-#[derive(Clone, Debug)]
-pub(super) struct Upstream {
-    /// Whose it is.
-    pub(super) session: SessionRef,
-    /// The socket itself.
-    pub(super) socket: Arc<UdpSocket>,
-    ipv4: bool,
-}
-
 /// The forward thread.
 #[derive(Debug)]
 pub(super) struct Forwarder<'a> {
     shared: Shared,
-    config: &'a Config,
-    upstreams: Vec<Option<Upstream>>,
-    new_upstreams: Sender<Upstream>,
-    reply_bell: Doorbell,
-    shortage_told: Option<crate::time::Time>,
+    upstreams: Upstreams<'a>,
 }
 
 /// What stopped a batch.
@@ -57,13 +35,8 @@ enum Halt {
 }
 
 impl<'a> Forwarder<'a> {
-    pub(super) const fn new(
-        shared: Shared,
-        config: &'a Config,
-        new_upstreams: Sender<Upstream>,
-        reply_bell: Doorbell,
-    ) -> Self {
-        Self { shared, config, upstreams: Vec::new(), new_upstreams, reply_bell, shortage_told: None }
+    pub(super) const fn new(shared: Shared, upstreams: Upstreams<'a>) -> Self {
+        Self { shared, upstreams }
     }
 
     /// Sends what may be sent, until the stop.
@@ -118,10 +91,10 @@ impl<'a> Forwarder<'a> {
         while sent < batch.len() {
             let session = batch.session(sent);
             let run = (sent..batch.len()).take_while(|&at| batch.session(at) == session).count();
-            let socket = match self.upstream(session, batch.target()) {
+            let socket = match self.upstreams.get(session, batch.target()) {
                 Ok(socket) => socket,
                 Err(error) if net::is_shortage(&error) => {
-                    self.tell_shortage(&error);
+                    self.upstreams.tell_shortage(&error);
                     return (sent, Halt::Pause(SHORTAGE_PAUSE));
                 }
                 Err(error) => {
@@ -150,59 +123,5 @@ impl<'a> Forwarder<'a> {
             }
         }
         (sent, Halt::Done)
-    }
-
-    /// The session's socket, made if need be.
-    fn upstream(&mut self, session: SessionRef, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
-        let at = usize::from(session.id);
-        if self.upstreams.len() <= at {
-            self.upstreams.resize(at + 1, None);
-        }
-        if let Some(upstream) = &self.upstreams[at]
-            && upstream.session == session
-            && upstream.ipv4 == target.is_ipv4()
-        {
-            return Ok(Arc::clone(&upstream.socket));
-        }
-        self.upstreams[at] = None;
-        let socket = Arc::new(self.bind(target)?);
-        if let Ok(own) = socket.local_addr() {
-            log::debug!("session {} sends from {own}", session.id);
-        }
-        let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4: target.is_ipv4() };
-        self.upstreams[at] = Some(upstream.clone());
-        // Fails only when the reply thread has ended, and then this one is about to be told so.
-        let _ = self.new_upstreams.send(upstream);
-        self.reply_bell.ring();
-        Ok(socket)
-    }
-
-    /// The first free port from `--source-port` upward: a restarted client finds the ports that remoted replies to.
-    fn bind(&self, target: SocketAddr) -> io::Result<UdpSocket> {
-        let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-        let ip = self.config.source.unwrap_or(any);
-        if ip.is_ipv4() != target.is_ipv4() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "--source and the server are of different address families",
-            ));
-        }
-        let first = self.config.source_port;
-        let mut last_error = None;
-        for port in first..=first.saturating_add(PORTS_TRIED_MAX) {
-            match net::bind_upstream(SocketAddr::new(ip, port)) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => last_error = Some(error),
-                outcome => return outcome,
-            }
-        }
-        Err(last_error.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
-    }
-
-    fn tell_shortage(&mut self, error: &io::Error) {
-        let now = net::now();
-        if self.shortage_told.is_none_or(|told| now.since(told) >= Duration::from_mins(1)) {
-            self.shortage_told = Some(now);
-            log::warn!("cannot open a socket for a session: {error}; holding");
-        }
     }
 }

@@ -4,20 +4,25 @@ mod peer;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Token};
 
 use super::report::Report;
 use super::resolve::{Addresses, Resolver};
+use super::stream::Outgoing;
 use super::{Config, Shared, events};
 use crate::link::{ATTEMPTS_MAX, Dialer, Probe};
-use crate::net::udp::kernel_drops;
+use crate::net::framed::Progress;
+use crate::net::udp::{kernel_drops, send_from};
 use crate::net::{self};
-use crate::relay::Bells;
+use crate::relay::{Bells, Relay, SessionRef, Transport};
+use crate::seal::Key;
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::wire::{Frame, Ping};
+use crate::wire::{Attach, Features, Frame, Hello, Ping, Reply, VERSION};
 use peer::{Peer, Stage};
 
 /// A name is not asked for again before this is over.
@@ -27,6 +32,7 @@ const RESOLVE_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Prober<'a> {
     shared: Shared,
     config: &'a Config,
+    key: Option<Key>,
     poll: Poll,
     resolver: Resolver,
     addresses: Option<Addresses>,
@@ -40,20 +46,38 @@ pub(super) struct Prober<'a> {
     /// Heartbeats under way on it, oldest first.
     probes: VecDeque<Probe>,
     turn: usize,
-    stream: u128,
+    /// What a connection begins with.
+    hello: Hello,
     /// Why there is no connection, for the log.
     trouble: String,
     report: Report,
     kernel_drops: u32,
+    /// Transport tcp: what is to be written.
+    outgoing: Receiver<Outgoing>,
+    /// How far that had come when the connection was last found to be alive.
+    progress: Progress,
 }
 
 impl<'a> Prober<'a> {
-    pub(super) fn new(shared: Shared, config: &'a Config, resolver: Resolver, poll: Poll) -> Self {
+    pub(super) fn new(
+        shared: Shared,
+        config: &'a Config,
+        key: Option<Key>,
+        resolver: Resolver,
+        poll: Poll,
+        outgoing: Receiver<Outgoing>,
+    ) -> Self {
         let now = net::now();
         let stream = net::random();
+        let interval_ms = u32::try_from(config.relay.link.interval.as_millis()).unwrap_or(u32::MAX);
+        let features = match config.relay.transport {
+            Transport::Udp => Features::NONE,
+            Transport::Tcp => Features::STREAM.with(Features::EMPTY_DATAGRAMS),
+        };
         Self {
             shared,
             config,
+            key,
             poll,
             resolver,
             addresses: None,
@@ -64,10 +88,12 @@ impl<'a> Prober<'a> {
             chosen: None,
             probes: VecDeque::new(),
             turn: 0,
-            stream,
+            hello: Hello { version: VERSION, features, stream, interval_ms },
             trouble: "not connected yet".into(),
             report: Report::new(now),
             kernel_drops: 0,
+            outgoing,
+            progress: Progress::default(),
         }
     }
 
@@ -98,6 +124,8 @@ impl<'a> Prober<'a> {
         if let Some((probe, ping)) = heartbeat {
             self.send_heartbeat(probe, ping);
         }
+        // Behind the heartbeats: they must not wait for data.
+        self.write_stream();
         self.tell(now);
         let (bells, heartbeat, link) = {
             let now = net::now();
@@ -126,8 +154,13 @@ impl<'a> Prober<'a> {
 
     /// What time alone brings about: lateness, silence, a heartbeat that is due.
     fn keep_time(&mut self, now: Time) -> (Bells, Option<(Probe, Ping)>) {
+        let progress = self.chosen_peer().map(|peer| peer.framed.progress()).unwrap_or_default();
         let mut relay = self.shared.relay.lock();
         relay.handle_time(now);
+        if relay.is_silent(now) && progress.is_beyond(self.progress) {
+            relay.handle_alive(now);
+        }
+        self.progress = progress;
         if relay.is_silent(now) {
             self.dialer.handle_outage(now);
         }
@@ -142,6 +175,29 @@ impl<'a> Prober<'a> {
         let sent = self.chosen_peer().map(|peer| peer.framed.send(&Frame::Ping(ping)));
         if let Some(Err(broken)) = sent {
             self.lose(&broken.to_string());
+        }
+    }
+
+    /// Transport tcp: writes what is ready, as far as the connection takes it.
+    fn write_stream(&mut self) {
+        loop {
+            let epoch = self.shared.relay.lock().epoch();
+            let Some(peer) = self.chosen_peer().filter(|peer| !peer.framed.is_congested()) else {
+                return;
+            };
+            let token = peer.token;
+            let Ok(outgoing) = self.outgoing.try_recv() else {
+                return;
+            };
+            // What was prepared before the server said where to go on comes again.
+            if outgoing.epoch != epoch {
+                continue;
+            }
+            if let Some(peer) = self.chosen_peer()
+                && let Err(broken) = peer.framed.send_bytes(&outgoing.bytes)
+            {
+                return self.drop_peer(token, &broken.to_string());
+            }
         }
     }
 
@@ -188,7 +244,7 @@ impl<'a> Prober<'a> {
         let token = Token(self.tokens);
         self.tokens = (self.tokens + 1) % DOORBELL.0;
         let begun = net::dial(address, self.config.source).and_then(|stream| {
-            let mut peer = Peer::new(stream, address, token, now);
+            let mut peer = Peer::new(stream, self.key.as_ref(), address, token, now);
             self.poll.registry().register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(peer)
         });
@@ -229,19 +285,30 @@ impl<'a> Prober<'a> {
     fn attend(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         let (token, address) = (peer.token, peer.address);
-        let outcome = peer.attend(self.stream, self.config.relay.link.interval);
+        let outcome = peer.attend(&self.hello);
         let (frames, ended) = match outcome {
             Ok(outcome) => outcome,
-            Err(why) => return self.drop_peer(token, &format!("{address}: {why}")),
+            Err(trouble) => {
+                if trouble.is_refusal() {
+                    self.dialer.handle_refusal(net::now());
+                }
+                return self.drop_peer(token, &format!("{address}: {trouble}"));
+            }
         };
         for frame in frames {
             match frame {
-                Frame::Welcome(welcome) if welcome.version == crate::wire::VERSION => self.adopt(token),
+                Frame::Welcome(welcome) if welcome.version == VERSION => {
+                    if let Err(why) = self.adopt(token, welcome.features) {
+                        self.dialer.handle_refusal(net::now());
+                        return self.drop_peer(token, &format!("{address} {why}"));
+                    }
+                }
                 Frame::Welcome(welcome) => {
                     return self
                         .drop_peer(token, &format!("{address} speaks version {} of the protocol", welcome.version));
                 }
                 Frame::Refusal(refusal) => {
+                    self.dialer.handle_refusal(net::now());
                     return self.drop_peer(token, &format!("{address} refuses: {}", refusal.text));
                 }
                 Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(&pong),
@@ -249,8 +316,14 @@ impl<'a> Prober<'a> {
                     log::debug!("{address} says: remoted {}", notice.verdict);
                     self.shared.relay.lock().handle_notice();
                 }
-                Frame::Pong(_) | Frame::Notice(_) => {}
-                Frame::Hello(_) | Frame::Ping(_) => {
+                Frame::Resume(resume) if Some(token) == self.chosen => {
+                    log::debug!("{address} says: go on from {:?}", resume.from);
+                    self.take_told(|relay| relay.handle_resume(&resume));
+                }
+                Frame::Ack(ack) if Some(token) == self.chosen => self.take_told(|relay| relay.handle_ack(&ack)),
+                Frame::Reply(reply) if Some(token) == self.chosen => self.take_reply(&reply),
+                Frame::Pong(_) | Frame::Notice(_) | Frame::Resume(_) | Frame::Ack(_) | Frame::Reply(_) => {}
+                Frame::Hello(_) | Frame::Ping(_) | Frame::Attach(_) | Frame::Session(_) | Frame::Data(_) => {
                     return self.drop_peer(token, &format!("{address} is not a broker server"));
                 }
             }
@@ -261,15 +334,24 @@ impl<'a> Prober<'a> {
     }
 
     /// An attempt was answered: it is the connection from here on.
-    fn adopt(&mut self, token: Token) {
+    fn adopt(&mut self, token: Token, features: Features) -> Result<(), &'static str> {
         let now = net::now();
+        let streams = self.config.relay.transport == Transport::Tcp;
+        if streams && !features.has(Features::STREAM) {
+            return Err("takes no datagrams over TCP: it needs a key at both ends, or both ends on one host");
+        }
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.token == token) else {
-            return;
+            return Ok(());
         };
         let Stage::Greeted { at } = peer.stage else {
-            return;
+            return Ok(());
         };
         peer.stage = Stage::Ready;
+        if streams && let Err(broken) = peer.framed.send(&Frame::Attach(Attach)) {
+            log::debug!("connection lost: {broken}");
+            return Err("closed the connection");
+        }
+        self.shared.takes_empty.store(features.has(Features::EMPTY_DATAGRAMS), Ordering::Relaxed);
         let address = peer.address;
         self.peers.retain(|peer| peer.token == token);
         self.chosen = Some(token);
@@ -283,6 +365,30 @@ impl<'a> Prober<'a> {
             relay.bells(now)
         };
         self.shared.ring(bells);
+        Ok(())
+    }
+
+    /// Transport tcp: the server has said something of the stream.
+    fn take_told(&mut self, tell: impl FnOnce(&mut Relay)) {
+        let now = net::now();
+        let bells = {
+            let mut relay = self.shared.relay.lock();
+            relay.handle_alive(now);
+            tell(&mut relay);
+            relay.bells(now)
+        };
+        self.shared.ring(bells);
+    }
+
+    /// Transport tcp: what remoted answered came back over the connection.
+    fn take_reply(&self, reply: &Reply) {
+        let session = SessionRef { id: reply.name.id, generation: reply.name.generation };
+        let Some(origin) = self.shared.relay.lock().handle_carried_reply(net::now(), session) else {
+            return;
+        };
+        if let Err(error) = send_from(&*self.shared.agents, origin.local, origin.agent, &reply.bytes) {
+            log::debug!("cannot pass a reply on to {}: {error:?}", origin.agent);
+        }
     }
 
     /// Where datagrams go: to the very host that the heartbeats reach, unless the broker server is said to stand elsewhere.

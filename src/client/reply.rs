@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use mio::{Poll, Token};
 
-use super::forward::Upstream;
+use super::upstreams::Upstream;
 use super::{Shared, events};
 use crate::net;
 use crate::net::udp::{Inbox, send_from, take_refusal, unwatch, watch};

@@ -5,13 +5,27 @@ use std::io::{self, ErrorKind, Read, Write};
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use nix::sys::socket::getsockopt;
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
+use crate::seal::{Key, Seal, SealError};
 use crate::wire::{Assembler, Frame, WireError};
 
+sockopt_impl!(
+    /// How much may wait unsent in a TCP connection before it counts as full.
+    NotsentLowat, SetOnly, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, u32
+);
+sockopt_impl!(
+    /// The state of a TCP connection.
+    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info
+);
+
 /// What may wait to be written before the peer counts as one that does not read. Some hundreds of frames.
-const UNWRITTEN_BYTES_MAX: usize = 64 * 1024;
-/// Read at once. Frames are far smaller; one read usually empties the socket.
-const READ_BYTES: usize = 4 * 1024;
+const UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
+/// Datagrams are added only up to here.
+const CONGESTED_BYTES: usize = 32 * 1024;
+/// Read at once.
+const READ_BYTES: usize = 16 * 1024;
 
 /// Reads in a row: a peer that sends without end must not keep the thread from others.
 const READS_MAX: usize = 16;
@@ -31,8 +45,29 @@ pub enum Filled {
 #[derive(Debug)]
 pub struct Framed {
     stream: TcpStream,
+    seal: Seal,
     assembler: Assembler,
+    /// Frames to be sealed, and what is to be written.
+    unsealed: Vec<u8>,
     unwritten: Vec<u8>,
+    /// Bytes that the system took.
+    written: u64,
+}
+
+/// How far what was sent over a connection has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that the system took.
+    written: u64,
+    /// Segments that the other host has not acknowledged.
+    unacknowledged: u32,
+}
+
+impl Progress {
+    /// Something has reached the other host since then.
+    pub const fn is_beyond(self, before: Self) -> bool {
+        self.written > before.written || self.unacknowledged < before.unacknowledged
+    }
 }
 
 /// Why a connection is of no more use.
@@ -42,6 +77,8 @@ pub enum Broken {
     Io(io::Error),
     /// The peer speaks another protocol.
     Wire(WireError),
+    /// The keys do not fit.
+    Seal(SealError),
     /// The peer does not read what is sent to it.
     SlowReader,
 }
@@ -52,6 +89,7 @@ impl std::fmt::Display for Broken {
             Self::Io(error) if error.kind() == ErrorKind::UnexpectedEof => f.write_str("closed by the peer"),
             Self::Io(error) => error.fmt(f),
             Self::Wire(error) => error.fmt(f),
+            Self::Seal(error) => error.fmt(f),
             Self::SlowReader => f.write_str("the peer does not read"),
         }
     }
@@ -63,6 +101,12 @@ impl From<WireError> for Broken {
     }
 }
 
+impl From<SealError> for Broken {
+    fn from(error: SealError) -> Self {
+        Self::Seal(error)
+    }
+}
+
 impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
@@ -70,9 +114,26 @@ impl From<io::Error> for Broken {
 }
 
 impl Framed {
-    /// Takes a stream, connected or connecting.
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, assembler: Assembler::default(), unwritten: Vec::new() }
+    /// Takes a client's stream, connected or connecting.
+    pub fn client(stream: TcpStream, key: Option<&Key>) -> Self {
+        let mut unwritten = Vec::new();
+        let seal = Seal::client(key, &mut unwritten);
+        Self { unwritten, ..Self::new(stream, seal) }
+    }
+
+    /// Takes a stream that a server has accepted.
+    pub fn server(stream: TcpStream, key: Option<Key>) -> Self {
+        Self::new(stream, Seal::server(key))
+    }
+
+    fn new(stream: TcpStream, seal: Seal) -> Self {
+        let (unsealed, unwritten) = (Vec::new(), Vec::new());
+        Self { stream, seal, assembler: Assembler::default(), unsealed, unwritten, written: 0 }
+    }
+
+    /// Whether what comes in was sealed with the key.
+    pub const fn is_sealed(&self) -> bool {
+        self.seal.is_sealed()
     }
 
     /// The connection below.
@@ -86,7 +147,12 @@ impl Framed {
         for _ in 0..READS_MAX {
             match self.stream.read(&mut read) {
                 Ok(0) => return Ok(Filled::Ended),
-                Ok(bytes) => self.assembler.push(&read[..bytes]),
+                Ok(bytes) => {
+                    let opened = self.seal.open(&read[..bytes], &mut self.assembler, &mut self.unwritten);
+                    // A step of the handshake, or why there is none.
+                    self.flush()?;
+                    opened?;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Filled::Dry),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -97,7 +163,7 @@ impl Framed {
 
     /// What was read and not yet taken, and what is to be written; [`Self::flush`] writes it.
     pub const fn ends(&mut self) -> (&mut Assembler, &mut Vec<u8>) {
-        (&mut self.assembler, &mut self.unwritten)
+        (&mut self.assembler, &mut self.unsealed)
     }
 
     /// The next whole frame that was read.
@@ -107,12 +173,30 @@ impl Framed {
 
     /// Sends a frame, or keeps what the socket does not take.
     pub fn send(&mut self, frame: &Frame) -> Result<(), Broken> {
-        frame.encode(&mut self.unwritten);
+        frame.encode(&mut self.unsealed);
         self.flush()
+    }
+
+    /// Sends what is frames already.
+    pub fn send_bytes(&mut self, frames: &[u8]) -> Result<(), Broken> {
+        self.unsealed.extend_from_slice(frames);
+        self.flush()
+    }
+
+    /// So much waits to be written that no more datagrams should be added: what comes after them must not wait for long.
+    pub fn is_congested(&self) -> bool {
+        self.unwritten.len() >= CONGESTED_BYTES
+    }
+
+    /// How far what was sent has come.
+    pub fn progress(&self) -> Progress {
+        let unacknowledged = getsockopt(&self.stream, TcpInfo).map_or(0, |info| info.tcpi_unacked);
+        Progress { written: self.written, unacknowledged }
     }
 
     /// Writes what is left to write, as far as the socket takes it.
     pub fn flush(&mut self) -> Result<(), Broken> {
+        self.seal.seal(&mut self.unsealed, &mut self.unwritten);
         let mut written = 0;
         let outcome = loop {
             if written == self.unwritten.len() {
@@ -127,6 +211,7 @@ impl Framed {
             }
         };
         self.unwritten.drain(..written);
+        self.written += written as u64;
         if self.unwritten.len() > UNWRITTEN_BYTES_MAX { Err(Broken::SlowReader) } else { outcome }
     }
 }

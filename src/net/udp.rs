@@ -23,6 +23,10 @@ sockopt_impl!(
     Ipv6MtuDiscover, Both, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::c_int
 );
 sockopt_impl!(
+    /// The socket may have an address that is not of this host.
+    Ipv6Transparent, Both, libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, bool
+);
+sockopt_impl!(
     /// Memory of a socket; the ninth number counts drops.
     MemInfo, GetOnly, libc::SOL_SOCKET, libc::SO_MEMINFO, [u32; MEMINFO_NUMBERS]
 );

@@ -4,11 +4,12 @@ use std::net::{IpAddr, Shutdown};
 
 use mio::net::TcpStream;
 
-use super::conversation::{Conversation, Garbage, Request};
+use super::conversation::{Access, Conversation, Garbage, Request};
 use crate::net::framed::{Broken, Filled, Framed};
+use crate::seal::Key;
 use crate::time::Time;
 use crate::verdict::ClientId;
-use crate::wire::Pong;
+use crate::wire::{Features, Pong};
 
 /// A connection.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Conn {
     pub(super) framed: Framed,
     pub(super) address: IpAddr,
     pub(super) id: ClientId,
+    /// The server has a key.
+    keyed: bool,
     conversation: Conversation,
 }
 
@@ -28,6 +31,8 @@ pub(super) enum Close {
     Garbage(Garbage),
     /// It said nothing for too long.
     Silent,
+    /// Its client has made another one.
+    Replaced,
     /// It broke.
     Broken(Broken),
 }
@@ -39,16 +44,18 @@ impl From<Broken> for Close {
 }
 
 impl Conn {
-    pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, id: ClientId) -> Self {
-        Self { framed: Framed::new(stream), address, id, conversation: Conversation::new(now) }
+    pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, id: ClientId, key: Option<Key>) -> Self {
+        let keyed = key.is_some();
+        Self { framed: Framed::server(stream, key), address, id, keyed, conversation: Conversation::new(now) }
     }
 
     /// Reads and writes what the connection is ready for. The requests that came in, and what reading has left behind.
-    pub(super) fn attend(&mut self, now: Time) -> Result<(Vec<Request>, Filled), Close> {
+    pub(super) fn attend(&mut self, now: Time, offers: Features) -> Result<(Vec<Request>, Filled), Close> {
         self.framed.flush()?;
         let filled = self.framed.fill()?;
+        let access = self.access(offers);
         let (input, output) = self.framed.ends();
-        let heard = self.conversation.handle_input(now, input, output);
+        let heard = self.conversation.handle_input(now, access, input, output);
         self.framed.flush()?;
         let requests = heard.map_err(Close::Garbage)?;
         // One that closes its sending side after a plain request still wants the answer.
@@ -56,6 +63,17 @@ impl Conn {
             return Err(Close::Ended);
         }
         Ok((requests, filled))
+    }
+
+    /// What it may do. Without a key anybody who reaches the port could speak to remoted in an agent's name: only whoever is on this host may.
+    fn access(&self, offers: Features) -> Access {
+        if self.framed.is_sealed() {
+            Access::Features(offers)
+        } else if self.keyed {
+            Access::KeyWanted
+        } else {
+            Access::Features(if self.address.is_loopback() { offers } else { Features::NONE })
+        }
     }
 
     /// When it is closed unless something comes in.

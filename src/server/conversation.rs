@@ -13,8 +13,11 @@ mod tests;
 
 use std::time::Duration;
 
+use crate::streams::{Offence, StreamId};
 use crate::time::Time;
-use crate::wire::{Assembler, Frame, Hello, Ping, Pong, Refusal, VERSION, Welcome, WireError};
+use crate::wire::{
+    Assembler, Attach, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, VERSION, Welcome, WireError,
+};
 
 /// A connection that has not said what it is by then is closed.
 const GREETING_MAX: Duration = Duration::from_secs(5);
@@ -48,7 +51,7 @@ enum Stage {
     /// What has come in is no plain request, and none comes any more.
     Ungreeted,
     /// One of our clients, which may be silent for this long.
-    Client { silence: Duration },
+    Client { silence: Duration, stream: Option<u128> },
     /// A plain request, with this line end, that is being answered.
     Plain { end: &'static [u8] },
     /// Answered; the other side is to close.
@@ -56,12 +59,27 @@ enum Stage {
 }
 
 /// What a connection asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A heartbeat.
     Ping(Ping),
     /// The plain request.
     Plain,
+    /// It is to carry this stream.
+    Attach(StreamId),
+    /// An agent behind the client.
+    Session(Session),
+    /// Datagrams.
+    Data(Data),
+}
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// These features at most.
+    Features(Features),
+    /// Nothing without a key.
+    KeyWanted,
 }
 
 /// What a connection must not say.
@@ -73,10 +91,14 @@ pub enum Garbage {
     Ungreeted,
     /// The greeting of another version of the protocol.
     Version(u16),
+    /// A greeting without the key that this server has.
+    KeyWanted,
     /// A frame that no client sends.
     NotOfClients,
     /// More heartbeats without an answer than any client sends.
     TooMany,
+    /// Datagrams that make no sense.
+    Datagrams(Offence),
 }
 
 impl std::fmt::Display for Garbage {
@@ -87,8 +109,10 @@ impl std::fmt::Display for Garbage {
             Self::Version(version) => {
                 write!(f, "this server speaks version {VERSION} of the protocol, not {version}")
             }
+            Self::KeyWanted => f.write_str("this server wants a key (--psk-file)"),
             Self::NotOfClients => f.write_str("a frame that no client sends"),
             Self::TooMany => f.write_str("more heartbeats than any client sends"),
+            Self::Datagrams(offence) => offence.fmt(f),
         }
     }
 }
@@ -125,6 +149,7 @@ impl Conversation {
     pub fn handle_input(
         &mut self,
         now: Time,
+        access: Access,
         input: &mut Assembler,
         output: &mut Vec<u8>,
     ) -> Result<Vec<Request>, Garbage> {
@@ -145,7 +170,7 @@ impl Conversation {
             *input = Assembler::default();
         }
         while let Some(frame) = input.next_frame()? {
-            requests.extend(self.handle_frame(now, frame, output)?);
+            requests.extend(self.handle_frame(now, access, frame, output)?);
         }
         Ok(requests)
     }
@@ -166,11 +191,25 @@ impl Conversation {
         }
     }
 
-    fn handle_frame(&mut self, now: Time, frame: Frame, output: &mut Vec<u8>) -> Result<Option<Request>, Garbage> {
+    fn handle_frame(
+        &mut self,
+        now: Time,
+        access: Access,
+        frame: Frame,
+        output: &mut Vec<u8>,
+    ) -> Result<Option<Request>, Garbage> {
         match (self.stage, frame) {
-            (Stage::New | Stage::Ungreeted, Frame::Hello(hello)) => self.welcome(now, &hello, output).map(|()| None),
+            (Stage::New | Stage::Ungreeted, Frame::Hello(hello)) => {
+                self.welcome(now, access, &hello, output).map(|()| None)
+            }
             (Stage::New | Stage::Ungreeted, _) => Err(Garbage::Ungreeted),
-            (Stage::Client { silence }, Frame::Ping(ping)) => {
+            (Stage::Client { silence, stream: Some(stream) }, Frame::Attach(Attach)) => {
+                self.deadline = now + silence;
+                Ok(Some(Request::Attach(stream)))
+            }
+            (Stage::Client { stream: Some(_), .. }, Frame::Session(session)) => Ok(Some(Request::Session(session))),
+            (Stage::Client { stream: Some(_), .. }, Frame::Data(data)) => Ok(Some(Request::Data(data))),
+            (Stage::Client { silence, .. }, Frame::Ping(ping)) => {
                 self.deadline = now + silence;
                 self.unanswered += 1;
                 if self.unanswered > UNANSWERED_MAX { Err(Garbage::TooMany) } else { Ok(Some(Request::Ping(ping))) }
@@ -179,16 +218,25 @@ impl Conversation {
         }
     }
 
-    fn welcome(&mut self, now: Time, hello: &Hello, output: &mut Vec<u8>) -> Result<(), Garbage> {
-        if hello.version != VERSION {
-            let garbage = Garbage::Version(hello.version);
-            Frame::Refusal(Refusal { text: garbage.to_string() }).encode(output);
-            return Err(garbage);
-        }
+    fn welcome(&mut self, now: Time, access: Access, hello: &Hello, output: &mut Vec<u8>) -> Result<(), Garbage> {
+        let allowed = match access {
+            Access::Features(offers) if hello.version == VERSION => Ok(offers),
+            Access::Features(_) => Err(Garbage::Version(hello.version)),
+            Access::KeyWanted => Err(Garbage::KeyWanted),
+        };
+        let offers = match allowed {
+            Ok(offers) => offers,
+            Err(garbage) => {
+                Frame::Refusal(Refusal { text: garbage.to_string() }).encode(output);
+                return Err(garbage);
+            }
+        };
         let silence = (3 * Duration::from_millis(u64::from(hello.interval_ms))).clamp(SILENCE_MIN, SILENCE_MAX);
-        self.stage = Stage::Client { silence };
+        let features = Features(hello.features.0 & offers.0);
+        let stream = features.has(Features::STREAM).then_some(hello.stream);
+        self.stage = Stage::Client { silence, stream };
         self.deadline = now + silence;
-        Frame::Welcome(Welcome { version: VERSION, features: 0 }).encode(output);
+        Frame::Welcome(Welcome { version: VERSION, features }).encode(output);
         Ok(())
     }
 }

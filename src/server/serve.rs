@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -15,14 +15,18 @@ use mio::{Events, Interest, Poll, Token};
 use super::Config;
 use super::complaints::Complaints;
 use super::conn::{Close, Conn};
-use super::conversation::Request;
-use crate::net::framed::Filled;
+use super::conversation::{Garbage, Request};
+use super::inject::{Injector, Outcome};
+use crate::gate::Gate;
+use crate::net::framed::{Broken, Filled};
 use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
+use crate::seal::Key;
+use crate::streams::{Offence, Told};
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::verdict::{Responder, Sample};
-use crate::wire::{Frame, Incarnation, Notice, Refusal, Verdict};
+use crate::verdict::Sample;
+use crate::wire::{Frame, Incarnation, Notice, Refusal, Reply, Verdict};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
@@ -42,13 +46,36 @@ const SWEEP_GAP: Duration = Duration::from_secs(5);
 const ACCEPTS_MAX: usize = 1_024;
 /// Connections of one address that have not said what they are. More are refused, so that one host cannot take all places.
 const NEW_PER_ADDRESS_MAX: usize = 1_024;
+/// The system had no room for a datagram to inject.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+/// A datagram could not be injected.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
 /// No descriptor is left: how long to leave newcomers waiting.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the serving thread is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) key: Option<Key>,
+    /// Connections that there are descriptors for.
+    pub(super) places: usize,
+    /// Sockets to inject with that there are descriptors for.
+    pub(super) sources: usize,
+    pub(super) wanted: Wanted,
+    /// Where remoted receives.
+    pub(super) remoted: Vec<SocketAddr>,
+    pub(super) listener: TcpListener,
+    pub(super) poll: Poll,
+    /// Asks for a search, and what it found.
+    pub(super) ask_search: Sender<()>,
+    pub(super) founds: Receiver<Found>,
+}
 
 /// The serving thread.
 #[derive(Debug)]
 pub(super) struct Server<'a> {
     config: &'a Config,
+    key: Option<Key>,
     /// Connections that there are descriptors for.
     places: usize,
     poll: Poll,
@@ -59,10 +86,14 @@ pub(super) struct Server<'a> {
     tokens: usize,
     /// Connections with more to read than one turn takes.
     unread: Vec<Token>,
+    unread_replies: Vec<Token>,
     waiting: Vec<(Token, Request)>,
     inspector: Inspector,
     found: Found,
-    responder: Responder,
+    gate: Gate,
+    injector: Injector,
+    /// Injecting failed: nothing is tried before.
+    inject_again: Option<Time>,
     ask_search: Sender<()>,
     founds: Receiver<Found>,
     /// When the newest search was asked for; `open` until its result is in.
@@ -80,19 +111,13 @@ pub(super) struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    pub(super) fn new(
-        config: &'a Config,
-        places: usize,
-        wanted: Wanted,
-        mut listener: TcpListener,
-        poll: Poll,
-        ask_search: Sender<()>,
-        founds: Receiver<Found>,
-    ) -> Result<Self, String> {
+    pub(super) fn new(config: &'a Config, parts: Parts) -> Result<Self, String> {
+        let Parts { key, places, sources, wanted, remoted, mut listener, poll, ask_search, founds } = parts;
         let register = poll.registry().register(&mut listener, LISTENER, Interest::READABLE);
         register.map_err(|error| format!("cannot wait for connections: {error}"))?;
         Ok(Self {
             config,
+            key,
             places,
             poll,
             listener,
@@ -100,10 +125,13 @@ impl<'a> Server<'a> {
             strangers: HashMap::new(),
             tokens: 0,
             unread: Vec::new(),
+            unread_replies: Vec::new(),
             waiting: Vec::new(),
             inspector: Inspector::new(wanted),
             found: Found::default(),
-            responder: Responder::new(config.settle),
+            gate: Gate::new(config.settle),
+            injector: Injector::new(config.inject, remoted, sources),
+            inject_again: None,
             ask_search,
             founds,
             searched: None,
@@ -140,20 +168,21 @@ impl<'a> Server<'a> {
 
     /// When there is something to do without an event.
     fn next_turn(&self) -> Option<Time> {
-        if !self.unread.is_empty() {
+        if !self.unread.is_empty() || !self.unread_replies.is_empty() {
             return Some(Time::ZERO);
         }
         let answers = (!self.waiting.is_empty() && !self.search_open).then(|| self.next_sample());
         let watch = self.next_watch();
-        let settle = self.responder.judge().next_deadline().filter(|_| !self.conns.is_empty());
+        let settle = self.gate.judge().next_deadline().filter(|_| !self.conns.is_empty());
         let sweep = (!self.conns.is_empty()).then(|| self.swept + SWEEP_GAP);
-        [answers, watch, settle, sweep, self.accept_again].into_iter().flatten().min()
+        let again = self.inject_again.filter(|_| self.gate.is_busy());
+        [answers, watch, settle, sweep, self.accept_again, again].into_iter().flatten().min()
     }
 
     /// When to look at remoted unasked, for the sake of the clients that are connected.
     fn next_watch(&self) -> Option<Time> {
-        let sampled = self.sampled.filter(|_| self.conns.values().any(Conn::is_client))?;
-        self.responder.watch_gap().map(|gap| sampled + gap)
+        self.sampled.filter(|_| self.gate.is_busy() || self.conns.values().any(Conn::is_client))?;
+        self.gate.next_look().map(|at| at.max(self.next_sample()))
     }
 
     fn next_sample(&self) -> Time {
@@ -165,10 +194,14 @@ impl<'a> Server<'a> {
         for token in unread {
             self.attend(now, token);
         }
+        for token in std::mem::take(&mut self.unread_replies) {
+            self.take_replies(token);
+        }
         for event in events {
             match event.token() {
                 LISTENER => self.accept(now),
                 DOORBELL => self.take_found(),
+                token if Injector::owns(token) => self.take_replies(token),
                 token => self.attend(now, token),
             }
         }
@@ -182,10 +215,11 @@ impl<'a> Server<'a> {
         }
         let asked = !self.waiting.is_empty() && !self.search_open && self.next_sample() <= now;
         let watch = self.next_watch().is_some_and(|at| at <= now);
-        let settled = self.responder.judge().next_deadline().is_some_and(|at| at <= now);
+        let settled = self.gate.judge().next_deadline().is_some_and(|at| at <= now);
         if asked || watch || settled {
             self.sample(now);
         }
+        self.inject(net::now());
         if now.since(self.swept) >= SWEEP_GAP {
             self.swept = now;
             self.sweep(now);
@@ -222,7 +256,7 @@ impl<'a> Server<'a> {
         let token = Token(self.tokens);
         // Wrapping takes an age; the two highest are taken.
         self.tokens = (self.tokens + 1) % LISTENER.0;
-        let mut conn = Conn::new(now, stream, address, token.0 as u64);
+        let mut conn = Conn::new(now, stream, address, token.0 as u64, self.key.clone());
         let crowded = self.strangers.get(&address).is_some_and(|&count| count >= NEW_PER_ADDRESS_MAX);
         if self.conns.len() >= self.config.connections_max || crowded {
             self.complaints.refused += 1;
@@ -244,7 +278,7 @@ impl<'a> Server<'a> {
             return;
         };
         let was_client = conn.is_client();
-        let outcome = conn.attend(now);
+        let outcome = conn.attend(now, self.config.offers());
         if conn.is_client() && !was_client {
             log::debug!("client {} connected", conn.address);
             let address = conn.address;
@@ -252,12 +286,89 @@ impl<'a> Server<'a> {
         }
         match outcome {
             Ok((requests, filled)) => {
-                self.waiting.extend(requests.into_iter().map(|request| (token, request)));
+                let mut offence = None;
+                for request in requests {
+                    if let Err(what) = self.take(now, token, request) {
+                        offence = Some(what);
+                        break;
+                    }
+                }
+                if let Some(offence) = offence {
+                    return self.close(token, &Close::Garbage(Garbage::Datagrams(offence)));
+                }
                 if filled == Filled::More && !self.unread.contains(&token) {
                     self.unread.push(token);
                 }
             }
             Err(close) => self.close(token, &close),
+        }
+    }
+
+    /// What a connection asks for waits for a look at remoted; what it brings does not.
+    fn take(&mut self, now: Time, token: Token, request: Request) -> Result<(), Offence> {
+        let Some(conn) = self.conns.get(&token) else {
+            return Ok(());
+        };
+        match request {
+            Request::Ping(_) | Request::Plain => self.waiting.push((token, request)),
+            Request::Attach(stream) => {
+                log::debug!("{} sends datagrams over its connection", conn.address);
+                if let Some(before) = self.gate.handle_attach(now, conn.id, stream, conn.address) {
+                    self.close(Token(before as usize), &Close::Replaced);
+                }
+            }
+            Request::Session(session) => self.gate.handle_session(conn.id, session)?,
+            Request::Data(data) => self.gate.handle_data(conn.id, data)?,
+        }
+        Ok(())
+    }
+
+    /// Injects what remoted takes, and tells the clients what there is to tell.
+    fn inject(&mut self, now: Time) {
+        while self.inject_again.is_none_or(|at| at <= now)
+            && let Some(volley) = self.gate.poll(now)
+        {
+            let (sent, outcome) = self.injector.send(&self.poll, &volley);
+            self.gate.handle_injected(sent);
+            let pause = match outcome {
+                Outcome::Done => None,
+                Outcome::Busy => Some(BUSY_PAUSE),
+                Outcome::Failed(why) => {
+                    self.complaints.injecting = Some(why);
+                    Some(FAILED_PAUSE)
+                }
+            };
+            self.inject_again = pause.map(|pause| now + pause);
+        }
+        while let Some((connection, told)) = self.gate.poll_told() {
+            let frame = match told {
+                Told::Resume(resume) => Frame::Resume(resume),
+                Told::Ack(ack) => Frame::Ack(ack),
+            };
+            self.send(Token(connection as usize), &frame);
+        }
+    }
+
+    /// Carries remoted's answers back to the clients.
+    fn take_replies(&mut self, token: Token) {
+        let mut replies = Vec::new();
+        let more = self.injector.take_replies(token, |stream, name, bytes| {
+            replies.push((stream, Frame::Reply(Reply { name, bytes: bytes.to_vec() })));
+        });
+        if more && !self.unread_replies.contains(&token) {
+            self.unread_replies.push(token);
+        }
+        for (stream, reply) in replies {
+            if let Some(connection) = self.gate.connection(stream) {
+                self.send(Token(connection as usize), &reply);
+            }
+        }
+    }
+
+    fn send(&mut self, token: Token, frame: &Frame) {
+        let sent = self.conns.get_mut(&token).map(|conn| conn.framed.send(frame));
+        if let Some(Err(broken)) = sent {
+            self.close(token, &Close::Broken(broken));
         }
     }
 
@@ -267,6 +378,8 @@ impl<'a> Server<'a> {
         };
         match close {
             Close::Ended => log::debug!("{} closed its connection", conn.address),
+            Close::Broken(Broken::Seal(why)) => self.complaints.strange(conn.address, why),
+            Close::Garbage(why @ Garbage::KeyWanted) => self.complaints.strange(conn.address, why),
             Close::Garbage(what) => {
                 self.complaints.garbage += 1;
                 log::debug!("{} is cut off: {what}", conn.address);
@@ -275,12 +388,13 @@ impl<'a> Server<'a> {
                 self.complaints.garbage += 1;
                 log::debug!("{} is cut off: silent for too long", conn.address);
             }
+            Close::Replaced => log::debug!("{} has a newer connection", conn.address),
             Close::Broken(broken) => log::debug!("connection of {} lost: {broken}", conn.address),
         }
         if !conn.is_client() {
             self.forget_stranger(conn.address);
         }
-        self.responder.handle_gone(conn.id);
+        self.gate.handle_gone(net::now(), conn.id);
         self.waiting.retain(|(waiting, _)| *waiting != token);
     }
 
@@ -335,7 +449,7 @@ impl<'a> Server<'a> {
             log::warn!("{notice}");
         }
         let lost = self.found.is_lost_in(&sample);
-        let gap = if lost || self.responder.judge().verdict() != Verdict::Up { SEARCH_GAP } else { SEARCH_GAP_UP };
+        let gap = if lost || self.gate.judge().verdict() != Verdict::Up { SEARCH_GAP } else { SEARCH_GAP_UP };
         let stale =
             self.found.is_outdated_by(&sample) && self.searched.is_none_or(|searched| now.since(searched) >= gap);
         if stale && !self.search_open {
@@ -348,7 +462,7 @@ impl<'a> Server<'a> {
         }
         self.sampled = Some(now);
         self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
-        self.responder.handle_sample(now, &sample);
+        self.gate.handle_sample(now, &sample);
         for (token, request) in std::mem::take(&mut self.waiting) {
             self.answer(now, token, request);
         }
@@ -360,9 +474,10 @@ impl<'a> Server<'a> {
             return;
         };
         let outcome = match request {
-            Request::Plain => conn.answer_plain(now, self.responder.judge().verdict() == Verdict::Up),
+            Request::Attach(_) | Request::Session(_) | Request::Data(_) => Ok(()),
+            Request::Plain => conn.answer_plain(now, self.gate.judge().verdict() == Verdict::Up),
             Request::Ping(ping) => {
-                let pong = self.responder.handle_ping(now, conn.id, conn.address, &ping, self.gap);
+                let pong = self.gate.handle_ping(now, conn.id, conn.address, &ping, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,
@@ -381,18 +496,17 @@ impl<'a> Server<'a> {
 
     /// Logs a changed verdict, and tells the clients.
     fn tell_change(&mut self, sample: &Sample) {
-        let verdict = self.responder.judge().verdict();
-        let life = self.responder.judge().incarnation();
+        let verdict = self.gate.judge().verdict();
+        let life = self.gate.judge().incarnation();
         let restarted = verdict == Verdict::Up && std::mem::replace(&mut self.told_life, life) != life;
         if self.told == Some(verdict) && !restarted {
             return;
         }
         match (verdict, &sample.missing) {
             (Verdict::Up, _) => {
-                let buffer =
-                    self.responder.judge().buffer().map_or_else(|| "unknown".into(), |bytes| bytes.to_string());
+                let buffer = self.gate.judge().buffer().map_or_else(|| "unknown".into(), |bytes| bytes.to_string());
                 // Without the right to look, its process is not known.
-                let process = match self.responder.judge().pid() {
+                let process = match self.gate.judge().pid() {
                     0 => String::new(),
                     pid => format!("process {pid}, "),
                 };
@@ -408,10 +522,7 @@ impl<'a> Server<'a> {
         let clients: Vec<Token> =
             self.conns.iter().filter(|(_, conn)| conn.is_client()).map(|(token, _)| *token).collect();
         for token in clients {
-            let sent = self.conns.get_mut(&token).map(|conn| conn.framed.send(&Frame::Notice(Notice { verdict })));
-            if let Some(Err(broken)) = sent {
-                self.close(token, &Close::Broken(broken));
-            }
+            self.send(token, &Frame::Notice(Notice { verdict }));
         }
     }
 }

@@ -1,15 +1,18 @@
 //! One connection to a broker server, from the first packet on.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use mio::Token;
 use mio::net::TcpStream;
 
-use crate::net::framed::{Filled, Framed};
+use crate::net::framed::{Broken, Filled, Framed};
 use crate::net::{self};
+use crate::seal::Key;
 use crate::time::Time;
-use crate::wire::{Frame, Hello, VERSION};
+use crate::wire::{Frame, Hello};
+
+/// Fills in a row, of 64 KiB each. A server answers each small frame with one, and carries what remoted answers: more at once is none.
+const FILLS_MAX: usize = 16;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,36 @@ pub(super) enum Stage {
     Greeted { at: Time },
     /// The server has answered.
     Ready,
+}
+
+/// Why a connection is of no more use.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Broken(Broken),
+    /// More than any server sends.
+    TooMuch,
+}
+
+impl Trouble {
+    /// The server is there and will say the same next time.
+    pub(super) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Broken(Broken::Seal(_) | Broken::Wire(_)))
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Broken(broken) => broken.fmt(f),
+            Self::TooMuch => f.write_str("it sends too much"),
+        }
+    }
+}
+
+impl From<Broken> for Trouble {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
 }
 
 /// A connection, or an attempt at one.
@@ -34,42 +67,42 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream, address: SocketAddr, token: Token, now: Time) -> Self {
-        Self { framed: Framed::new(stream), address, token, since: now, stage: Stage::Connecting }
+    pub(super) fn new(stream: TcpStream, key: Option<&Key>, address: SocketAddr, token: Token, now: Time) -> Self {
+        Self { framed: Framed::client(stream, key), address, token, since: now, stage: Stage::Connecting }
     }
 
     /// Does what the connection is ready for: the frames that came in, and whether the peer has closed it after them. The error says why the
     /// connection is of no more use.
-    pub(super) fn attend(&mut self, stream: u128, interval: Duration) -> Result<(Vec<Frame>, bool), String> {
-        if self.stage == Stage::Connecting && !self.greet(stream, interval)? {
+    pub(super) fn attend(&mut self, hello: &Hello) -> Result<(Vec<Frame>, bool), Trouble> {
+        if self.stage == Stage::Connecting && !self.greet(hello)? {
             return Ok((Vec::new(), false));
         }
-        self.framed.flush().map_err(|broken| broken.to_string())?;
-        let filled = self.framed.fill().map_err(|broken| broken.to_string())?;
+        self.framed.flush()?;
         let mut frames = Vec::new();
-        while let Some(frame) = self.framed.next_frame().map_err(|error| error.to_string())? {
-            frames.push(frame);
+        for _ in 0..FILLS_MAX {
+            let filled = self.framed.fill()?;
+            while let Some(frame) = self.framed.next_frame().map_err(Broken::from)? {
+                frames.push(frame);
+            }
+            match filled {
+                Filled::Dry => return Ok((frames, false)),
+                Filled::Ended => return Ok((frames, true)),
+                Filled::More => {}
+            }
         }
-        match filled {
-            Filled::Dry => Ok((frames, false)),
-            Filled::Ended => Ok((frames, true)),
-            // A server sends one small frame for each of ours: more than that is none.
-            Filled::More => Err("it sends too much".into()),
-        }
+        Err(Trouble::TooMuch)
     }
 
     /// Sends the greeting once the network has connected; whether it has.
-    fn greet(&mut self, stream: u128, interval: Duration) -> Result<bool, String> {
+    fn greet(&mut self, hello: &Hello) -> Result<bool, Trouble> {
         match self.framed.stream().take_error() {
             Ok(None) => {}
-            Ok(Some(error)) | Err(error) => return Err(error.to_string()),
+            Ok(Some(error)) | Err(error) => return Err(Broken::from(error).into()),
         }
         if self.framed.stream().peer_addr().is_err() {
             return Ok(false);
         }
-        let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
-        let hello = Hello { version: VERSION, features: 0, stream, interval_ms };
-        self.framed.send(&Frame::Hello(hello)).map_err(|broken| broken.to_string())?;
+        self.framed.send(&Frame::Hello(*hello))?;
         self.stage = Stage::Greeted { at: net::now() };
         Ok(true)
     }

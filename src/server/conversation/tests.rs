@@ -1,14 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{Incarnation, Notice, Verdict};
+use crate::wire::{Features, Incarnation, Notice, Verdict};
 
 const fn ms(n: u64) -> Time {
     Time::from_millis(1_000_000 + n)
 }
 
 const fn hello(version: u16, interval_ms: u32) -> Frame {
-    Frame::Hello(Hello { version, features: 0, stream: 5, interval_ms })
+    Frame::Hello(Hello { version, features: Features::NONE, stream: 5, interval_ms })
 }
 
 fn ping(number: u64) -> Frame {
@@ -59,7 +59,7 @@ impl Bench {
 
     fn hear(&mut self, at: u64, bytes: &[u8]) -> Result<Vec<Request>, Garbage> {
         self.input.push(bytes);
-        self.conversation.handle_input(ms(at), &mut self.input, &mut self.output)
+        self.conversation.handle_input(ms(at), Access::Features(Features::NONE), &mut self.input, &mut self.output)
     }
 }
 
@@ -67,18 +67,18 @@ impl Bench {
 fn a_client_is_welcomed_and_its_heartbeats_are_requests() {
     let mut bench = Bench::new();
     let requests = bench.hear(1, &bytes(&[hello(VERSION, 1_000), ping(1), ping(2)])).expect("a client");
-    let numbers: Vec<u64> = requests.iter().map(|request| numbered(*request)).collect();
+    let numbers: Vec<u64> = requests.iter().map(numbered).collect();
     assert_eq!(numbers, [1, 2]);
     assert!(bench.conversation.is_client());
     bench.conversation.answer(pong(1), &mut bench.output);
-    let welcome = Frame::Welcome(Welcome { version: VERSION, features: 0 });
+    let welcome = Frame::Welcome(Welcome { version: VERSION, features: Features::NONE });
     assert_eq!(frames(&bench.output), [welcome, Frame::Pong(pong(1))]);
 }
 
-fn numbered(request: Request) -> u64 {
+fn numbered(request: &Request) -> u64 {
     match request {
         Request::Ping(ping) => ping.number,
-        Request::Plain => panic!("no heartbeat"),
+        Request::Plain | Request::Attach(_) | Request::Session(_) | Request::Data(_) => panic!("no heartbeat"),
     }
 }
 
@@ -86,7 +86,7 @@ fn numbered(request: Request) -> u64 {
 fn what_no_client_says_is_garbage() {
     let refusal = Frame::Refusal(Refusal { text: "no".into() });
     let notice = Frame::Notice(Notice { verdict: Verdict::Up });
-    let welcome = Frame::Welcome(Welcome { version: VERSION, features: 0 });
+    let welcome = Frame::Welcome(Welcome { version: VERSION, features: Features::NONE });
     let hello = hello(VERSION, 1_000);
     let table = [
         (vec![ping(1)], Garbage::Ungreeted),
@@ -206,7 +206,7 @@ proptest! {
                 break;
             }
         }
-        prop_assert_eq!(heard.into_iter().map(numbered).collect::<Vec<_>>(), (0..pings).collect::<Vec<_>>());
+        prop_assert_eq!(heard.iter().map(numbered).collect::<Vec<_>>(), (0..pings).collect::<Vec<_>>());
         prop_assert_eq!(bench.input.rest(), b"");
     }
 }

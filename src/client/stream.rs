@@ -1,0 +1,142 @@
+//! Relay → connection: the way out of transport tcp. The prober owns the connection and writes to it; this thread prepares what it writes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::net::UdpSocket;
+
+use super::Shared;
+use super::upstreams::{SHORTAGE_PAUSE, Upstreams};
+use crate::net;
+use crate::net::udp::send_batch;
+use crate::relay::Batch;
+use crate::threads::Stop;
+use crate::time::Time;
+use crate::wire::{DataWriter, Frame, Session, SessionName};
+
+/// Stateful firewalls and NAT forget a UDP port that nothing goes out from; most after half a minute.
+const EMPTY_GAP: Duration = Duration::from_secs(20);
+
+/// Frames on their way to the prober.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// The relay's epoch in which they are of use.
+    pub(super) epoch: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The forward thread of transport tcp.
+#[derive(Debug)]
+pub(super) struct Streamer<'a> {
+    shared: Shared,
+    upstreams: Upstreams<'a>,
+    outgoing: Sender<Outgoing>,
+    /// Agents that the connection knows in this epoch.
+    named: HashMap<u16, SessionName>,
+    epoch: u64,
+    /// Where replies come from, and when its firewalls were last opened for them.
+    target: Option<SocketAddr>,
+    opened: Time,
+}
+
+impl<'a> Streamer<'a> {
+    pub(super) fn new(shared: Shared, upstreams: Upstreams<'a>, outgoing: Sender<Outgoing>) -> Self {
+        Self { shared, upstreams, outgoing, named: HashMap::new(), epoch: 0, target: None, opened: net::now() }
+    }
+
+    /// Hands over what may be sent, until the stop.
+    pub(super) fn run(mut self, bell: &Receiver<()>, stop: &Stop) -> Result<(), String> {
+        let mut batch = Batch::default();
+        while !stop.is_set() {
+            let now = net::now();
+            if now.since(self.opened) >= EMPTY_GAP {
+                self.open_all(now);
+            }
+            let mut relay = self.shared.relay.lock();
+            let epoch = if relay.poll_release(now, &mut batch) { relay.stream_epoch(&batch) } else { None };
+            let Some(epoch) = epoch else {
+                relay.handle_forward_waits();
+                let release = relay.next_release(now).map(|at| at.since(now));
+                let bells = relay.bells(now);
+                drop(relay);
+                self.shared.ring(bells);
+                let open = self.target.map(|_| (self.opened + EMPTY_GAP).since(now));
+                stop.wait(bell, release.into_iter().chain(open).min());
+                continue;
+            };
+            drop(relay);
+            match self.encode(&batch, epoch) {
+                Ok(bytes) => {
+                    let now = net::now();
+                    let bells = {
+                        let mut relay = self.shared.relay.lock();
+                        // Before it goes out: the answer may be quicker than this thread, and acknowledges only what counts as sent.
+                        relay.handle_sent(now, &batch, batch.len());
+                        relay.bells(now)
+                    };
+                    self.shared.ring(bells);
+                    // Waits while the connection is congested. It fails when the prober has ended, and then this thread is about to be told so.
+                    if self.outgoing.send(Outgoing { epoch: batch.epoch(), bytes }).is_err() {
+                        return Ok(());
+                    }
+                    self.shared.probe.ring();
+                }
+                Err(error) => {
+                    self.upstreams.tell_shortage(&error);
+                    stop.wait(&crossbeam_channel::never(), Some(SHORTAGE_PAUSE));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The batch as frames, with the names of its agents in front.
+    fn encode(&mut self, batch: &Batch, epoch: u32) -> std::io::Result<Vec<u8>> {
+        if self.epoch != batch.epoch() {
+            self.epoch = batch.epoch();
+            self.named.clear();
+        }
+        self.target = Some(batch.target());
+        let mut bytes = Vec::new();
+        for at in 0..batch.len() {
+            let session = batch.session(at);
+            let name = SessionName { id: session.id, generation: session.generation };
+            if self.named.get(&session.id) == Some(&name) {
+                continue;
+            }
+            let socket = self.upstreams.get(session, batch.target())?;
+            let port = socket.local_addr().map_or(0, |own| own.port());
+            self.open(&socket, batch.target());
+            Frame::Session(Session { name, port }).encode(&mut bytes);
+            self.named.insert(session.id, name);
+        }
+        let mut writer = DataWriter::new(&mut bytes, epoch);
+        for at in 0..batch.len() {
+            writer.push(batch.seq(at), batch.session(at).id, batch.payload(at));
+        }
+        writer.finish();
+        Ok(bytes)
+    }
+
+    /// Opens the firewalls between for remoted's answers, for every session.
+    fn open_all(&mut self, now: Time) {
+        self.opened = now;
+        let Some(target) = self.target else {
+            return;
+        };
+        for upstream in self.upstreams.iter() {
+            self.open(&upstream.socket, target);
+        }
+    }
+
+    /// remoted ignores an empty datagram; what lies between takes it for the beginning of a conversation.
+    fn open(&self, socket: &UdpSocket, target: SocketAddr) {
+        if self.shared.takes_empty.load(std::sync::atomic::Ordering::Relaxed)
+            && let (0, Err(error)) = send_batch(socket, target, &[b""])
+        {
+            log::debug!("cannot open the way for replies from {target}: {error:?}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Transport tcp's last hop: datagrams into remoted's socket, over loopback, in their agents' names; and remoted's answers back.
+//!
+//! remoted knows an agent with a fixed-IP key by the source address of its datagrams. So each agent has a socket here that is bound to the
+//! address of its client (`--inject spoof`, with `IP_TRANSPARENT`), and to the client's own UDP port, to which remoted's answers then go by
+//! themselves. Where that port cannot be had, because the client is on this host, any other will do: remoted looks at the address alone, and
+//! the answers come here and go back over the connection. With `--inject local` (keys `any`) they always do.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use mio::net::UdpSocket;
+use mio::{Poll, Token};
+
+use crate::net;
+use crate::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
+use crate::streams::{StreamId, Volley};
+use crate::wire::{Session, SessionName};
+
+/// Whose address remoted sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Inject {
+    /// The client's.
+    #[default]
+    Spoof,
+    /// The server's own.
+    Local,
+}
+
+/// Tokens of these sockets start here: below are those of connections.
+const TOKENS_FROM: usize = usize::MAX / 2;
+/// Batches read from one socket before others have their turn.
+const BATCHES_MAX: usize = 4;
+
+/// One agent's socket.
+#[derive(Debug)]
+struct Source {
+    stream: StreamId,
+    session: Session,
+    address: IpAddr,
+    socket: UdpSocket,
+    /// When it was used last, as a count of volleys.
+    used: u64,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Injector {
+    mode: Inject,
+    /// Where remoted receives, for each address family.
+    remoted: Vec<SocketAddr>,
+    sources: HashMap<Token, Source>,
+    tokens: HashMap<(StreamId, u16), Token>,
+    next_token: usize,
+    sources_max: usize,
+    volleys: u64,
+    inbox: Inbox,
+}
+
+/// What became of a volley.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// All of it is in remoted's socket, as far as the system tells.
+    Done,
+    /// The system has no room at the moment.
+    Busy,
+    /// It cannot be done; the reason is for the log.
+    Failed(String),
+}
+
+impl Injector {
+    /// For a remoted at these addresses. No more than `sources_max` sockets are open at a time.
+    pub(super) fn new(mode: Inject, remoted: Vec<SocketAddr>, sources_max: usize) -> Self {
+        Self {
+            mode,
+            remoted,
+            sources: HashMap::new(),
+            tokens: HashMap::new(),
+            next_token: 0,
+            sources_max,
+            volleys: 0,
+            inbox: Inbox::default(),
+        }
+    }
+
+    /// Whether a token is one of these sockets'.
+    pub(super) const fn owns(token: Token) -> bool {
+        token.0 >= TOKENS_FROM && token.0 < usize::MAX - 8
+    }
+
+    /// Sends a volley; how many of it were sent.
+    pub(super) fn send(&mut self, poll: &Poll, volley: &Volley<'_>) -> (usize, Outcome) {
+        let Some(target) = self.target(volley.address) else {
+            let family = if volley.address.is_ipv4() { "IPv4" } else { "IPv6" };
+            return (
+                0,
+                Outcome::Failed(format!("cannot inject for {}: --remoted has no {family} address", volley.address)),
+            );
+        };
+        let token = match self.source(poll, volley) {
+            Ok(token) => token,
+            Err(error) if net::is_shortage(&error) => return (0, Outcome::Busy),
+            Err(error) => {
+                return (0, Outcome::Failed(format!("cannot inject with the address {}: {error}", volley.address)));
+            }
+        };
+        let Some(source) = self.sources.get(&token) else {
+            return (0, Outcome::Busy);
+        };
+        let (mut sent, outcome) = send_batch(&source.socket, target, &volley.payloads);
+        match outcome {
+            Ok(()) => (sent, Outcome::Done),
+            Err(SendError::Busy) => (sent, Outcome::Busy),
+            Err(SendError::Unsendable(error)) => {
+                // To wait would keep all behind it for ever.
+                log::debug!("cannot inject {} bytes: {error}", volley.payloads[sent].len());
+                sent += 1;
+                (sent, Outcome::Done)
+            }
+            Err(SendError::Refused(error)) => (sent, Outcome::Failed(format!("cannot inject into {target}: {error}"))),
+        }
+    }
+
+    /// What remoted has answered to one of these sockets: for which stream, and to whom; whether there may be more.
+    pub(super) fn take_replies(&mut self, token: Token, mut reply: impl FnMut(StreamId, SessionName, &[u8])) -> bool {
+        let Some(source) = self.sources.get(&token) else {
+            return false;
+        };
+        for _ in 0..BATCHES_MAX {
+            match self.inbox.receive(&source.socket) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => {
+                    log::debug!("cannot receive what remoted answers: {error}");
+                    return false;
+                }
+            }
+            for received in self.inbox.iter().filter(|received| self.remoted.contains(&received.from)) {
+                reply(source.stream, source.session.name, received.bytes);
+            }
+            if !self.inbox.is_full() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn target(&self, address: IpAddr) -> Option<SocketAddr> {
+        let fits = |target: &&SocketAddr| self.mode == Inject::Local || target.is_ipv4() == address.is_ipv4();
+        self.remoted.iter().find(fits).copied()
+    }
+
+    /// The socket of the volley's agent, made if need be.
+    fn source(&mut self, poll: &Poll, volley: &Volley<'_>) -> io::Result<Token> {
+        self.volleys += 1;
+        let key = (volley.stream, volley.session.name.id);
+        if let Some(&token) = self.tokens.get(&key)
+            && let Some(source) = self.sources.get_mut(&token)
+        {
+            if source.session == volley.session && source.address == volley.address {
+                source.used = self.volleys;
+                return Ok(token);
+            }
+            self.close(poll, token);
+        }
+        if self.sources.len() >= self.sources_max
+            && let Some((&oldest, _)) = self.sources.iter().min_by_key(|(_, source)| source.used)
+        {
+            self.close(poll, oldest);
+        }
+        let socket = self.bind(volley)?;
+        let token = Token(TOKENS_FROM + self.next_token);
+        self.next_token = (self.next_token + 1) % (TOKENS_FROM / 2);
+        watch(poll, &socket, token)?;
+        let (stream, session, address) = (volley.stream, volley.session, volley.address);
+        self.sources.insert(token, Source { stream, session, address, socket, used: self.volleys });
+        self.tokens.insert(key, token);
+        Ok(token)
+    }
+
+    fn bind(&self, volley: &Volley<'_>) -> io::Result<UdpSocket> {
+        if self.mode == Inject::Local {
+            let v4 = self.remoted.first().is_some_and(SocketAddr::is_ipv4);
+            let any = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+            return net::bind_source(SocketAddr::new(any, 0));
+        }
+        // Its client is on this host, and has that port itself.
+        if volley.address.is_loopback() {
+            return net::bind_source(SocketAddr::new(volley.address, 0));
+        }
+        match net::bind_foreign(SocketAddr::new(volley.address, volley.session.port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                net::bind_foreign(SocketAddr::new(volley.address, 0))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn close(&mut self, poll: &Poll, token: Token) {
+        if let Some(source) = self.sources.remove(&token) {
+            self.tokens.remove(&(source.stream, source.session.name.id));
+            if let Err(error) = unwatch(poll, &source.socket) {
+                log::debug!("cannot let go of a socket: {error}");
+            }
+        }
+    }
+}
