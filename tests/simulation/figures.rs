@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ossec_broker::relay::Transport;
+
 use crate::plan::{Cut, Fault, MS, Options, Plan, SECOND, Timed};
 use crate::promise::Sums;
 use crate::random::Random;
@@ -61,6 +63,8 @@ fn outage(seed: u64, kind: Kind, span: u64, rate: u64) -> Plan {
         reordered: 0,
         timeout: 200 * MS,
         read: MS / 10,
+        transport: Transport::Udp,
+        bandwidth: None,
         settle: Duration::from_secs(3),
         faults: kind.faults().into_iter().map(|fault| Timed { fault, from, to }).collect(),
     }

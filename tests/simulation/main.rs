@@ -50,8 +50,18 @@ fn shrink(plan: &Plan) -> Plan {
 
 #[test]
 fn the_promise_holds_whatever_happens() {
+    explore(Plan::of);
+}
+
+#[test]
+fn nothing_is_lost_over_tcp_whatever_happens() {
+    explore(|seed| Plan::of(seed).over_tcp());
+}
+
+/// Runs as many seeds as asked for, or one with a trace.
+fn explore(plan_of: impl Fn(u64) -> Plan) {
     if let Some(seed) = number("SEED") {
-        let plan = Plan::of(seed);
+        let plan = plan_of(seed);
         println!("{plan:#?}");
         let (sums, complaints) = run(&plan, true);
         assert!(complaints.is_empty(), "{complaints:#?} {sums:?}");
@@ -62,7 +72,7 @@ fn the_promise_holds_whatever_happens() {
     let mut sums = Sums::default();
     let mut failed = Vec::new();
     for seed in first..first + count {
-        let plan = Plan::of(seed);
+        let plan = plan_of(seed);
         let (more, complaints) = outcome(&plan);
         sums.add(more);
         if !complaints.is_empty() {
@@ -75,7 +85,7 @@ fn the_promise_holds_whatever_happens() {
     }
     println!("{count} seeds from {first}, {} failed: {sums:?}", failed.len());
     if let Some(&seed) = failed.first() {
-        let small = shrink(&Plan::of(seed));
+        let small = shrink(&plan_of(seed));
         println!("seed {seed}, shrunk: {small:#?}");
         println!("{:?}", run(&small, true).1);
         panic!("{} of {count} seeds failed, the first is {seed}", failed.len());

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ossec_broker::link::Settings;
-use ossec_broker::relay::{Config, FullPolicy};
+use ossec_broker::relay::{Config, FullPolicy, Transport};
 use ossec_broker::wire::buffer_cost;
 
 use crate::random::Random;
@@ -18,6 +18,8 @@ pub(crate) const SECOND: u64 = 1_000 * MS;
 const SENDING: u64 = 10 * SECOND;
 /// No fault of a random run lasts beyond this moment.
 const LAST_FAULT: u64 = 9 * SECOND;
+/// Bits a second.
+const NARROW: u64 = 1_000_000;
 /// The clients' `--lease`.
 const LEASE: u64 = 100 * MS;
 
@@ -99,6 +101,10 @@ pub(crate) struct Plan {
     pub(crate) timeout: u64,
     /// How long remoted takes for a datagram.
     pub(crate) read: u64,
+    /// How datagrams travel.
+    pub(crate) transport: Transport,
+    /// Bits a second of each client's link; `None`: no matter.
+    pub(crate) bandwidth: Option<u64>,
     /// The server's `--settle`.
     pub(crate) settle: Duration,
     pub(crate) faults: Vec<Timed>,
@@ -142,9 +148,17 @@ impl Plan {
             reordered,
             timeout,
             read,
+            transport: Transport::Udp,
+            bandwidth: None,
             settle,
             faults,
         }
+    }
+
+    /// The same over transport tcp, every now and then over a narrow link.
+    pub(crate) fn over_tcp(self) -> Self {
+        let narrow = self.seed.is_multiple_of(5) && self.rate * self.sizes.1 * 8 < NARROW / 2;
+        Self { transport: Transport::Tcp, bandwidth: narrow.then_some(NARROW), ..self }
     }
 
     /// What the client's command line says.
@@ -161,6 +175,7 @@ impl Plan {
             rate: None,
             resend: true,
             sessions_max: 4,
+            transport: self.transport,
             link,
         };
         match self.options {

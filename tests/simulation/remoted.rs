@@ -20,6 +20,20 @@ pub(crate) struct Datagram {
 }
 
 impl Datagram {
+    /// Written into its payload, as far as there is room.
+    pub(crate) fn payload(&self) -> Vec<u8> {
+        let mut payload = vec![0; self.length];
+        payload[..8].copy_from_slice(&self.counter.to_be_bytes());
+        payload[8..16].copy_from_slice(&(self.agent as u64).to_be_bytes());
+        payload
+    }
+
+    /// Read from its payload.
+    pub(crate) fn of(payload: &[u8]) -> Self {
+        let number = |from: usize| u64::from_be_bytes(payload[from..from + 8].try_into().expect("eight bytes"));
+        Self { agent: number(8) as usize, counter: number(0), length: payload.len() }
+    }
+
     pub(crate) fn cost(&self) -> u64 {
         u64::from(buffer_cost(self.length))
     }

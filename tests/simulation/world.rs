@@ -10,11 +10,13 @@ mod faults;
 mod network;
 mod rivals;
 mod server;
+mod stream;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
+use ossec_broker::streams::Told;
 use ossec_broker::time::Time;
 use ossec_broker::wire::{Ping, Pong};
 
@@ -25,6 +27,7 @@ use crate::remoted::{Datagram, Remoted};
 use client::Client;
 use rivals::Rival;
 use server::Server;
+use stream::Upward;
 
 /// What carries the agents' datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,9 @@ enum Event {
     RefusalArrives(usize),
     ResetArrives { client: usize, connection: u64 },
     Check(rivals::Step),
+    UpwardArrives { client: usize, connection: u64, frame: Upward },
+    Acknowledged { client: usize, connection: u64 },
+    ToldArrives { client: usize, connection: u64, told: Told },
     Reads,
     Begins(usize),
     Ends(usize),
@@ -219,10 +225,13 @@ impl<'a> World<'a> {
             | Event::PongArrives { client, .. }
             | Event::NoticeArrives { client, .. }
             | Event::Connects { client, .. }
+            | Event::ToldArrives { client, .. }
             | Event::ResetArrives { client, .. } => Some(*client),
             Event::Check(step) => step.client(),
             Event::Arrives { .. }
             | Event::PingArrives { .. }
+            | Event::UpwardArrives { .. }
+            | Event::Acknowledged { .. }
             | Event::Looks
             | Event::Reads
             | Event::Begins(_)
@@ -248,6 +257,9 @@ impl<'a> World<'a> {
             Event::RefusalArrives(client) => self.refusal_arrives(client),
             Event::ResetArrives { client, connection } => self.reset_arrives(client, connection),
             Event::Check(step) => self.check(step),
+            Event::UpwardArrives { client, connection, frame } => self.upward_arrives(client, connection, frame),
+            Event::Acknowledged { client, connection } => self.acknowledged(client, connection),
+            Event::ToldArrives { client, connection, told } => self.told_arrives(client, connection, told),
             Event::Reads => self.reads(),
             Event::Begins(index) => self.begins(index),
             Event::Ends(index) => self.ends(index),

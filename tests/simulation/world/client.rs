@@ -5,43 +5,49 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ossec_broker::link::{Dialer, HEARTBEATS_MAX, Probe};
-use ossec_broker::relay::{Batch, Config, Counters, DropReason, Origin, Relay, SessionRef};
+use ossec_broker::relay::{Batch, Config, Counters, DropReason, Origin, Relay, SessionRef, Transport};
 use ossec_broker::wire::Pong;
 
+use super::stream::Uplink;
 use super::{Event, Way, World, nanos, time};
-use crate::plan::{MS, Options, SECOND};
+use crate::plan::{Fault, MS, Options, SECOND, Timed};
 use crate::remoted::Datagram;
 
 /// How long an attempt to connect is waited for: the client's `--timeout`.
 const ATTEMPT: u64 = 2 * SECOND;
 /// What may reach remoted twice for each rewind: a window of half a default buffer of the smallest datagrams.
 const COPIES_PER_REWIND_MAX: u64 = 128;
+/// The same for a server that was started anew and knows nothing: a window of the smallest datagrams.
+const COPIES_PER_RESUME_MAX: u64 = (4 << 20) / 832;
 /// And a batch that was taken out before it.
 const BATCH_MAX: u64 = 64;
 /// A thread takes some microseconds from one thing to the next.
 const STEP: u64 = 10_000;
 
 pub(super) struct Client {
-    relay: Relay,
-    connection: Option<u64>,
+    pub(super) relay: Relay,
+    pub(super) connection: Option<u64>,
     probes: VecDeque<Probe>,
     dialer: Dialer,
     /// Attempts under way, with the moment at which they are given up.
     attempts: Vec<(u64, u64)>,
     /// When its next `Wake` comes, `u64::MAX` for never.
     wakes_at: u64,
-    batch: Batch,
+    pub(super) batch: Batch,
     sending: bool,
     /// Batches that were sent after a rewind had made them copies.
     stale: u64,
     /// When the last segment of each direction arrives: TCP keeps order.
-    last_ping: u64,
+    pub(super) last_ping: u64,
     last_pong: u64,
     lease: u64,
     /// Whose each session is, as far as it has sent.
     sessions: Vec<(SessionRef, usize)>,
     /// When it last released something or had nothing to release.
-    contented: u64,
+    pub(super) contented: u64,
+    /// What it calls its stream over tcp, and the way there.
+    pub(super) stream: u128,
+    pub(super) uplink: Uplink,
 }
 
 impl Client {
@@ -61,6 +67,8 @@ impl Client {
             lease: 0,
             sessions: Vec::new(),
             contented: 0,
+            stream: u128::from(seed),
+            uplink: Uplink::default(),
         }
     }
 
@@ -91,18 +99,14 @@ impl Client {
 
     /// An agent sends.
     pub(super) fn handle_datagram(&mut self, now: u64, datagram: Datagram) {
-        let mut payload = vec![0; datagram.length];
-        payload[..8].copy_from_slice(&datagram.counter.to_be_bytes());
-        payload[8..16].copy_from_slice(&(datagram.agent as u64).to_be_bytes());
+        let payload = datagram.payload();
         let agent = SocketAddr::from(([127, 0, 0, datagram.agent as u8 + 1], 5_000));
         self.relay.handle_datagram(time(now), Origin { agent, local: None }, &payload);
     }
 
     /// The `at`-th datagram of the batch.
-    fn batched(&self, at: usize) -> Datagram {
-        let payload = self.batch.payload(at);
-        let number = |from: usize| u64::from_be_bytes(payload[from..from + 8].try_into().expect("eight bytes"));
-        Datagram { agent: number(8) as usize, counter: number(0), length: payload.len() }
+    pub(super) fn batched(&self, at: usize) -> Datagram {
+        Datagram::of(self.batch.payload(at))
     }
 
     /// Whether the datagram leaves by its own agent's socket.
@@ -135,7 +139,10 @@ impl World<'_> {
             one.dialer.handle_outage(now);
         }
         self.begin_heartbeat(client);
-        self.take_out(client);
+        match self.plan.transport {
+            Transport::Udp => self.take_out(client),
+            Transport::Tcp => self.pump(client),
+        }
         self.watch_starving(client);
         let one = &mut self.clients[client];
         let wakes = [
@@ -145,10 +152,16 @@ impl World<'_> {
             one.dialer.next_start(one.attempts.len()).map(nanos),
             one.attempts.iter().map(|(_, until)| *until).min(),
         ];
-        let next = wakes.into_iter().flatten().min().map(|next| next.max(self.now + STEP));
-        if let Some(next) = next.filter(|next| *next < one.wakes_at) {
-            one.wakes_at = next;
-            self.at(next, Event::Wake(client));
+        if let Some(next) = wakes.into_iter().flatten().min() {
+            self.wake_at(client, next);
+        }
+    }
+
+    pub(super) fn wake_at(&mut self, client: usize, at: u64) {
+        let at = at.max(self.now + STEP);
+        if at < self.clients[client].wakes_at {
+            self.clients[client].wakes_at = at;
+            self.at(at, Event::Wake(client));
         }
     }
 
@@ -255,6 +268,9 @@ impl World<'_> {
         one.dialer.handle_link();
         let target = SocketAddr::from(([10, 9, 9, 9], 1_514));
         one.relay.handle_connected(time(self.now), Duration::from_nanos(round_trip), target);
+        if self.plan.transport == Transport::Tcp {
+            self.attach(client);
+        }
         self.act(client);
     }
 
@@ -336,16 +352,25 @@ impl World<'_> {
             }
             self.ledger.settle(agents, counters.dropped_total());
             allowed += counters.copies;
-            if counters.copies > counters.rewinds * COPIES_PER_REWIND_MAX + self.clients[client].stale * BATCH_MAX {
+            let per_rewind = match self.plan.transport {
+                Transport::Udp => COPIES_PER_REWIND_MAX,
+                Transport::Tcp => COPIES_PER_RESUME_MAX,
+            };
+            if counters.copies > counters.rewinds * per_rewind + self.clients[client].stale * BATCH_MAX {
                 self.ledger.complain(format!("client {client}: too many copies: {counters:?}"));
             }
             self.watch_options(client, counters);
         }
         let copies = self.ledger.sums().copies;
+        let crashes = |timed: &Timed| matches!(timed.fault, Fault::Kill | Fault::KillServer | Fault::Flood(_));
+        if self.plan.transport == Transport::Tcp && copies > 0 && !self.plan.faults.iter().any(crashes) {
+            self.ledger.complain(format!("{copies} copies, and nothing crashed"));
+        }
         if copies > allowed {
             self.ledger.complain(format!("{copies} copies arrived, {allowed} were meant"));
         }
-        if self.ledger.overflows > 0 && self.flood == 0 && self.plan.lag == 0 {
+        if self.ledger.overflows > 0 && self.flood == 0 && (self.plan.lag == 0 || self.plan.transport == Transport::Tcp)
+        {
             self.ledger.complain(format!("{} drops at remoted's socket, and nobody else sends", self.ledger.overflows));
         }
     }

@@ -29,7 +29,7 @@ impl World<'_> {
                 }
             }
             Fault::Reset(client) => {
-                if let Some(connection) = self.server.disconnect(client) {
+                if let Some(connection) = self.server.disconnect(self.now, client) {
                     self.reset(client, connection);
                 }
             }

@@ -1,5 +1,7 @@
 //! Packets on their way: what is delayed, lost, duplicated, overtaken.
 
+use ossec_broker::relay::Transport;
+
 use super::{Event, Way, World};
 use crate::plan::{Fault, MS, SECOND, Timed};
 use crate::promise::Loss;
@@ -90,6 +92,9 @@ impl World<'_> {
 
     /// What the promise says of a datagram of this client that an outage swallowed.
     pub(super) fn loss(&self, outage: &Timed, client: usize) -> Loss {
+        if self.plan.transport == Transport::Tcp {
+            return Loss::Covered;
+        }
         let lease = match self.way {
             // Of the newest heartbeat, or of the one that begins next; or what it would be on the longest path of this outage. Where the
             // path grows longer meanwhile, what was released may arrive when the outage is over, ahead of what is sent again.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ossec_broker::verdict::Responder;
+use ossec_broker::gate::Gate;
 use ossec_broker::wire::{Ping, Verdict};
 
 use super::{Event, World, nanos, time};
@@ -19,9 +19,11 @@ pub(super) struct Server {
     /// When remoted is looked at next.
     next_look: Option<u64>,
     connections: Vec<Option<u64>>,
+    /// Connections that their clients have given up, and nobody has closed here.
+    half_open: Vec<(usize, u64)>,
     waiting: Vec<(usize, u64, Ping)>,
     looked: u64,
-    responder: Responder,
+    pub(super) gate: Gate,
     told: Option<Verdict>,
 }
 
@@ -31,9 +33,10 @@ impl Server {
             alive: true,
             next_look: None,
             connections: vec![None; plan.clients],
+            half_open: Vec::new(),
             waiting: Vec::new(),
             looked: 0,
-            responder: Responder::new(plan.settle),
+            gate: Gate::new(plan.settle),
             told: None,
         }
     }
@@ -48,20 +51,40 @@ impl Server {
         self.alive = false;
         self.next_look = None;
         self.waiting.clear();
+        self.half_open.clear();
         let none = vec![None; self.connections.len()];
         std::mem::replace(&mut self.connections, none)
     }
 
-    pub(super) fn disconnect(&mut self, client: usize) -> Option<u64> {
+    pub(super) fn disconnect(&mut self, now: u64, client: usize) -> Option<u64> {
         let connection = self.connections[client].take()?;
-        self.responder.handle_gone(connection);
+        self.gate.handle_gone(time(now), connection);
         Some(connection)
+    }
+
+    /// This connection of the client is there.
+    pub(super) fn knows(&self, client: usize, connection: u64) -> bool {
+        self.connections[client] == Some(connection) || self.half_open.contains(&(client, connection))
+    }
+
+    /// This connection of the client is closed.
+    pub(super) fn forget(&mut self, client: usize, connection: u64) {
+        if self.connections[client] == Some(connection) {
+            self.connections[client] = None;
+        }
+        self.half_open.retain(|known| *known != (client, connection));
+    }
+
+    pub(super) fn client_of(&self, connection: u64) -> Option<usize> {
+        self.connections.iter().position(|known| *known == Some(connection))
     }
 
     /// Takes a new connection, if the process is there.
     pub(super) fn connect(&mut self, client: usize, connection: u64) -> bool {
-        if self.alive {
-            self.connections[client] = Some(connection);
+        if self.alive
+            && let Some(before) = self.connections[client].replace(connection)
+        {
+            self.half_open.push((client, before));
         }
         self.alive
     }
@@ -70,8 +93,12 @@ impl Server {
 impl World<'_> {
     /// Until when the broker server's process is stopped, if it is.
     pub(super) fn server_stopped(&self) -> Option<u64> {
-        let stops = self.plan.faults.iter().filter(|timed| matches!(timed.fault, Fault::StopServer));
-        stops.filter(|timed| timed.from <= self.now && self.now < timed.to).map(|timed| timed.to).max()
+        let stopped = |at: u64| {
+            let stops = self.plan.faults.iter().filter(|timed| matches!(timed.fault, Fault::StopServer));
+            stops.filter(|timed| timed.from <= at && at < timed.to).map(|timed| timed.to).max()
+        };
+        // One stop may follow another without a pause.
+        std::iter::successors(stopped(self.now), |&until| stopped(until)).last()
     }
 
     pub(super) fn ping_arrives(&mut self, client: usize, connection: u64, ping: Ping) {
@@ -99,20 +126,25 @@ impl World<'_> {
         }
         self.server.looked = self.now;
         let (now, sample) = (time(self.now), self.remoted.sample(self.now));
-        self.server.responder.handle_sample(now, &sample);
+        self.server.gate.handle_sample(now, &sample);
         for (client, connection, ping) in std::mem::take(&mut self.server.waiting) {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));
             let gap = Duration::from_nanos(SAMPLE_GAP);
-            let pong = self.server.responder.handle_ping(now, connection, address, &ping, gap);
+            let pong = self.server.gate.handle_ping(now, connection, address, &ping, gap);
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
             self.at(arrives, Event::PongArrives { client, connection, pong });
         }
-        self.tell(self.server.responder.judge().verdict());
-        let watch = self.server.responder.watch_gap().map(|gap| now + gap);
-        let settled = self.server.responder.judge().next_deadline();
-        if let Some(at) = watch.into_iter().chain(settled).min() {
-            self.look_at(nanos(at).max(self.now + SAMPLE_GAP));
+        self.tell(self.server.gate.judge().verdict());
+        self.inject();
+        self.look_if_due();
+    }
+
+    /// Sees to it that remoted is looked at when that is due.
+    pub(super) fn look_if_due(&mut self) {
+        let settled = self.server.gate.judge().next_deadline();
+        if let Some(at) = self.server.gate.next_look().into_iter().chain(settled).min() {
+            self.look_at(nanos(at).max(self.now + SAMPLE).max(self.server.looked + SAMPLE_GAP));
         }
     }
 

@@ -1,0 +1,178 @@
+//! Transport tcp: the frames between a client and the broker server, and the injection.
+
+use std::collections::VecDeque;
+
+use ossec_broker::streams::Told;
+use ossec_broker::wire::{Assembler, Data, DataWriter, Frame, Session, SessionName};
+
+use super::{Event, World, time};
+use crate::plan::{MS, SECOND};
+use crate::remoted::Datagram;
+
+/// What a client writes ahead of a narrow link: what the kernel takes before it says that it is full.
+const AHEAD: u64 = 100 * MS;
+/// Headers of TCP and IP, and the frame's own.
+const OVERHEAD_BYTES: u64 = 60;
+
+/// The client's end of a connection that carries a stream.
+#[derive(Debug, Default)]
+pub(super) struct Uplink {
+    /// Until when the link is busy with what was written.
+    busy: u64,
+    /// Sessions named in this epoch.
+    named: Vec<SessionName>,
+    epoch: u64,
+}
+
+/// A frame towards the server.
+#[derive(Clone, Debug)]
+pub(super) enum Upward {
+    Attach(u128),
+    Session(Session),
+    Data(Data),
+}
+
+impl World<'_> {
+    /// Over a connection that was just made: it carries the stream from here on.
+    pub(super) fn attach(&mut self, client: usize) {
+        let name = self.clients[client].stream;
+        self.clients[client].uplink.busy = self.now;
+        self.write(client, Upward::Attach(name), 0);
+    }
+
+    /// Writes what may be sent, as far as the link takes it.
+    pub(super) fn pump(&mut self, client: usize) {
+        while self.clients[client].uplink.busy <= self.now + AHEAD {
+            let one = &mut self.clients[client];
+            if !one.relay.poll_release(time(self.now), &mut one.batch) {
+                return;
+            }
+            let Some(epoch) = one.relay.stream_epoch(&one.batch) else {
+                return;
+            };
+            if one.uplink.epoch != one.batch.epoch() {
+                one.uplink.epoch = one.batch.epoch();
+                one.uplink.named.clear();
+            }
+            let mut bytes = Vec::new();
+            let mut fresh = VecDeque::new();
+            let mut writer = DataWriter::new(&mut bytes, epoch);
+            for at in 0..one.batch.len() {
+                let session = one.batch.session(at);
+                let name = SessionName { id: session.id, generation: session.generation };
+                if !one.uplink.named.contains(&name) {
+                    one.uplink.named.push(name);
+                    fresh.push_back(name);
+                }
+                writer.push(one.batch.seq(at), session.id, one.batch.payload(at));
+            }
+            writer.finish();
+            let (first, last) = (one.batched(0), one.batched(one.batch.len() - 1));
+            let sent = one.batch.len();
+            one.relay.handle_sent(time(self.now), &one.batch, sent);
+            one.contented = self.now;
+            self.note_release(client);
+            self.say(|| format!("client {client}: writes {} to {} in epoch {epoch}", first.counter, last.counter));
+            for name in fresh {
+                self.write(client, Upward::Session(Session { name, port: 1_517 }), 0);
+            }
+            let mut assembler = Assembler::default();
+            assembler.push(&bytes);
+            while let Ok(Some(Frame::Data(data))) = assembler.next_frame() {
+                let length = data.items().map(|item| item.span() as u64).sum();
+                self.write(client, Upward::Data(data), length);
+            }
+        }
+        let at = self.clients[client].uplink.busy - AHEAD / 2;
+        self.wake_at(client, at);
+    }
+
+    fn write(&mut self, client: usize, frame: Upward, bytes: u64) {
+        let Some(connection) = self.clients[client].connection else {
+            return;
+        };
+        let span = self.plan.bandwidth.map_or(0, |bits| (bytes + OVERHEAD_BYTES) * 8 * SECOND / bits);
+        let one = &mut self.clients[client];
+        one.uplink.busy = one.uplink.busy.max(self.now) + span;
+        // Heartbeats share the connection: nothing of it comes out of order.
+        let last = one.last_ping.max(one.uplink.busy);
+        let arrives = self.tcp(last, true);
+        self.clients[client].last_ping = arrives;
+        self.at(arrives, Event::UpwardArrives { client, connection, frame });
+    }
+
+    pub(super) fn upward_arrives(&mut self, client: usize, connection: u64, frame: Upward) {
+        if let Some(until) = self.server_stopped() {
+            // The kernel takes it; the process reads it later.
+            return self.at(until, Event::UpwardArrives { client, connection, frame });
+        }
+        if !self.server.alive || !self.server.knows(client, connection) {
+            return self.reset(client, connection);
+        }
+        let gate = &mut self.server.gate;
+        let outcome = match frame {
+            Upward::Attach(stream) => {
+                if let Some(old) =
+                    gate.handle_attach(time(self.now), connection, stream, [10, 0, 0, client as u8 + 1].into())
+                {
+                    self.server.forget(client, old);
+                }
+                Ok(())
+            }
+            Upward::Session(session) => gate.handle_session(connection, session),
+            Upward::Data(data) => gate.handle_data(connection, data),
+        };
+        if let Err(offence) = outcome {
+            self.ledger.complain(format!("client {client}: {offence}"));
+        }
+        // The kernel acknowledges it.
+        let round_trip = self.plan.round_trip_at(self.now);
+        if self.plan.cut(false, false, self.now, self.now + round_trip / 2).is_none() {
+            self.at(self.now + round_trip / 2, Event::Acknowledged { client, connection });
+        }
+        self.inject();
+        self.look_if_due();
+    }
+
+    pub(super) fn acknowledged(&mut self, client: usize, connection: u64) {
+        if self.clients[client].connection == Some(connection) {
+            self.clients[client].relay.handle_alive(time(self.now));
+        }
+    }
+
+    /// Injects what remoted can take, and tells the clients what there is to tell.
+    pub(super) fn inject(&mut self) {
+        while let Some(volley) = self.server.gate.poll(time(self.now)) {
+            let datagrams: Vec<Datagram> = volley.payloads.iter().map(|payload| Datagram::of(payload)).collect();
+            if !self.remoted.alive {
+                // Refused at once: the next look will see it.
+                break;
+            }
+            self.server.gate.handle_injected(datagrams.len());
+            for datagram in datagrams {
+                let sent = self.ledger.transmitted(datagram.agent);
+                self.arrives(datagram, sent);
+            }
+        }
+        while let Some((connection, told)) = self.server.gate.poll_told() {
+            let Some(client) = self.server.client_of(connection) else { continue };
+            let arrives = self.tcp(self.clients[client].last_pong(), false);
+            self.clients[client].set_last_pong(connection, arrives);
+            self.at(arrives, Event::ToldArrives { client, connection, told });
+        }
+    }
+
+    pub(super) fn told_arrives(&mut self, client: usize, connection: u64, told: Told) {
+        if self.clients[client].connection != Some(connection) {
+            return;
+        }
+        self.say(|| format!("client {client}: {told:?}"));
+        let relay = &mut self.clients[client].relay;
+        relay.handle_alive(time(self.now));
+        match told {
+            Told::Resume(resume) => relay.handle_resume(&resume),
+            Told::Ack(ack) => relay.handle_ack(&ack),
+        }
+        self.act(client);
+    }
+}
