@@ -7,6 +7,7 @@ mod uninterrupted;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -75,8 +76,111 @@ fn server(broker: u16, remoted: u16) -> Role {
 }
 
 fn client(listen: u16, broker: u16, remoted: u16) -> Role {
+    client_over("udp", listen, broker, remoted)
+}
+
+fn client_over(transport: &str, listen: u16, broker: u16, remoted: u16) -> Role {
     let [listen, broker, remoted] = [listen, broker, remoted].map(|port| format!("127.0.0.1:{port}"));
-    Role::start(&["client", "--listen", &listen, "--broker", &broker, "--server", &remoted, "--source-port", "0"])
+    let ways = ["--listen", &listen, "--broker", &broker, "--server", &remoted, "--source-port", "0"];
+    Role::start(&[&["client", "--transport", transport], &ways[..]].concat())
+}
+
+/// A key in a file that goes with the test.
+struct KeyFile(std::path::PathBuf);
+
+impl KeyFile {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("ossec-broker-loopback-{}-{}", std::process::id(), free_port(0)));
+        let key = Command::new(BROKER).arg("genkey").output().expect("it prints a key");
+        assert!(key.status.success());
+        std::fs::write(&path, key.stdout).expect("a file");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("permissions");
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("it is text")
+    }
+}
+
+impl Drop for KeyFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A server with `--inject local`, which needs no rights, and this key.
+fn keyed_server(broker: u16, remoted: u16, key: &KeyFile) -> Role {
+    let (listen, remoted) = (format!("127.0.0.1:{broker}"), format!("127.0.0.1:{remoted}"));
+    let arguments = ["server", "--listen", &listen, "--remoted", &remoted, "--process", "any", "--settle", "0"];
+    Role::start(&[&arguments[..], &["--inject", "local", "--psk-file", key.path()]].concat())
+}
+
+fn keyed_client(transport: &str, listen: u16, broker: u16, remoted: u16, key: &KeyFile) -> Role {
+    let [listen, broker, remoted] = [listen, broker, remoted].map(|port| format!("127.0.0.1:{port}"));
+    let ways = ["--listen", &listen, "--broker", &broker, "--server", &remoted, "--source-port", "0"];
+    Role::start(&[&["client", "--transport", transport, "--psk-file", key.path()], &ways[..]].concat())
+}
+
+#[test]
+fn with_a_key_both_transports_carry_datagrams_and_replies() {
+    for transport in ["udp", "tcp"] {
+        let key = KeyFile::new();
+        let (receiver, remoted) = receiver();
+        let (broker, listen) = (free_port(0), free_port(0));
+        let _server = keyed_server(broker, remoted, &key);
+        let client = keyed_client(transport, listen, broker, remoted, &key);
+        let agent = agent(listen);
+        let mut from = None;
+        for number in 0..200u32 {
+            agent.send(&number.to_be_bytes()).expect("sent");
+            let (bytes, source) = next(&receiver);
+            assert_eq!(bytes, number.to_be_bytes(), "over {transport}");
+            from = Some(source);
+        }
+        receiver.send_to(b"reply", from.expect("it came from somewhere")).expect("sent");
+        let mut reply = [0; 16];
+        assert_eq!(agent.recv(&mut reply).expect("a reply"), 5);
+        let output = client.stop();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && log.contains(" 0 left"), "{log}");
+    }
+}
+
+#[test]
+fn keys_that_do_not_fit_are_told_at_both_ends_and_let_nothing_through() {
+    let (key, other) = (KeyFile::new(), KeyFile::new());
+    let (_receiver, remoted) = receiver();
+    let broker = free_port(0);
+    let server = keyed_server(broker, remoted, &key);
+    wait_until_listening(broker);
+    let address = format!("127.0.0.1:{broker}");
+    let check = |more: &[&str]| {
+        let output = Command::new(BROKER).args(["check", "--broker", &address]).args(more).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(check(&["--psk-file", key.path()]).0, Some(0));
+    let (code, text) = check(&["--psk-file", other.path()]);
+    assert!(code == Some(2) && text.contains("keys of both ends differ"), "{text}");
+    let (code, text) = check(&[]);
+    assert!(code == Some(2) && text.contains("wants a key"), "{text}");
+    assert_eq!(ask(broker, b"ping\n"), b"pong\n", "the plain request passes");
+    let log = String::from_utf8_lossy(&server.stop().stderr).into_owned();
+    assert!(log.contains("keys"), "{log}");
+}
+
+#[test]
+fn a_server_without_a_key_tells_a_client_that_has_one() {
+    let key = KeyFile::new();
+    let (_receiver, remoted) = receiver();
+    let broker = free_port(0);
+    let _server = server(broker, remoted);
+    wait_until_listening(broker);
+    let address = format!("127.0.0.1:{broker}");
+    let output =
+        Command::new(BROKER).args(["check", "--broker", &address, "--psk-file", key.path()]).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.code() == Some(2) && text.contains("this server has no key"), "{text}");
 }
 
 /// The next datagram that is not one of the greetings that `agent` sends.
@@ -111,9 +215,18 @@ fn wait_until_listening(port: u16) {
 
 #[test]
 fn an_outage_is_replayed_in_order_and_replies_come_back() {
+    an_outage("udp");
+}
+
+#[test]
+fn an_outage_is_replayed_over_tcp_and_replies_come_back() {
+    an_outage("tcp");
+}
+
+fn an_outage(transport: &str) {
     let (receiver, remoted) = receiver();
     let (broker, listen) = (free_port(0), free_port(0));
-    let client = client(listen, broker, remoted);
+    let client = client_over(transport, listen, broker, remoted);
     let agent = agent(listen);
     // Nobody answers for remoted yet: all is held.
     for number in 0..300u32 {

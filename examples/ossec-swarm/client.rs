@@ -14,7 +14,7 @@ use mio::{Poll, Token};
 use ossec_broker::link::{self, ATTEMPTS_MAX, Dialer, Probe};
 use ossec_broker::net::udp::{Inbox, SendError, send_batch, take_refusal, watch};
 use ossec_broker::net::{self};
-use ossec_broker::relay::{Batch, Config, Counters, FullPolicy, Origin, Relay};
+use ossec_broker::relay::{Batch, Config, Counters, FullPolicy, Origin, Relay, Transport};
 use ossec_broker::time::Time;
 use ossec_broker::wire::Frame;
 
@@ -93,6 +93,7 @@ impl Client {
             rate: None,
             resend: true,
             sessions_max: 1,
+            transport: Transport::Udp,
             link: SETTINGS,
         };
         let stream = net::random();

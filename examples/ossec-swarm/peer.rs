@@ -7,7 +7,7 @@ use mio::net::TcpStream;
 use ossec_broker::net::framed::{Filled, Framed};
 use ossec_broker::net::{self};
 use ossec_broker::time::Time;
-use ossec_broker::wire::{Frame, Hello, VERSION};
+use ossec_broker::wire::{Features, Frame, Hello, VERSION};
 
 /// A connection, or an attempt at one.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(stream: TcpStream, token: Token, now: Time) -> Self {
-        Self { framed: Framed::new(stream), token, since: now, greeted: None }
+        Self { framed: Framed::client(stream, None), token, since: now, greeted: None }
     }
 
     /// Does what the connection is ready for: the frames that came in. The error says why it is of no more use.
@@ -36,7 +36,7 @@ impl Peer {
                 return Ok(Vec::new());
             }
             let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
-            let hello = Hello { version: VERSION, features: 0, stream, interval_ms };
+            let hello = Hello { version: VERSION, features: Features::NONE, stream, interval_ms };
             self.framed.send(&Frame::Hello(hello)).map_err(|broken| broken.to_string())?;
             self.greeted = Some(net::now());
         }

@@ -7,11 +7,12 @@
 //! * A configuration that was understood is the same when it is written as arguments and read again.
 #![no_main]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::cli::{Command, Invocation, Refusal, parse};
-use ossec_broker::relay::FullPolicy;
+use ossec_broker::relay::{FullPolicy, Transport};
 use ossec_broker::{client, server};
 use ossec_broker_fuzz::Plan;
 
@@ -58,7 +59,12 @@ fn survives(invocation: &Invocation, words: &[String]) {
     let (mut written, durations) = match &invocation.command {
         Command::Client(config) => of_client(config),
         Command::Server(config) => of_server(config),
-        Command::Check(config) => (vec!["check".into(), format!("--broker={}", config.broker)], Vec::new()),
+        Command::Check(config) => {
+            let mut written = vec!["check".into(), format!("--broker={}", config.broker)];
+            written.extend(key(config.psk_file.as_ref()));
+            (written, Vec::new())
+        }
+        Command::Genkey => (vec!["genkey".into()], Vec::new()),
     };
     written.extend((0..invocation.verbosity).map(|_| "-v".to_string()));
     if durations.into_iter().all(|span| span <= EXACT_MAX) {
@@ -85,6 +91,8 @@ fn of_client(config: &client::Config) -> (Vec<String>, Vec<Duration>) {
         format!("--max-sessions={}", relay.sessions_max),
         format!("--drain={}", seconds(config.drain)),
     ];
+    written.push(format!("--transport={}", if relay.transport == Transport::Udp { "udp" } else { "tcp" }));
+    written.extend(key(config.psk_file.as_ref()));
     written.extend(config.broker.iter().map(|broker| format!("--broker={broker}")));
     written.extend(config.source.iter().map(|source| format!("--source={source}")));
     written.extend(relay.rate.iter().map(|rate| format!("--rate={rate}")));
@@ -96,10 +104,12 @@ fn of_client(config: &client::Config) -> (Vec<String>, Vec<Duration>) {
 fn of_server(config: &server::Config) -> (Vec<String>, Vec<Duration>) {
     let mut written = vec![
         "server".to_string(),
-        format!("--remoted=127.0.0.1:{}", config.port),
+        format!("--remoted={}", config.remoted),
         format!("--settle={}", seconds(config.settle)),
         format!("--max-connections={}", config.connections_max),
     ];
+    written.push(format!("--inject={}", if config.inject == server::Inject::Spoof { "spoof" } else { "local" }));
+    written.extend(key(config.psk_file.as_ref()));
     written.extend(config.listen.iter().map(|listen| format!("--listen={listen}")));
     match &config.names {
         Some(names) => written.extend(names.iter().map(|name| format!("--process={name}"))),
@@ -107,6 +117,10 @@ fn of_server(config: &server::Config) -> (Vec<String>, Vec<Duration>) {
     }
     written.extend(config.required.iter().map(|name| format!("--require={name}")));
     (written, vec![config.settle])
+}
+
+fn key(file: Option<&PathBuf>) -> Option<String> {
+    file.map(|file| format!("--psk-file={}", file.display()))
 }
 
 fn seconds(span: Duration) -> String {

@@ -12,11 +12,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::server::conversation::{Conversation, Request, SILENCE_MAX, UNANSWERED_MAX};
+use ossec_broker::server::conversation::{Access, Conversation, Request, SILENCE_MAX, UNANSWERED_MAX};
 use ossec_broker::time::Time;
 use ossec_broker::verdict::{ClientId, Owner, Presence, Responder, Sample, Socket};
 use ossec_broker::wire::{
-    Assembler, FRAME_BYTES_MAX, Frame, Hello, LEASE_MAX, Ping, Pong, Refusal, VERSION, Verdict, Welcome,
+    Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, LEASE_MAX, Ping, Pong, Refusal, VERSION, Verdict, Welcome,
 };
 use ossec_broker_fuzz::Plan;
 
@@ -174,7 +174,8 @@ impl Conn {
     fn hear(&mut self, now: Time, bytes: &[u8]) -> bool {
         self.heard = now;
         self.input.push(bytes);
-        let heard = self.conversation.handle_input(now, &mut self.input, &mut self.output);
+        let heard =
+            self.conversation.handle_input(now, Access::Features(Features::STREAM), &mut self.input, &mut self.output);
         let expected = self.model.hear(bytes);
         assert_eq!(heard.as_ref().ok(), expected.as_ref(), "after {:?}: {heard:?}", self.model.said);
         self.requests.extend(heard.iter().flatten());
@@ -238,7 +239,7 @@ impl Model {
             None => return sound.then(Vec::new),
             Some(Frame::Hello(Hello { version: VERSION, .. })) if !self.greeted => {
                 self.greeted = true;
-                Frame::Welcome(Welcome { version: VERSION, features: 0 }).encode(&mut self.told);
+                Frame::Welcome(Welcome { version: VERSION, features: Features::NONE }).encode(&mut self.told);
             }
             Some(Frame::Hello(Hello { version: VERSION, .. })) => {}
             Some(Frame::Hello(Hello { version, .. })) => {

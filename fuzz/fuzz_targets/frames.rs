@@ -57,8 +57,8 @@ fn look_at(frame: &Frame) {
     assert!(bytes.len() <= LENGTH_BYTES + FRAME_BYTES_MAX);
     let again = (vec![frame.clone()], None);
     assert_eq!(read(&bytes, &[bytes.len()]), again);
-    // A refusal's text reaches to the end of the body: nothing can be added to it.
-    if !matches!(frame, Frame::Refusal(_)) {
+    // Of some the last field reaches to the end of the body: nothing can be added to them.
+    if !matches!(frame, Frame::Refusal(_) | Frame::Data(_) | Frame::Reply(_)) {
         bytes.extend_from_slice(b"later");
         let length = u32::try_from(bytes.len() - LENGTH_BYTES).expect("it is short");
         bytes[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());

@@ -41,7 +41,7 @@ use std::time::Duration;
 pub(crate) use channels::{Receiver, RecvTimeoutError, Sender, TryRecvError, after, bounded, never, select};
 pub(crate) use lock::Mutex;
 pub(crate) use net::HostPort;
-pub(crate) use ossec_broker::{link, relay, time, wire};
+pub(crate) use ossec_broker::{keyfile, link, relay, seal, time, wire};
 pub(crate) use poll::{Events, Interest, Poll, Token, Waker};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Runner, thread};
@@ -65,6 +65,7 @@ fn config() -> client::Config {
         timeout: Duration::from_secs(2),
         receive_buffer_bytes: 1 << 20,
         drain: Duration::from_mins(10),
+        psk_file: None,
         relay: relay::Config {
             buffer_bytes: 1 << 20,
             full: relay::FullPolicy::DropOldest,
@@ -72,6 +73,7 @@ fn config() -> client::Config {
             rate: None,
             resend: true,
             sessions_max: 2,
+            transport: relay::Transport::Udp,
             link: link::Settings {
                 interval: Duration::from_secs(1),
                 lease: Duration::from_millis(100),

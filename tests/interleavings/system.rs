@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ossec_broker::relay::{Relay, Snapshot};
 use ossec_broker::time::Time;
-use ossec_broker::wire::{Frame, Incarnation, Notice, Ping, Pong, VERSION, Verdict, Welcome};
+use ossec_broker::wire::{Features, Frame, Incarnation, Notice, Ping, Pong, VERSION, Verdict, Welcome};
 use shuttle::rand::Rng;
 
 use crate::net::udp::Inside;
@@ -181,7 +181,9 @@ impl System {
     fn answer(&self, stream: &TcpStream, frame: &Frame, away: &mut Option<Time>) {
         let world = World::here();
         let ping = match frame {
-            Frame::Hello(_) => return stream.answer(Frame::Welcome(Welcome { version: VERSION, features: 0 })),
+            Frame::Hello(_) => {
+                return stream.answer(Frame::Welcome(Welcome { version: VERSION, features: Features::NONE }));
+            }
             Frame::Ping(ping) => ping,
             other => panic!("no client sends {other:?}"),
         };

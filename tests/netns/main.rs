@@ -22,6 +22,7 @@ mod programs;
 mod replies;
 mod scene;
 mod stops;
+mod stream;
 #[path = "../support/mod.rs"]
 mod support;
 mod swarm;

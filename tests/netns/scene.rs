@@ -1,7 +1,8 @@
 //! The scene of every test: remoted and the broker's server on one host, agent and client on the other.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{env, fs};
@@ -33,6 +34,8 @@ pub(crate) struct Scene {
     pub(crate) net: Namespaces,
     pub(crate) directory: Directory,
     started: u32,
+    /// With a key: the roles use it, and the client sends over tcp.
+    key: Option<String>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -63,12 +66,32 @@ impl Scene {
         let directory = Directory::new();
         let journal = Journal::new(directory.join("journal"));
         let net = Namespaces::new();
-        Self { client: None, server: None, remoted: None, journal, net, directory, started: 0, _turn: turn }
+        Self { client: None, server: None, remoted: None, journal, net, directory, started: 0, key: None, _turn: turn }
     }
 
     /// Two hosts with everything running and the link up.
     pub(crate) fn up() -> Self {
         Self::up_with(&[])
+    }
+
+    /// The same over transport tcp, with a key.
+    pub(crate) fn up_over_tcp() -> Self {
+        let mut scene = Self::empty();
+        scene.make_key();
+        scene.start_remoted(&[]);
+        scene.start_server(&[]);
+        scene.wait_until_up();
+        scene.start_client(&[]);
+        scene
+    }
+
+    /// Makes a key for all roles that start from here on.
+    pub(crate) fn make_key(&mut self) {
+        let path = self.directory.join("key");
+        let key = Command::new(broker()).arg("genkey").output().expect("it prints a key");
+        fs::write(&path, key.stdout).expect("the directory is there");
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("the file is there");
+        self.key = Some(path.to_str().expect("is plain text").to_owned());
     }
 
     /// The same with options for the stand-in for remoted.
@@ -93,7 +116,9 @@ impl Scene {
     }
 
     pub(crate) fn start_server(&mut self, options: &[&str]) {
-        let options = [&["server", "--settle", "200ms", "-v"], options].concat();
+        let key = self.key.clone();
+        let key: Vec<&str> = key.iter().flat_map(|key| ["--psk-file", key]).collect();
+        let options = [&["server", "--settle", "200ms", "-v"], &key[..], options].concat();
         self.server = Some(self.start(Side::Server, broker(), "server", &options));
     }
 
@@ -115,7 +140,9 @@ impl Scene {
     /// Starts the client and waits until it has its socket for the agent. It need not have found the server by then.
     pub(crate) fn start_client(&mut self, options: &[&str]) {
         let server: &[&str] = if options.contains(&"--server") { &[] } else { &["--server", Side::Server.ipv4()] };
-        let options = [&["client", "-v"], server, options].concat();
+        let key = self.key.clone();
+        let key: Vec<&str> = key.iter().flat_map(|key| ["--transport", "tcp", "--psk-file", key]).collect();
+        let options = [&["client", "-v"], server, &key[..], options].concat();
         self.client = Some(self.start(Side::Agent, broker(), "client", &options));
         let listen = options.iter().skip_while(|option| **option != "--listen").nth(1).unwrap_or(&"127.0.0.1:1514");
         let port = listen.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port is given");
@@ -165,7 +192,9 @@ impl Scene {
     /// One heartbeat by `ossec-broker check`, from the agent's host.
     pub(crate) fn check(&self) -> Output {
         let mut command = self.net.command(Side::Agent, broker());
-        command.args(["check", "--broker", Side::Server.ipv4()]).output().expect("ip runs, as it did before")
+        command.args(["check", "--broker", Side::Server.ipv4()]);
+        command.args(self.key.iter().flat_map(|key| ["--psk-file", key]));
+        command.output().expect("ip runs, as it did before")
     }
 
     /// Waits until the server answers that remoted is up.
@@ -235,6 +264,14 @@ impl Scene {
         assert_eq!(received.overtaken(), 0, "order was not kept: {received:?}");
         assert!(received.copies() <= copies_max(outages), "too many copies: {received:?}");
         assert_eq!(self.drops(), 0, "the receiver's socket overflowed: {:?}", self.received(&traffic.id));
+        summary
+    }
+
+    /// Waits until everything has arrived: each datagram once and in order, and every reply that the agent's host let in.
+    pub(crate) fn expect_each_once(&mut self, traffic: Traffic) -> Summary {
+        let id = traffic.id.clone();
+        let summary = self.expect_all(traffic, 0);
+        assert_eq!(self.received(&id).copies(), 0, "copies, and nothing crashed: {:?}", self.received(&id));
         summary
     }
 

@@ -64,6 +64,8 @@ pub(crate) enum Firewall {
     RejectsAll,
     /// At the agent's host: datagrams to remoted may not leave, and whoever sends them gets an error.
     ForbidsUdp,
+    /// At the agent's host: in comes only what belongs to a conversation that began there.
+    Stateful,
 }
 
 /// A pair of namespaces; deleted in the end, with everything that still runs in them.
@@ -217,6 +219,7 @@ impl Namespaces {
                 (Side::Server, "input", &["meta l4proto tcp reject with tcp reset", "meta l4proto udp reject"][..])
             }
             Firewall::ForbidsUdp => (Side::Agent, "output", &["udp dport 1514 drop"][..]),
+            Firewall::Stateful => (Side::Agent, "input", &["ct state established,related accept", "drop"][..]),
         };
         let device = if hook == "input" { "iif" } else { "oif" };
         let mut script =

@@ -32,7 +32,7 @@ impl Role {
         let (name, body): (_, Box<dyn FnOnce() -> Result<(), String> + Send>) = match command {
             Command::Client(config) => ("client", Box::new(move || client::run(keep(config), &signalled))),
             Command::Server(config) => ("server", Box::new(move || server::run(keep(Box::new(config)), &signalled))),
-            Command::Check(_) => panic!("a check is no role"),
+            Command::Check(_) | Command::Genkey => panic!("a check is no role"),
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(body).expect("a thread starts");
         Self { name, signals, thread }

@@ -46,8 +46,13 @@ impl Client {
             Frame::Welcome(_) => self.adopt(token, ground),
             Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(pong),
             Frame::Notice(_) if Some(token) == self.chosen => self.relay.handle_notice(),
-            Frame::Pong(_) | Frame::Notice(_) => {}
-            Frame::Refusal(_) | Frame::Hello(_) | Frame::Ping(_) => self.drop_peer(token),
+            Frame::Pong(_) | Frame::Notice(_) | Frame::Resume(_) | Frame::Ack(_) | Frame::Reply(_) => {}
+            Frame::Refusal(_)
+            | Frame::Hello(_)
+            | Frame::Ping(_)
+            | Frame::Attach(_)
+            | Frame::Session(_)
+            | Frame::Data(_) => self.drop_peer(token),
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub(crate) use ossec_broker::net::framed::{Broken, Filled};
+use ossec_broker::seal::Key;
 use ossec_broker::wire::{Frame, WireError};
 
 use crate::poll::{Registry, Token};
@@ -111,12 +112,24 @@ impl TcpStream {
     }
 }
 
+/// How far what was sent has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    _nothing: (),
+}
+
+impl Progress {
+    pub(crate) const fn is_beyond(self, _: Self) -> bool {
+        false
+    }
+}
+
 /// The client's end.
 #[derive(Debug)]
 pub(crate) struct Framed(TcpStream);
 
 impl Framed {
-    pub(crate) const fn new(stream: TcpStream) -> Self {
+    pub(crate) const fn client(stream: TcpStream, _: Option<&Key>) -> Self {
         Self(stream)
     }
 
@@ -135,6 +148,20 @@ impl Framed {
 
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         Ok(self.0.inside().to_client.pop_front())
+    }
+
+    /// Only transport tcp asks for this.
+    pub(crate) const fn progress(&self) -> Progress {
+        Progress { _nothing: () }
+    }
+
+    /// Nothing is written but heartbeats.
+    pub(crate) const fn is_congested(&self) -> bool {
+        true
+    }
+
+    pub(crate) const fn send_bytes(&mut self, _: &[u8]) -> Result<(), Broken> {
+        Ok(())
     }
 
     pub(crate) fn send(&mut self, frame: &Frame) -> Result<(), Broken> {
