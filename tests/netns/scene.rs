@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use std::{env, fs};
 
@@ -36,8 +36,17 @@ pub(crate) struct Scene {
     started: u32,
     /// With a key: the roles use it, and the client sends over tcp.
     key: Option<String>,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
+
+/// Most scenes are alone on the machine. What has no lease does not mind others of its kind.
+#[expect(dead_code, reason = "they are held, not looked at")]
+enum Turn {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Shared(RwLockReadGuard<'static, ()>),
+}
+
+static TURN: RwLock<()> = RwLock::new(());
 
 /// An agent that sends.
 pub(crate) struct Traffic {
@@ -60,9 +69,18 @@ impl Summary {
 impl Scene {
     /// Two hosts on which nothing runs yet.
     pub(crate) fn empty() -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
         // A test that failed in its turn has cleaned up like any other.
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::in_turn(Turn::Alone(TURN.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The same for transport tcp: with a key, and beside others of its kind.
+    pub(crate) fn empty_with_key() -> Self {
+        let mut scene = Self::in_turn(Turn::Shared(TURN.read().unwrap_or_else(PoisonError::into_inner)));
+        scene.make_key();
+        scene
+    }
+
+    fn in_turn(turn: Turn) -> Self {
         let directory = Directory::new();
         let journal = Journal::new(directory.join("journal"));
         let net = Namespaces::new();
@@ -76,9 +94,8 @@ impl Scene {
 
     /// The same over transport tcp, with a key.
     pub(crate) fn up_over_tcp() -> Self {
-        let mut scene = Self::empty();
-        scene.make_key();
-        scene.start_remoted(&[]);
+        let mut scene = Self::empty_with_key();
+        scene.start_remoted_and_wait();
         scene.start_server(&[]);
         scene.wait_until_up();
         scene.start_client(&[]);
@@ -86,7 +103,7 @@ impl Scene {
     }
 
     /// Makes a key for all roles that start from here on.
-    pub(crate) fn make_key(&mut self) {
+    fn make_key(&mut self) {
         let path = self.directory.join("key");
         let key = Command::new(broker()).arg("genkey").output().expect("it prints a key");
         fs::write(&path, key.stdout).expect("the directory is there");
@@ -108,6 +125,14 @@ impl Scene {
         let journal = self.journal.path().to_str().expect("is plain text").to_owned();
         let options = [&["--journal", &journal], options].concat();
         self.start_receiver(example("ossec-remoted"), &options);
+    }
+
+    /// The same, and waits until it has its socket: the broker server would take that of another scene's remoted for its own meanwhile.
+    pub(crate) fn start_remoted_and_wait(&mut self) {
+        self.start_remoted(&[]);
+        wait_until("remoted has its socket", || {
+            self.net.has_udp_socket(Side::Server, 1514).then_some(()).ok_or("it has none yet".to_owned())
+        });
     }
 
     /// Starts whatever stands in remoted's place.

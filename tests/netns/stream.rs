@@ -44,7 +44,7 @@ fn a_steady_stream_loses_no_datagram_and_no_reply() {
 
 #[test]
 fn a_stream_on_which_a_twentieth_of_all_packets_is_lost_loses_nothing() {
-    let lossy = Duration::from_secs(6);
+    let lossy = Duration::from_secs(4);
     let mut scene = Scene::up_over_tcp();
     let traffic = scene.send_as(AGENT, worth(BEFORE + lossy + AFTER), &[]);
     scene.wait_until_accepted(AGENT, worth(BEFORE));
@@ -147,9 +147,8 @@ fn a_broker_server_stopped_under_a_stream_costs_nothing() {
 
 #[test]
 fn replies_come_back_through_a_stateful_firewall_at_the_agents_host() {
-    let mut scene = Scene::empty();
-    scene.make_key();
-    scene.start_remoted(&[]);
+    let mut scene = Scene::empty_with_key();
+    scene.start_remoted_and_wait();
     scene.start_server(&[]);
     scene.wait_until_up();
     scene.net.raise(Firewall::Stateful);
@@ -162,9 +161,8 @@ fn replies_come_back_through_a_stateful_firewall_at_the_agents_host() {
 
 #[test]
 fn replies_come_back_over_the_connection_where_the_server_injects_in_its_own_name() {
-    let mut scene = Scene::empty();
-    scene.make_key();
-    scene.start_remoted(&[]);
+    let mut scene = Scene::empty_with_key();
+    scene.start_remoted_and_wait();
     scene.start_server(&["--inject", "local"]);
     scene.wait_until_up();
     // Nothing but the broker's connection passes.
@@ -178,9 +176,8 @@ fn replies_come_back_over_the_connection_where_the_server_injects_in_its_own_nam
 
 #[test]
 fn a_stream_may_be_ipv6() {
-    let mut scene = Scene::empty();
-    scene.make_key();
-    scene.start_remoted(&[]);
+    let mut scene = Scene::empty_with_key();
+    scene.start_remoted_and_wait();
     scene.start_server(&[]);
     scene.wait_until_up();
     let server = format!("[{}]", Side::Server.ipv6());
