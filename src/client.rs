@@ -38,8 +38,9 @@ use parking_lot::Mutex;
 
 use crate::keyfile;
 use crate::link::Standing;
+use crate::net::udp::send_from;
 use crate::net::{self, HostPort};
-use crate::relay::{self, Bells, Relay, Transport};
+use crate::relay::{self, Bells, Origin, Relay, Transport};
 use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
 
 /// Threads of this role, the resolver not counted.
@@ -88,6 +89,14 @@ struct Shared {
 }
 
 impl Shared {
+    /// Passes on what remoted answered to an agent.
+    fn pass_on(&self, origin: Origin, reply: &[u8]) {
+        log::trace!(target: "ossec_broker::datagram", "reply of {} bytes to {}", reply.len(), origin.agent);
+        if let Err(error) = send_from(&*self.agents, origin.local, origin.agent, reply) {
+            log::debug!("cannot pass a reply on to {}: {error:?}", origin.agent);
+        }
+    }
+
     /// Rings for whoever has something to do. Not to be called with the lock held.
     fn ring(&self, bells: Bells) {
         // A bell that is rung already is enough.

@@ -389,9 +389,7 @@ impl Relay {
         if self.target.is_none_or(|target| (target.ip(), target.port()) != (from.ip(), from.port())) {
             return None;
         }
-        let origin = self.sessions.handle_reply(now, session)?;
-        self.counters.replies += 1;
-        Some(origin)
+        self.handle_carried_reply(now, session)
     }
 
     /// Transport tcp: where a reply to this session goes that came over the connection.
@@ -420,7 +418,7 @@ impl Relay {
     pub const fn handle_probe_waits(&mut self, at: Option<Time>) {
         self.probe_waits = Some(match at {
             Some(at) => at,
-            None => Time::from_nanos(u64::MAX),
+            None => Time::FAR,
         });
     }
 

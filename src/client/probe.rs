@@ -16,7 +16,7 @@ use super::stream::Outgoing;
 use super::{Config, Shared, events};
 use crate::link::{ATTEMPTS_MAX, Dialer, Probe};
 use crate::net::framed::Progress;
-use crate::net::udp::{kernel_drops, send_from};
+use crate::net::udp::kernel_drops;
 use crate::net::{self};
 use crate::relay::{Bells, Relay, SessionRef, Transport};
 use crate::seal::Key;
@@ -54,7 +54,7 @@ pub(super) struct Prober<'a> {
     kernel_drops: u32,
     /// Transport tcp: what is to be written.
     outgoing: Receiver<Outgoing>,
-    /// How far that had come when the connection was last found to be alive.
+    /// How far that had come when it was looked at last.
     progress: Progress,
 }
 
@@ -154,19 +154,27 @@ impl<'a> Prober<'a> {
 
     /// What time alone brings about: lateness, silence, a heartbeat that is due.
     fn keep_time(&mut self, now: Time) -> (Bells, Option<(Probe, Ping)>) {
-        let progress = self.chosen_peer().map(|peer| peer.framed.progress()).unwrap_or_default();
+        let progressed = self.has_progressed();
         let mut relay = self.shared.relay.lock();
         relay.handle_time(now);
-        if relay.is_silent(now) && progress.is_beyond(self.progress) {
+        if progressed {
             relay.handle_alive(now);
         }
-        self.progress = progress;
         if relay.is_silent(now) {
             self.dialer.handle_outage(now);
         }
         let due = relay.next_heartbeat(now).is_some_and(|at| at <= now);
         let heartbeat = if due { relay.begin_heartbeat(now) } else { None };
         (relay.bells(now), heartbeat)
+    }
+
+    /// Transport tcp: something has reached the other host since this was asked last.
+    fn has_progressed(&mut self) -> bool {
+        if self.config.relay.transport == Transport::Udp {
+            return false;
+        }
+        let progress = self.chosen_peer().map(|peer| peer.framed.progress()).unwrap_or_default();
+        progress.is_beyond(std::mem::replace(&mut self.progress, progress))
     }
 
     fn send_heartbeat(&mut self, probe: Probe, ping: Ping) {
@@ -181,7 +189,6 @@ impl<'a> Prober<'a> {
     /// Transport tcp: writes what is ready, as far as the connection takes it.
     fn write_stream(&mut self) {
         loop {
-            let epoch = self.shared.relay.lock().epoch();
             let Some(peer) = self.chosen_peer().filter(|peer| !peer.framed.is_congested()) else {
                 return;
             };
@@ -190,7 +197,7 @@ impl<'a> Prober<'a> {
                 return;
             };
             // What was prepared before the server said where to go on comes again.
-            if outgoing.epoch != epoch {
+            if outgoing.epoch != self.shared.relay.lock().epoch() {
                 continue;
             }
             if let Some(peer) = self.chosen_peer()
@@ -383,11 +390,9 @@ impl<'a> Prober<'a> {
     /// Transport tcp: what remoted answered came back over the connection.
     fn take_reply(&self, reply: &Reply) {
         let session = SessionRef { id: reply.name.id, generation: reply.name.generation };
-        let Some(origin) = self.shared.relay.lock().handle_carried_reply(net::now(), session) else {
-            return;
-        };
-        if let Err(error) = send_from(&*self.shared.agents, origin.local, origin.agent, &reply.bytes) {
-            log::debug!("cannot pass a reply on to {}: {error:?}", origin.agent);
+        let origin = self.shared.relay.lock().handle_carried_reply(net::now(), session);
+        if let Some(origin) = origin {
+            self.shared.pass_on(origin, &reply.bytes);
         }
     }
 

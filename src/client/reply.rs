@@ -10,7 +10,7 @@ use mio::{Poll, Token};
 use super::upstreams::Upstream;
 use super::{Shared, events};
 use crate::net;
-use crate::net::udp::{Inbox, send_from, take_refusal, unwatch, watch};
+use crate::net::udp::{Inbox, take_refusal, unwatch, watch};
 use crate::threads::{DOORBELL, Stop};
 
 /// Batches read from one socket before the others have their turn.
@@ -103,10 +103,7 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool
                 log::trace!("{} bytes from {} are no reply", reply.bytes.len(), reply.from);
                 continue;
             };
-            log::trace!(target: "ossec_broker::datagram", "reply of {} bytes to {}", reply.bytes.len(), origin.agent);
-            if let Err(error) = send_from(&*shared.agents, origin.local, origin.agent, reply.bytes) {
-                log::debug!("cannot pass a reply on to {}: {error:?}", origin.agent);
-            }
+            shared.pass_on(origin, reply.bytes);
         }
         if !inbox.is_full() {
             return false;

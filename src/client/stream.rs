@@ -84,6 +84,8 @@ impl<'a> Streamer<'a> {
                     self.shared.probe.ring();
                 }
                 Err(error) => {
+                    // The names of this batch have not gone out.
+                    self.named.clear();
                     self.upstreams.tell_shortage(&error);
                     stop.wait(&crossbeam_channel::never(), Some(SHORTAGE_PAUSE));
                 }

@@ -145,6 +145,14 @@ fn a_broker_server_stopped_under_a_stream_costs_nothing() {
     });
 }
 
+/// Sends, and expects each datagram once and every reply.
+fn expect_replies(scene: &mut Scene) {
+    let count = worth(BEFORE + AFTER);
+    let traffic = scene.send(count, &[]);
+    let summary = scene.expect_each_once(traffic);
+    assert_eq!((summary.get("replies"), summary.get("reordered")), (count, 0), "{}", summary.0);
+}
+
 #[test]
 fn replies_come_back_through_a_stateful_firewall_at_the_agents_host() {
     let mut scene = Scene::empty_with_key();
@@ -153,10 +161,7 @@ fn replies_come_back_through_a_stateful_firewall_at_the_agents_host() {
     scene.wait_until_up();
     scene.net.raise(Firewall::Stateful);
     scene.start_client(&[]);
-    let count = worth(BEFORE + AFTER);
-    let traffic = scene.send(count, &[]);
-    let summary = scene.expect_each_once(traffic);
-    assert_eq!((summary.get("replies"), summary.get("reordered")), (count, 0), "{}", summary.0);
+    expect_replies(&mut scene);
 }
 
 #[test]
@@ -168,10 +173,7 @@ fn replies_come_back_over_the_connection_where_the_server_injects_in_its_own_nam
     // Nothing but the broker's connection passes.
     scene.net.raise(Firewall::ForbidsUdp);
     scene.start_client(&[]);
-    let count = worth(BEFORE + AFTER);
-    let traffic = scene.send(count, &[]);
-    let summary = scene.expect_each_once(traffic);
-    assert_eq!((summary.get("replies"), summary.get("reordered")), (count, 0), "{}", summary.0);
+    expect_replies(&mut scene);
 }
 
 #[test]
@@ -182,8 +184,5 @@ fn a_stream_may_be_ipv6() {
     scene.wait_until_up();
     let server = format!("[{}]", Side::Server.ipv6());
     scene.start_client(&["--server", &server]);
-    let count = worth(BEFORE + AFTER);
-    let traffic = scene.send(count, &[]);
-    let summary = scene.expect_each_once(traffic);
-    assert_eq!(summary.get("replies"), count, "{}", summary.0);
+    expect_replies(&mut scene);
 }
