@@ -34,6 +34,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The port of OSSEC's `<remote>`.
@@ -124,7 +125,8 @@ fn bind(args: &Args) -> Result<UdpSocket, Box<dyn Error>> {
             socket.set_only_v6(false)?;
         }
         if let Some(bytes) = args.rcvbuf {
-            socket.set_recv_buffer_size(bytes)?;
+            // By force where that is allowed: what the kernel lets everybody ask for is hardly more than its default.
+            setsockopt(&socket, sockopt::RcvBufForce, &bytes).or_else(|_| socket.set_recv_buffer_size(bytes))?;
         }
         socket.bind(&address.into())?;
         io::Result::Ok(socket.into())

@@ -14,7 +14,7 @@ use crate::buffer::SESSION_ID_MAX;
 use crate::net::HostPort;
 use crate::relay::FullPolicy;
 use crate::{check, client, link, relay, server};
-use values::{BufferBytes, Full, Host, Injected, Resend, Span, Way};
+use values::{BufferBytes, Full, Host, Injected, Prefix, Resend, Span, Way};
 
 const DEFAULT_PORT_REMOTED: u16 = 1_514;
 const DEFAULT_PORT_BROKER: u16 = 1_517;
@@ -117,6 +117,10 @@ struct ClientArgs {
     #[argh(option, arg_name = "file")]
     psk_file: Option<PathBuf>,
 
+    /// become this user once the sockets are bound
+    #[argh(option, arg_name = "name")]
+    user: Option<String>,
+
     /// say more: -v news of heartbeats, -vv each heartbeat, -vvv each datagram
     #[argh(switch, short = 'v')]
     verbose: u8,
@@ -150,6 +154,10 @@ struct ServerArgs {
     #[argh(option, arg_name = "spoof|local", default = "Injected(server::Inject::Spoof)")]
     inject: Injected,
 
+    /// addresses besides its own that a client may ask to be seen as with --source, repeatable: 10.0.0.0/8
+    #[argh(option, arg_name = "cidr")]
+    allow_source: Vec<Prefix>,
+
     /// connections at a time (4096)
     #[argh(option, arg_name = "n", default = "values::Connections(4096)")]
     max_connections: values::Connections,
@@ -157,6 +165,10 @@ struct ServerArgs {
     /// file with the key that both ends have; `ossec-broker genkey` makes one
     #[argh(option, arg_name = "file")]
     psk_file: Option<PathBuf>,
+
+    /// become this user once the sockets are bound, and keep what injecting and looking at remoted need
+    #[argh(option, arg_name = "name")]
+    user: Option<String>,
 
     /// say more: -v connections, -vv each heartbeat
     #[argh(switch, short = 'v')]
@@ -276,6 +288,7 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
         receive_buffer_bytes: args.rcvbuf.0,
         drain: args.drain.0,
         psk_file: args.psk_file,
+        user: args.user,
         relay: relay::Config {
             buffer_bytes: args.buffer.0,
             full: args.full.0,
@@ -305,7 +318,9 @@ fn server_config(args: ServerArgs) -> Result<server::Config, String> {
         default_port: DEFAULT_PORT_BROKER,
         remoted,
         inject: args.inject.0,
+        allowed_sources: args.allow_source.into_iter().map(|prefix| prefix.0).collect(),
         psk_file: args.psk_file,
+        user: args.user,
         names,
         required: args.require,
         settle: args.settle.0,

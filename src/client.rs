@@ -40,11 +40,14 @@ use crate::keyfile;
 use crate::link::Standing;
 use crate::net::udp::send_from;
 use crate::net::{self, HostPort};
+use crate::privileges::{self, Right};
 use crate::relay::{self, Bells, Origin, Relay, Transport};
 use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
 
 /// Threads of this role, the resolver not counted.
 const THREADS: usize = 4;
+/// Ports below need a right to be bound.
+const PORTS_FREE_FROM: u16 = 1_024;
 /// New upstream sockets on their way to the reply thread; more wait at the sender for a moment.
 const NEW_UPSTREAMS_MAX: usize = 64;
 
@@ -71,6 +74,8 @@ pub struct Config {
     pub drain: Duration,
     /// The file with the key of the connection.
     pub psk_file: Option<PathBuf>,
+    /// The user to become.
+    pub user: Option<String>,
     /// Buffer, sessions and link.
     pub relay: relay::Config,
 }
@@ -117,6 +122,11 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let agents = Arc::new(bind(config)?);
     net::raise_descriptor_limit(u64::from(config.relay.sessions_max) + 64);
+    if let Some(user) = &config.user {
+        // The sockets of sessions are bound as agents come.
+        let kept: &[Right] = if config.source_port < PORTS_FREE_FROM { &[Right::CAP_NET_BIND_SERVICE] } else { &[] };
+        privileges::become_user(user, kept)?;
+    }
 
     let failed = |error: std::io::Error| format!("cannot set up the wait for sockets: {error}");
     let (receive_poll, probe_poll, reply_poll) =

@@ -142,6 +142,11 @@ impl Gate {
         self.look_gap = LOOK_GAP_MIN;
     }
 
+    /// Nothing of the volley that [`Self::poll`] gave can be injected. The connection that is to be told so, if there is one.
+    pub fn handle_uninjectable(&mut self, now: Time) -> Option<ConnectionId> {
+        self.streams.handle_uninjectable(now)
+    }
+
     /// The connection that carries this stream.
     pub fn connection(&self, stream: StreamId) -> Option<ConnectionId> {
         self.streams.connection(stream)

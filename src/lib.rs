@@ -16,7 +16,7 @@
 //! |---|---|
 //! | [`cli`], [`logging`] | arguments in, each role's configuration out; where log lines go |
 //! | [`client`], [`server`], [`check`] | the roles: threads and sockets, composed |
-//! | [`net`], [`remoted`], [`threads`], [`keyfile`] | the outside world, one room each |
+//! | [`net`], [`remoted`], [`threads`], [`keyfile`], [`privileges`] | the outside world, one room each |
 //! | [`relay`], [`gate`] | the client's whole logic: buffer, link and sessions; the server's: verdict, windows and streams |
 //! | [`buffer`], [`link`], [`verdict`], [`streams`], [`seal`], [`wire`], [`time`] | the ground floor: pure, no socket, no clock, no thread |
 
@@ -29,6 +29,7 @@ pub mod keyfile;
 pub mod link;
 pub mod logging;
 pub mod net;
+pub mod privileges;
 pub mod relay;
 pub mod remoted;
 pub mod seal;

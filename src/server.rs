@@ -18,11 +18,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, select};
+use ipnet::IpNet;
 use mio::Poll;
 use mio::net::TcpListener;
 
 use crate::keyfile;
 use crate::net::{self, HostPort};
+use crate::privileges::{self, Right};
 use crate::remoted::{Names, Wanted};
 use crate::threads::{Crew, Doorbell, Outcome, Stopper, scope};
 use crate::wire::Features;
@@ -37,6 +39,11 @@ const SOURCES_MAX: usize = 4_096;
 /// The same without a key: only clients of this host may inject.
 const SOURCES_MAX_PLAIN: usize = 8;
 const THREADS: usize = 2;
+/// Kept when another user is to be: to see which sockets remoted owns.
+const RIGHTS: [Right; 2] = [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH];
+/// ... and to inject with the clients' addresses and ports.
+const RIGHTS_SPOOF: [Right; 4] =
+    [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH, Right::CAP_NET_RAW, Right::CAP_NET_BIND_SERVICE];
 
 /// What the command line says of this role.
 #[derive(Clone, Debug)]
@@ -49,6 +56,10 @@ pub struct Config {
     pub remoted: HostPort,
     /// Whose address remoted sees in them.
     pub inject: Inject,
+    /// Addresses that remoted may see besides, where a client asks for one of them.
+    pub allowed_sources: Vec<IpNet>,
+    /// The user to become.
+    pub user: Option<String>,
     /// Accepted process names; `None`: any.
     pub names: Option<Vec<String>>,
     /// Processes that must be running too.
@@ -64,14 +75,6 @@ pub struct Config {
 /// Runs until `signals` says stop, or until something is beyond repair. The error says what was attempted and why it failed.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
-    if key.is_some() && config.inject == Inject::Spoof {
-        let cannot = |error| {
-            format!(
-                "cannot inject with the clients' addresses: {error}: run as root, with CAP_NET_RAW, or with --inject local"
-            )
-        };
-        net::may_bind_foreign().map_err(cannot)?;
-    }
     let listener = listen(config)?;
     let sources_max = if key.is_some() { SOURCES_MAX } else { SOURCES_MAX_PLAIN };
     let wanted_descriptors = (config.connections_max + sources_max) as u64 + DESCRIPTORS_BESIDES;
@@ -93,6 +96,19 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     }
 
     let remoted = remoted_addresses(&config.remoted)?;
+    // Clients of this host alone, who have no other address, are those without a key.
+    let spoofs = config.inject == Inject::Spoof && (key.is_some() || !config.allowed_sources.is_empty());
+    if let Some(user) = &config.user {
+        privileges::become_user(user, if spoofs { &RIGHTS_SPOOF } else { &RIGHTS })?;
+    }
+    if spoofs {
+        let cannot = |error| {
+            format!(
+                "cannot inject with the clients' addresses: {error}: run as root, with CAP_NET_RAW, or with --inject local"
+            )
+        };
+        net::may_bind_foreign().map_err(cannot)?;
+    }
 
     let failed = |error: io::Error| format!("cannot set up the wait for sockets: {error}");
     let poll = Poll::new().map_err(failed)?;

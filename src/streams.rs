@@ -23,7 +23,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::time::Time;
-use crate::wire::{Ack, Data, DataItem, Incarnation, Resume, Seq, Session, buffer_cost};
+use crate::wire::{Ack, DATAGRAM_BYTES_MAX, Data, DataItem, Incarnation, Resume, Seq, Session, buffer_cost};
 
 /// One connection of a client, as the server numbers them.
 pub type ConnectionId = u64;
@@ -39,6 +39,8 @@ const WINDOW_MAX: u64 = 4 << 20;
 const WINDOWS_TOTAL: u64 = 64 << 20;
 /// The least part: 20 small datagrams.
 const WINDOW_MIN: u64 = 16 << 10;
+/// What a single datagram may cost.
+const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX) as u64;
 /// Frames of one stream that wait, however small.
 const QUEUED_MAX: usize = 16_384;
 /// Streams remembered. The one that has been without a connection for longest is forgotten first: if it comes back it sends again what it has not
@@ -77,6 +79,8 @@ struct Stream {
     epoch: u32,
     queue: VecDeque<Queued>,
     queued_cost: u64,
+    /// The largest window that the client was told of in this epoch.
+    granted: u64,
     /// It has a place among those that are ready.
     ready: bool,
     /// Agents named by the connection in this epoch, and those whose datagrams are next.
@@ -181,6 +185,7 @@ impl Streams {
             epoch: 0,
             queue: VecDeque::new(),
             queued_cost: 0,
+            granted: 0,
             ready: false,
             named: HashSet::new(),
             sessions: HashMap::new(),
@@ -255,8 +260,8 @@ impl Streams {
         known.expected = last.seq.next();
         let more = data.items().map(|item| cost(&item)).sum::<u64>();
         stream.queued_cost += more;
-        // A window was granted before it shrank, and one datagram is always allowed.
-        if stream.queued_cost > 2 * WINDOW_MAX || stream.queue.len() > QUEUED_MAX {
+        // One datagram is always allowed.
+        if stream.queued_cost > stream.granted + DATAGRAM_COST_MAX || stream.queue.len() > QUEUED_MAX {
             stream.queued_cost -= more;
             return Err(Offence::TooMuch);
         }
@@ -377,6 +382,16 @@ impl Streams {
         }
     }
 
+    /// Nothing of the volley that [`Self::poll`] gave can be injected: what its stream brought is discarded, its client keeps it, and others
+    /// go on. The connection that carried it, if there is one, carries nothing any more.
+    pub fn handle_uninjectable(&mut self, now: Time) -> Option<ConnectionId> {
+        let stream = self.ready.front().and_then(|id| self.by_id.get_mut(id))?;
+        self.waiting_cost -= stream.begin_epoch();
+        let connection = stream.connection?;
+        self.handle_gone(now, connection);
+        Some(connection)
+    }
+
     /// The first of those whose turn it is that has something.
     fn next_stream(&mut self) -> Option<StreamId> {
         loop {
@@ -400,6 +415,7 @@ impl Streams {
             let stream = self.connections.get(&connection).and_then(|id| self.by_id.get_mut(id));
             if let Some(stream) = stream {
                 let known = stream.known;
+                stream.granted = stream.granted.max(window);
                 if std::mem::take(&mut stream.resumes) {
                     let resume = Resume {
                         epoch: stream.epoch,
@@ -462,6 +478,7 @@ impl Stream {
     /// What was under way to be injected counts for nothing: the client is told where to go on. Returns the buffer cost of what waited.
     fn begin_epoch(&mut self) -> u64 {
         self.epoch += 1;
+        self.granted = 0;
         self.queue.clear();
         self.named.clear();
         self.resumes = true;

@@ -21,6 +21,7 @@ mod tests;
 pub use codec::{Assembler, WireError};
 pub use data::{Data, DataItem, DataWriter};
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use codec::{Fields, Writer};
@@ -268,7 +269,10 @@ pub struct Notice {
 
 /// Transport tcp: from here on this connection carries the client's stream, and no other does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attach;
+pub struct Attach {
+    /// The address that remoted knows the client's agents by, if it may differ from the one that the connection comes from.
+    pub source: Option<IpAddr>,
+}
 
 /// Transport tcp: where the client's stream goes on. What was on its way before counts for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,7 +389,9 @@ impl Frame {
                 let (verdict, reason) = n.verdict.to_wire();
                 w.u8(verdict).u8(reason);
             }
-            Self::Attach(Attach) => {}
+            Self::Attach(a) => {
+                w.address(a.source);
+            }
             Self::Resume(r) => {
                 w.u32(r.epoch).u8(r.from.is_some().into()).u64(r.from.unwrap_or_default().0);
                 w.u64(r.reached.0).u64(r.window);
@@ -463,7 +469,7 @@ impl Frame {
                 active: f.u32(),
             }),
             6 => Self::Notice(Notice { verdict: Verdict::from_wire(f.u8(), f.u8()) }),
-            7 => Self::Attach(Attach),
+            7 => Self::Attach(Attach { source: f.address() }),
             8 => {
                 let (epoch, known, from) = (f.u32(), f.u8(), Seq(f.u64()));
                 let from = (known != 0).then_some(from);

@@ -47,12 +47,13 @@ fn every_option_of_the_client_arrives() {
     let config = client(
         "client --server 10.0.0.1:2514 --broker [fd00::1]:2517 --listen [::1]:3514 --source 10.0.0.9 --source-port 40000 --transport udp \
          --interval 500ms --lease 50ms --timeout=5s --resend never --buffer 1MiB --full drop-newest --max-age 1h --rate 100 --rcvbuf 64KiB \
-         --max-sessions 3 --drain 0 -vv",
+         --max-sessions 3 --drain 0 --psk-file /k --user ossec -vv",
     );
     assert_eq!((config.server, config.broker), (host("10.0.0.1", 2_514), Some(host("fd00::1", 2_517))));
     assert_eq!((config.listen, config.source_port), (host("::1", 3_514), 40_000));
     assert_eq!(config.source, Some("10.0.0.9".parse().expect("an address")));
     assert_eq!((config.timeout.as_secs(), config.receive_buffer_bytes, config.drain), (5, 65_536, Duration::ZERO));
+    assert_eq!((config.psk_file, config.user), (Some("/k".into()), Some("ossec".into())));
     let relay = config.relay;
     assert_eq!((relay.buffer_bytes, relay.full, relay.resend), (1 << 20, FullPolicy::DropNewest, false));
     assert_eq!(
@@ -70,8 +71,11 @@ fn the_server_needs_nothing_and_takes_all_of_its_options() {
     assert_eq!((config.required.len(), config.settle.as_secs(), config.connections_max), (0, 3, 4_096));
     let config = server(
         "server --listen 127.0.0.1 --remoted 127.0.0.1:514 --process rsyslogd --process syslogd --require a --require b --settle 0 \
-         --max-connections 7 -v",
+         --max-connections 7 --inject local --allow-source 10.0.0.0/8 --allow-source fd00::5 --psk-file /k --user ossec -v",
     );
+    let prefixes: Vec<String> = config.allowed_sources.iter().map(ToString::to_string).collect();
+    assert_eq!((config.inject, prefixes), (server::Inject::Local, vec!["10.0.0.0/8".into(), "fd00::5/128".into()]));
+    assert_eq!((config.psk_file, config.user), (Some("/k".into()), Some("ossec".into())));
     assert_eq!((config.listen, config.remoted.port), (Some(host("127.0.0.1", 1_517)), 514));
     assert_eq!(config.names, Some(vec!["rsyslogd".to_string(), "syslogd".to_string()]));
     assert_eq!((config.required.len(), config.settle, config.connections_max), (2, Duration::ZERO, 7));
@@ -127,6 +131,8 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("client --server a --nonsense", "nonsense"),
         ("server --process any --process other", "stands alone"),
         ("server --max-connections 0", "above zero"),
+        ("server --allow-source 10.0.0.0/33", "no prefix of addresses"),
+        ("server --inject never", "neither spoof nor local"),
         ("proxy", "proxy"),
         ("--help --nonsense", "railing arguments"),
     ];

@@ -1,8 +1,10 @@
 //! Values of options, checked as they are read.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::buffer::{BUFFER_BYTES_MIN, SESSION_ID_MAX};
 use crate::relay::{FullPolicy, Transport};
@@ -49,6 +51,10 @@ pub(super) struct Way(pub(super) Transport);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Injected(pub(super) Inject);
+
+/// Addresses with the same first bits, or a single one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Prefix(pub(super) IpNet);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resend {
@@ -111,6 +117,16 @@ impl FromStr for Host {
 
 fn port_number(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|&port| port > 0).ok_or_else(|| format!("{text:?} is no port (1 to 65535)"))
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let single = text.parse::<IpAddr>().map(IpNet::from).ok();
+        let prefix = single.or_else(|| text.parse().ok());
+        prefix.map(Self).ok_or_else(|| format!("{text:?} is no prefix of addresses, like 10.0.0.0/8 or fd00::/8"))
+    }
 }
 
 impl FromStr for Span {

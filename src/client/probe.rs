@@ -354,7 +354,7 @@ impl<'a> Prober<'a> {
             return Ok(());
         };
         peer.stage = Stage::Ready;
-        if streams && let Err(broken) = peer.framed.send(&Frame::Attach(Attach)) {
+        if streams && let Err(broken) = peer.framed.send(&Frame::Attach(Attach { source: self.config.source })) {
             log::debug!("connection lost: {broken}");
             return Err("closed the connection");
         }

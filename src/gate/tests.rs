@@ -41,8 +41,8 @@ fn gate(datagrams: u64) -> Gate {
     gate.handle_sample(ms(0), &sample(0, 0));
     gate.handle_attach(ms(0), 1, 77, IpAddr::from([10, 0, 0, 1]));
     gate.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 }).expect("attached");
-    gate.handle_data(1, data(1, 0..datagrams)).expect("in order");
     while gate.poll_told().is_some() {}
+    gate.handle_data(1, data(1, 0..datagrams)).expect("in order");
     gate
 }
 

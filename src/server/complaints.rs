@@ -15,44 +15,58 @@ pub(super) struct Complaints {
     pub(super) refused: u64,
     /// Connections cut off for what they said, or for saying nothing.
     pub(super) garbage: u64,
-    /// Connections whose keys do not fit, and the newest of them.
-    keys: u64,
+    /// Connections that cannot do what they want, and the newest of them.
+    strange: u64,
     newest: Option<(IpAddr, String)>,
     /// Why datagrams could not be injected.
     pub(super) injecting: Option<String>,
+    /// Connections cut off because they do not read.
+    pub(super) slow: u64,
     /// Times that no descriptor was left.
     pub(super) shortage: u64,
 }
 
 impl Complaints {
-    /// A connection has no key, or another one.
+    /// A connection has no key or another one, or wants what it must not have.
     pub(super) fn strange(&mut self, address: IpAddr, why: &impl std::fmt::Display) {
         log::debug!("{address} is refused: {why}");
-        self.keys += 1;
+        self.strange += 1;
         self.newest = Some((address, why.to_string()));
     }
 
     /// Logs what has come together, if the last time is long enough ago.
     pub(super) fn tell(&mut self, now: Time) {
-        let due = self.told.is_none_or(|told| now.since(told) >= COMPLAINT_GAP);
-        if !due || (self.refused + self.garbage + self.shortage == 0 && self.injecting.is_none() && self.keys == 0) {
+        if self.told.is_some_and(|told| now.since(told) < COMPLAINT_GAP) {
             return;
         }
+        let lines = self.lines();
+        if !lines.is_empty() {
+            *self = Self { told: Some(now), ..Self::default() };
+        }
+        for line in lines {
+            log::warn!("{line}");
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
         if self.shortage > 0 {
-            log::warn!("no descriptors left: newcomers wait; raise the limit of open files");
+            lines.push("no descriptors left: newcomers wait; raise the limit of open files".into());
         }
         if let Some((address, why)) = &self.newest {
-            log::warn!("{} connections refused, the last from {address}: {why}", self.keys);
+            lines.push(format!("{} connections refused, the last from {address}: {why}", self.strange));
         }
         if let Some(why) = &self.injecting {
-            log::warn!("{why}; clients hold");
+            lines.push(format!("{why}; its client holds"));
         }
-        if self.refused > 0 {
-            log::warn!("{} connections refused: too many, see --max-connections", self.refused);
-        }
-        if self.garbage > 0 {
-            log::warn!("{} connections cut off: not a client, or silent for too long", self.garbage);
-        }
-        *self = Self { told: Some(now), ..Self::default() };
+        let counted = [
+            (self.refused, "refused: too many, see --max-connections"),
+            (self.garbage, "cut off: not a client, or silent for too long"),
+            (self.slow, "cut off: they did not read what they were told"),
+        ];
+        lines.extend(
+            counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} connections {what}")),
+        );
+        lines
     }
 }

@@ -95,6 +95,16 @@ impl Conn {
     /// Answers a plain request and ends the own side: the answer must not be lost to a reset by what is still to be read.
     pub(super) fn answer_plain(&mut self, now: Time, up: bool) -> Result<(), Close> {
         self.conversation.answer_plain(now, up, self.framed.ends().1);
+        self.say_last()
+    }
+
+    /// Tells a client why its connection is of no use, and ends the own side.
+    pub(super) fn refuse(&mut self, now: Time, text: String) -> Result<(), Close> {
+        self.conversation.refuse(now, text, self.framed.ends().1);
+        self.say_last()
+    }
+
+    fn say_last(&mut self) -> Result<(), Close> {
         self.framed.flush()?;
         let _ = self.framed.stream().shutdown(Shutdown::Write);
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   new ──other──► ungreeted ──Hello──► client ──Ping──► a request each, at most so many unanswered
-//!    └────ping───► plain ──answered──► closing: nothing more is expected
+//!    │                                    └────refused──► closing: nothing more is expected
+//!    └────ping───► plain ──answered──► closing
 //! ```
 //!
 //! Anything else is garbage, and the connection is to be closed. Nothing that a peer sends makes this room panic, and nothing is kept of it but
@@ -11,13 +12,12 @@
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::streams::{Offence, StreamId};
 use crate::time::Time;
-use crate::wire::{
-    Assembler, Attach, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, VERSION, Welcome, WireError,
-};
+use crate::wire::{Assembler, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, VERSION, Welcome, WireError};
 
 /// A connection that has not said what it is by then is closed.
 const GREETING_MAX: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ enum Stage {
     Client { silence: Duration, stream: Option<u128> },
     /// A plain request, with this line end, that is being answered.
     Plain { end: &'static [u8] },
-    /// Answered; the other side is to close.
+    /// Answered or refused; the other side is to close.
     Closing,
 }
 
@@ -65,8 +65,8 @@ pub enum Request {
     Ping(Ping),
     /// The plain request.
     Plain,
-    /// It is to carry this stream.
-    Attach(StreamId),
+    /// It is to carry this stream, whose agents remoted knows by this address, if not by the connection's.
+    Attach(StreamId, Option<IpAddr>),
     /// An agent behind the client.
     Session(Session),
     /// Datagrams.
@@ -191,6 +191,13 @@ impl Conversation {
         }
     }
 
+    /// Says why a client's connection is of no use. The own side is to be closed after it.
+    pub fn refuse(&mut self, now: Time, text: String, output: &mut Vec<u8>) {
+        Frame::Refusal(Refusal { text }).encode(output);
+        self.stage = Stage::Closing;
+        self.deadline = now + CLOSING_MAX;
+    }
+
     fn handle_frame(
         &mut self,
         now: Time,
@@ -203,9 +210,9 @@ impl Conversation {
                 self.welcome(now, access, &hello, output).map(|()| None)
             }
             (Stage::New | Stage::Ungreeted, _) => Err(Garbage::Ungreeted),
-            (Stage::Client { silence, stream: Some(stream) }, Frame::Attach(Attach)) => {
+            (Stage::Client { silence, stream: Some(stream) }, Frame::Attach(attach)) => {
                 self.deadline = now + silence;
-                Ok(Some(Request::Attach(stream)))
+                Ok(Some(Request::Attach(stream, attach.source)))
             }
             (Stage::Client { stream: Some(_), .. }, Frame::Session(session)) => Ok(Some(Request::Session(session))),
             (Stage::Client { stream: Some(_), .. }, Frame::Data(data)) => Ok(Some(Request::Data(data))),

@@ -16,13 +16,13 @@ use super::Config;
 use super::complaints::Complaints;
 use super::conn::{Close, Conn};
 use super::conversation::{Garbage, Request};
-use super::inject::{Injector, Outcome};
+use super::inject::{Inject, Injector, Outcome};
 use crate::gate::Gate;
 use crate::net::framed::{Broken, Filled};
 use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
 use crate::seal::Key;
-use crate::streams::{Offence, Told};
+use crate::streams::{Offence, StreamId, Told};
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
 use crate::verdict::Sample;
@@ -48,8 +48,6 @@ const ACCEPTS_MAX: usize = 1_024;
 const NEW_PER_ADDRESS_MAX: usize = 1_024;
 /// The system had no room for a datagram to inject.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
-/// A datagram could not be injected.
-const FAILED_PAUSE: Duration = Duration::from_secs(1);
 /// No descriptor is left: how long to leave newcomers waiting.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -92,7 +90,7 @@ pub(super) struct Server<'a> {
     found: Found,
     gate: Gate,
     injector: Injector,
-    /// Injecting failed: nothing is tried before.
+    /// The system had no room: nothing is tried before.
     inject_again: Option<Time>,
     ask_search: Sender<()>,
     founds: Receiver<Found>,
@@ -258,8 +256,12 @@ impl<'a> Server<'a> {
         self.tokens = (self.tokens + 1) % LISTENER.0;
         let mut conn = Conn::new(now, stream, address, token.0 as u64, self.key.clone());
         let crowded = self.strangers.get(&address).is_some_and(|&count| count >= NEW_PER_ADDRESS_MAX);
-        if self.conns.len() >= self.config.connections_max || crowded {
+        if crowded {
+            self.complaints.strange(address, &"too many connections of this address that do not say what they are");
+        } else if self.conns.len() >= self.config.connections_max {
             self.complaints.refused += 1;
+        }
+        if crowded || self.conns.len() >= self.config.connections_max {
             let text = "too many connections".to_string();
             let _ = conn.framed.send(&Frame::Refusal(Refusal { text }));
             return;
@@ -311,16 +313,43 @@ impl<'a> Server<'a> {
         };
         match request {
             Request::Ping(_) | Request::Plain => self.waiting.push((token, request)),
-            Request::Attach(stream) => {
-                log::debug!("{} sends datagrams over its connection", conn.address);
-                if let Some(before) = self.gate.handle_attach(now, conn.id, stream, conn.address) {
-                    self.close(Token(before as usize), &Close::Replaced);
-                }
-            }
+            Request::Attach(stream, source) => self.attach(now, token, stream, source),
             Request::Session(session) => self.gate.handle_session(conn.id, session)?,
             Request::Data(data) => self.gate.handle_data(conn.id, data)?,
         }
         Ok(())
+    }
+
+    /// A client's stream goes on over this connection, in the name of the address that it comes from or of another that is allowed.
+    fn attach(&mut self, now: Time, token: Token, stream: StreamId, source: Option<IpAddr>) {
+        let Some(conn) = self.conns.get(&token) else {
+            return;
+        };
+        let (id, address) = (conn.id, conn.address);
+        let source = source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
+        if source != address && !self.config.allowed_sources.iter().any(|allowed| allowed.contains(&source)) {
+            let why = format!("it comes from {address} and wants {source} as the source (--allow-source)");
+            self.complaints.strange(address, &why);
+            return self.refuse(now, token, why);
+        }
+        log::debug!("{address} sends datagrams over its connection, in the name of {source}");
+        if let Some(before) = self.gate.handle_attach(now, id, stream, source) {
+            self.close(Token(before as usize), &Close::Replaced);
+        }
+    }
+
+    /// Tells a client why its connection is of no use; it tries again at its slowest pace.
+    fn refuse(&mut self, now: Time, token: Token, why: String) {
+        let Some(conn) = self.conns.get_mut(&token) else {
+            return;
+        };
+        // Until it has closed its side, it is one of those that are nothing.
+        *self.strangers.entry(conn.address).or_default() += 1;
+        let (id, refused) = (conn.id, conn.refuse(now, why));
+        self.gate.handle_gone(now, id);
+        if let Err(close) = refused {
+            self.close(token, &close);
+        }
     }
 
     /// Injects what remoted takes, and tells the clients what there is to tell.
@@ -330,15 +359,14 @@ impl<'a> Server<'a> {
         {
             let (sent, outcome) = self.injector.send(&self.poll, &volley);
             self.gate.handle_injected(sent);
-            let pause = match outcome {
-                Outcome::Done => None,
-                Outcome::Busy => Some(BUSY_PAUSE),
-                Outcome::Failed(why) => {
-                    self.complaints.injecting = Some(why);
-                    Some(FAILED_PAUSE)
+            self.inject_again = matches!(outcome, Outcome::Busy).then(|| now + BUSY_PAUSE);
+            // What is wrong with one client must not stop the others.
+            if let Outcome::Failed(why) = outcome {
+                if let Some(connection) = self.gate.handle_uninjectable(now) {
+                    self.refuse(now, Token(connection as usize), why.clone());
                 }
-            };
-            self.inject_again = pause.map(|pause| now + pause);
+                self.complaints.injecting = Some(why);
+            }
         }
         while let Some((connection, told)) = self.gate.poll_told() {
             let frame = match told {
@@ -389,6 +417,10 @@ impl<'a> Server<'a> {
                 log::debug!("{} is cut off: silent for too long", conn.address);
             }
             Close::Replaced => log::debug!("{} has a newer connection", conn.address),
+            Close::Broken(Broken::SlowReader) => {
+                self.complaints.slow += 1;
+                log::debug!("{} is cut off: it does not read", conn.address);
+            }
             Close::Broken(broken) => log::debug!("connection of {} lost: {broken}", conn.address),
         }
         if !conn.is_client() {
@@ -474,7 +506,7 @@ impl<'a> Server<'a> {
             return;
         };
         let outcome = match request {
-            Request::Attach(_) | Request::Session(_) | Request::Data(_) => Ok(()),
+            Request::Attach(..) | Request::Session(_) | Request::Data(_) => Ok(()),
             Request::Plain => conn.answer_plain(now, self.gate.judge().verdict() == Verdict::Up),
             Request::Ping(ping) => {
                 let pong = self.gate.handle_ping(now, conn.id, conn.address, &ping, self.gap);

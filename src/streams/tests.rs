@@ -240,7 +240,24 @@ fn what_no_client_of_ours_sends_is_an_offence() {
         }
     };
     assert_eq!(offence, Offence::TooMuch);
-    assert!(next * 832 < 3 * WINDOW_MAX, "{next} were taken in");
+    assert!(next * 832 <= WINDOW_MAX + DATAGRAM_COST_MAX, "{next} were taken in");
+}
+
+#[test]
+fn what_cannot_be_injected_keeps_nobody_waiting_and_comes_again_over_another_connection() {
+    let mut streams = begun();
+    attached(&mut streams, 2, STREAM + 1);
+    streams.handle_data(1, data(1, 10..13)).expect("in order");
+    streams.handle_data(2, data(1, 20..22)).expect("in order");
+    assert!(streams.poll(10_000).is_some_and(|volley| volley.stream == STREAM));
+    assert_eq!(streams.handle_uninjectable(NOW), Some(1));
+    assert_eq!(inject(&mut streams, 10_000), [20, 21]);
+    assert_eq!((streams.waiting_cost(), streams.carries(1)), (0, false));
+    assert_eq!(streams.handle_data(1, data(1, 13..14)), Err(Offence::Unattached));
+    let resume = attached(&mut streams, 3, STREAM);
+    assert_eq!(resume.from, Some(Seq(10)), "nothing of it was injected");
+    streams.handle_data(3, data(resume.epoch, 10..13)).expect("in order");
+    assert_eq!(inject(&mut streams, 10_000), [10, 11, 12]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Fields, frames and unfinished frames as bytes.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use super::{FRAME_BYTES_MAX, Frame};
 
 const LENGTH_BYTES: usize = 4;
@@ -109,6 +111,12 @@ impl<'a> Fields<'a> {
         u128::from_be_bytes(self.take())
     }
 
+    /// An address: IPv6, or IPv4 mapped into it; `None` where there is none.
+    pub(super) fn address(&mut self) -> Option<IpAddr> {
+        let address = Ipv6Addr::from(self.u128());
+        (!address.is_unspecified()).then(|| IpAddr::V6(address).to_canonical())
+    }
+
     /// All that is left.
     pub(super) const fn rest(self) -> &'a [u8] {
         self.0
@@ -167,6 +175,15 @@ impl<'a> Writer<'a> {
     pub(super) fn u128(&mut self, value: u128) -> &mut Self {
         self.out.extend_from_slice(&value.to_be_bytes());
         self
+    }
+
+    pub(super) fn address(&mut self, address: Option<IpAddr>) -> &mut Self {
+        let wide = match address {
+            None => Ipv6Addr::UNSPECIFIED,
+            Some(IpAddr::V4(v4)) => v4.to_ipv6_mapped(),
+            Some(IpAddr::V6(v6)) => v6,
+        };
+        self.u128(wide.into())
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {

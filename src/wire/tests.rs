@@ -1,3 +1,5 @@
+use std::net::Ipv6Addr;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -60,7 +62,9 @@ fn frames() -> Vec<Frame> {
     ];
     all.extend(VERDICTS.map(|verdict| Frame::Notice(Notice { verdict })));
     all.extend([
-        Frame::Attach(Attach),
+        Frame::Attach(Attach { source: None }),
+        Frame::Attach(Attach { source: Some(IpAddr::from([10, 0, 0, 5])) }),
+        Frame::Attach(Attach { source: Some(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 5])) }),
         Frame::Resume(Resume { epoch: 3, from: Some(Seq(9)), reached: Seq(11), window: 4_096 }),
         Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 0 }),
         Frame::Ack(Ack { read: Seq(9), window: 4_096, doubtful: true }),
@@ -272,7 +276,11 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         any_ping().prop_map(Frame::Ping),
         any_pong().prop_map(Frame::Pong),
         verdict().prop_map(|verdict| Frame::Notice(Notice { verdict })),
-        Just(Frame::Attach(Attach)),
+        prop::option::of(any::<IpAddr>()).prop_map(|source| {
+            let source =
+                source.map(|address| address.to_canonical()).filter(|address| *address != Ipv6Addr::UNSPECIFIED);
+            Frame::Attach(Attach { source })
+        }),
         (any::<u32>(), prop::option::of(any::<u64>()), number(), number()).prop_map(
             |(epoch, from, reached, window)| {
                 Frame::Resume(Resume { epoch, from: from.map(Seq), reached: Seq(reached), window })

@@ -41,7 +41,7 @@ use std::time::Duration;
 pub(crate) use channels::{Receiver, RecvTimeoutError, Sender, TryRecvError, after, bounded, never, select};
 pub(crate) use lock::Mutex;
 pub(crate) use net::HostPort;
-pub(crate) use ossec_broker::{keyfile, link, relay, seal, time, wire};
+pub(crate) use ossec_broker::{keyfile, link, privileges, relay, seal, time, wire};
 pub(crate) use poll::{Events, Interest, Poll, Token, Waker};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Runner, thread};
@@ -66,6 +66,7 @@ fn config() -> client::Config {
         receive_buffer_bytes: 1 << 20,
         drain: Duration::from_mins(10),
         psk_file: None,
+        user: None,
         relay: relay::Config {
             buffer_bytes: 1 << 20,
             full: relay::FullPolicy::DropOldest,

@@ -11,27 +11,47 @@ const SLOW: [&str; 2] = ["--rate", "3500"];
 
 #[test]
 fn a_burst_of_small_datagrams_is_paced() {
-    burst(24_000, "150");
+    burst(Scene::empty(), 24_000, "150");
 }
 
 #[test]
-fn a_burst_of_large_datagrams_is_paced() {
-    // 9,000 of them fit into the client's default buffer of 64 MiB even if remoted takes none meanwhile.
-    burst(9_000, "5500");
+fn a_burst_of_small_datagrams_is_paced_over_tcp() {
+    burst(Scene::empty_with_key(), 24_000, "150");
 }
 
-fn burst(count: u64, size: &str) {
-    let mut scene = Scene::up_with(&SLOW);
+// 9,000 of the large ones fit into the client's default buffer of 64 MiB even if remoted takes none meanwhile.
+
+#[test]
+fn a_burst_of_large_datagrams_is_paced() {
+    burst(Scene::empty(), 9_000, "5500");
+}
+
+#[test]
+fn a_burst_of_large_datagrams_is_paced_over_tcp() {
+    burst(Scene::empty_with_key(), 9_000, "5500");
+}
+
+fn burst(scene: Scene, count: u64, size: &str) {
+    let mut scene = scene.brought_up(&SLOW);
     let traffic = scene.send_as(AGENT, count, &["--rate", "12000", "--size", size]);
     scene.expect_all(traffic, 0);
 }
 
 #[test]
 fn thirty_clients_that_come_back_at_once_do_not_overflow_the_receiver() {
+    // Each has been away, and may send again what was under way.
+    come_back_at_once(Scene::empty(), 1);
+}
+
+#[test]
+fn thirty_streams_that_come_back_at_once_do_not_overflow_the_receiver() {
+    come_back_at_once(Scene::empty_with_key(), 0);
+}
+
+fn come_back_at_once(mut scene: Scene, outages: u64) {
     const CLIENTS: u64 = 30;
     let (before, cut, after) = (100, Duration::from_secs(5), 150);
-    let mut scene = Scene::empty();
-    scene.start_remoted(&[]);
+    scene.start_remoted_and_wait(&[]);
     scene.start_server(&[]);
     scene.wait_until_up();
     let mut clients = Vec::new();
@@ -52,16 +72,25 @@ fn thirty_clients_that_come_back_at_once_do_not_overflow_the_receiver() {
     pause_for(cut);
     scene.net.heal();
     for agent in agents {
-        scene.expect_all(agent, 1);
+        scene.expect_all(agent, outages);
     }
 }
 
 #[test]
 fn a_sender_without_a_broker_that_overflows_the_receiver_does_not_stop_the_client() {
+    go_on_under_a_flood(Scene::empty());
+}
+
+#[test]
+fn a_sender_without_a_broker_that_overflows_the_receiver_does_not_stop_a_stream() {
+    go_on_under_a_flood(Scene::empty_with_key());
+}
+
+fn go_on_under_a_flood(scene: Scene) {
     const FLOOD: &str = "900";
     const DIRECT: &str = "901";
     let count = 1_000;
-    let mut scene = Scene::up_with(&["--rate", "2000"]);
+    let mut scene = scene.brought_up(&["--rate", "2000"]);
     // The client's own: the first session's source port.
     scene.net.count_datagrams(Side::Server, 1517);
     let flood = ["--server", &format!("{}:1514", Side::Server.ipv4()), "--rate", "6000"];

@@ -12,9 +12,11 @@
 //! disturb what another measures; `--test-threads` makes no difference.
 #![cfg(target_os = "linux")]
 
+mod bench;
 mod descriptors;
 mod half_open;
 mod idle;
+mod injection;
 mod load;
 mod network;
 mod outages;

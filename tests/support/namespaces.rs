@@ -27,6 +27,9 @@ const WIRE: &str = "wire";
 /// Both ends of the cable, in the order of [`Side`].
 const ADDRESSES: [(&str, &str); 2] = [("10.77.0.1", "fd00:77::1"), ("10.77.0.2", "fd00:77::2")];
 
+/// UDP ports of the tunnel's ends.
+const TUNNEL_PORTS: [&str; 2] = ["4789", "4790"];
+
 /// One of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -48,6 +51,14 @@ impl Side {
 
     pub(crate) fn ipv4(self) -> &'static str {
         ADDRESSES[self as usize].0
+    }
+
+    /// At its end of the tunnel.
+    pub(crate) const fn far_ipv4(self) -> &'static str {
+        match self {
+            Self::Agent => "10.79.0.1",
+            Self::Server => "10.79.0.2",
+        }
     }
 
     pub(crate) fn ipv6(self) -> &'static str {
@@ -105,6 +116,22 @@ impl Namespaces {
         for link in ["lo", WIRE] {
             self.ip(side, &["link", "set", link, "up"]);
         }
+    }
+
+    /// A tunnel between the two hosts, for which two relays are still missing: where each runs, what it listens to, and whom it passes on to.
+    pub(crate) fn tunnel(&self) -> [(Side, String, String); 2] {
+        Side::BOTH.map(|side| {
+            let (port, other_port) = (TUNNEL_PORTS[side as usize], TUNNEL_PORTS[side.other() as usize]);
+            let (remote, far) = (side.other().ipv4(), format!("{}/24", side.far_ipv4()));
+            self.ip(
+                side,
+                &["link", "add", "far", "type", "vxlan", "id", "1", "remote", remote, "dstport", port, "nolearning"],
+            );
+            self.ip(side, &["addr", "add", &far, "dev", "far"]);
+            self.ip(side, &["link", "set", "far", "up"]);
+            // An end sends to its own port at the other host, where the other end has another one.
+            (side.other(), format!("{remote}:{port}"), format!("{remote}:{other_port}"))
+        })
     }
 
     /// One more IPv4 address for the host.
@@ -173,6 +200,25 @@ impl Namespaces {
             self.nft(side, "flush chain netdev obk loss\n");
         }
         self.counted(Side::Server, ["netdev", "obk"])
+    }
+
+    /// Connections to the broker server come from another address, as behind a translation: to `side`, that is.
+    pub(crate) fn translate_connections(&self, side: Side, address: &str) {
+        self.nft(
+            side,
+            &format!(
+                "add table ip translation\nadd chain ip translation in {{ type nat hook input priority 100; }}\n\
+                 add rule ip translation in iif {WIRE} tcp dport 1517 snat to {address}\n"
+            ),
+        );
+    }
+
+    /// How strictly the host checks that an answer would go where a packet comes from: rp_filter, 0 to 2.
+    pub(crate) fn check_return_paths(&self, side: Side, strictness: &str) {
+        for device in ["all", "default", "lo", WIRE] {
+            let write = format!("echo {strictness} >/proc/sys/net/ipv4/conf/{device}/rp_filter");
+            run(self.command(side, "sh").args(["-c", &write]));
+        }
     }
 
     /// Nothing of the TCP connections that exist passes any more, in either direction and without a word, as when a firewall has

@@ -66,12 +66,21 @@ impl Process {
         status_field(Path::new(&format!("/proc/{}", self.child.id())), "VmRSS:")
     }
 
+    /// What the system says of each of its threads: the `status` files of `/proc`.
+    pub(crate) fn thread_statuses(&self) -> Vec<String> {
+        let status = |thread: PathBuf| fs::read_to_string(thread.join("status")).expect("it runs");
+        self.threads().map(status).collect()
+    }
+
+    fn threads(&self) -> impl Iterator<Item = PathBuf> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        tasks.flatten().map(|task| task.path())
+    }
+
     /// How often its threads were switched to since they started, of their own will or not.
     pub(crate) fn context_switches(&self) -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
-        let paths = tasks.flatten().map(|task| task.path());
         let both = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
-        paths.map(|path| both.iter().map(|field| status_field(&path, field)).sum::<u64>()).sum()
+        self.threads().map(|path| both.iter().map(|field| status_field(&path, field)).sum::<u64>()).sum()
     }
 }
 

@@ -78,7 +78,7 @@ fn a_client_is_welcomed_and_its_heartbeats_are_requests() {
 fn numbered(request: &Request) -> u64 {
     match request {
         Request::Ping(ping) => ping.number,
-        Request::Plain | Request::Attach(_) | Request::Session(_) | Request::Data(_) => panic!("no heartbeat"),
+        Request::Plain | Request::Attach(..) | Request::Session(_) | Request::Data(_) => panic!("no heartbeat"),
     }
 }
 
@@ -112,6 +112,17 @@ fn another_version_is_told_why_it_is_cut_off() {
     assert_eq!(bench.hear(1, &bytes(&[hello(VERSION + 1, 1_000)])), Err(Garbage::Version(VERSION + 1)));
     let text = "this server speaks version 1 of the protocol, not 2".to_string();
     assert_eq!(frames(&bench.output), [Frame::Refusal(Refusal { text })]);
+}
+
+#[test]
+fn a_client_that_is_refused_is_told_why_and_nothing_more_is_taken_from_it() {
+    let mut bench = Bench::new();
+    bench.hear(1, &bytes(&[hello(VERSION, 1_000)])).expect("a client");
+    bench.output.clear();
+    bench.conversation.refuse(ms(2), "no".into(), &mut bench.output);
+    assert_eq!(frames(&bench.output), [Frame::Refusal(Refusal { text: "no".into() })]);
+    assert_eq!(bench.hear(3, &bytes(&[ping(1)])), Ok(vec![]));
+    assert_eq!((bench.conversation.is_client(), bench.conversation.deadline()), (false, ms(2) + CLOSING_MAX));
 }
 
 #[test]

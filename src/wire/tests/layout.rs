@@ -7,7 +7,8 @@ const fn widths(frame: &Frame) -> &'static [usize] {
     match frame {
         Frame::Hello(_) => &[4, 2, 4, 16, 4],
         Frame::Welcome(_) | Frame::Reply(_) => &[2, 4],
-        Frame::Refusal(_) | Frame::Attach(_) => &[],
+        Frame::Refusal(_) => &[],
+        Frame::Attach(_) => &[16],
         Frame::Ping(_) => &[8, 8, 8, 8, 8, 8, 8, 8, 4, 8, 4],
         Frame::Pong(_) => &[8, 1, 1, 8, 4, 8, 8, 8, 8, 4, 4, 4],
         Frame::Notice(_) => &[1, 1],
@@ -64,7 +65,12 @@ fn every_field_lies_where_the_protocol_says() {
                 .collect(),
         ),
         (Frame::Notice(Notice { verdict: starting }), 6, vec![vec![6, 2]]),
-        (Frame::Attach(Attach), 7, vec![]),
+        (Frame::Attach(Attach { source: None }), 7, vec![wide(0), wide(0)]),
+        (
+            Frame::Attach(Attach { source: Some(IpAddr::from([10, 0, 0, 5])) }),
+            7,
+            vec![wide(0), narrow(0xffff), vec![10, 0, 0, 5]],
+        ),
         (
             Frame::Resume(Resume { epoch: 3, from: Some(Seq(9)), reached: Seq(11), window: 4_096 }),
             8,

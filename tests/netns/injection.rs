@@ -1,0 +1,186 @@
+//! Transport tcp's last hop: whose address remoted sees, where its replies go, and who may have what injected.
+
+use std::time::Duration;
+
+use crate::scene::{AGENT, Scene, worth};
+use crate::support::namespaces::{Firewall, Side};
+
+/// Traffic of a test here.
+const SPAN: Duration = Duration::from_secs(3);
+/// ... and with a wrong key.
+const WRONG_SPAN: Duration = Duration::from_secs(5);
+/// What the agent's host looks like to the server's behind a translation of addresses.
+const TRANSLATED: &str = "10.77.0.200";
+
+impl Scene {
+    /// Everything started over tcp, with options for remoted, the server and the client.
+    fn over_tcp_with(remoted: &[&str], server: &[&str], client: &[&str]) -> Self {
+        let mut scene = Self::empty_with_key();
+        scene.start_remoted_and_wait(remoted);
+        scene.start_server(server);
+        scene.wait_until_up();
+        scene.start_client(client);
+        scene
+    }
+}
+
+/// Sends, and expects each datagram once and every reply.
+fn expect_replies(scene: &mut Scene) {
+    let count = worth(SPAN);
+    let traffic = scene.send(count, &[]);
+    let summary = scene.expect_all(traffic, 0);
+    assert_eq!((summary.get("replies"), summary.get("reordered")), (count, 0), "{}", summary.0);
+}
+
+#[test]
+fn replies_come_back_through_a_stateful_firewall_at_the_agents_host() {
+    let mut scene = Scene::empty_with_key();
+    scene.start_remoted_and_wait(&[]);
+    scene.start_server(&[]);
+    scene.wait_until_up();
+    scene.net.raise(Firewall::Stateful);
+    scene.start_client(&[]);
+    expect_replies(&mut scene);
+}
+
+#[test]
+fn replies_come_back_over_the_connection_where_the_server_injects_in_its_own_name() {
+    let mut scene = Scene::empty_with_key();
+    scene.start_remoted_and_wait(&[]);
+    scene.start_server(&["--inject", "local"]);
+    scene.wait_until_up();
+    // Nothing but the broker's connection passes.
+    scene.net.raise(Firewall::ForbidsUdp);
+    scene.start_client(&[]);
+    expect_replies(&mut scene);
+}
+
+#[test]
+fn a_stream_may_be_ipv6() {
+    let server = format!("[{}]", Side::Server.ipv6());
+    let mut scene = Scene::over_tcp_with(&[], &[], &["--server", &server]);
+    expect_replies(&mut scene);
+}
+
+#[test]
+fn a_remoted_that_knows_ipv4_alone_is_injected_into() {
+    let mut scene = Scene::over_tcp_with(&["--listen", "0.0.0.0:1514"], &[], &[]);
+    expect_replies(&mut scene);
+}
+
+#[test]
+fn whether_the_system_checks_return_paths_makes_no_difference() {
+    for strictness in ["0", "1", "2"] {
+        let mut scene = Scene::empty_with_key();
+        scene.net.check_return_paths(Side::Server, strictness);
+        scene.start_remoted_and_wait(&[]);
+        scene.start_server(&[]);
+        scene.wait_until_up();
+        scene.start_client(&[]);
+        expect_replies(&mut scene);
+    }
+}
+
+#[test]
+fn behind_a_translated_address_replies_come_back_over_the_connection() {
+    let mut scene = Scene::empty_with_key();
+    scene.net.translate_connections(Side::Server, TRANSLATED);
+    scene.net.raise(Firewall::ForbidsUdp);
+    scene.start_remoted_and_wait(&[]);
+    scene.start_server(&["--inject", "local"]);
+    scene.wait_until_up();
+    scene.start_client(&[]);
+    expect_replies(&mut scene);
+}
+
+#[test]
+fn a_client_is_seen_as_the_address_that_it_asks_for_if_the_server_allows_it() {
+    let mut scene = Scene::empty_with_key();
+    scene.net.translate_connections(Side::Server, TRANSLATED);
+    scene.start_remoted_and_wait(&[]);
+    scene.start_server(&["--allow-source", "10.77.0.0/28"]);
+    scene.wait_until_up();
+    scene.start_client(&["--source", Side::Agent.ipv4()]);
+    // They go to the very address and port that remoted has seen.
+    expect_replies(&mut scene);
+}
+
+#[test]
+fn a_client_that_asks_for_another_address_is_refused_and_both_sides_say_why() {
+    let mut scene = Scene::empty_with_key();
+    scene.net.translate_connections(Side::Server, TRANSLATED);
+    scene.start_remoted_and_wait(&[]);
+    scene.start_server(&["--allow-source", "10.99.0.0/16"]);
+    scene.wait_until_up();
+    scene.start_client(&["--source", Side::Agent.ipv4()]);
+    scene.wait_until_client_says(&["refuses", "--allow-source"]);
+    scene.wait_until_server_says(&["refused", TRANSLATED, "--allow-source"]);
+    let mut traffic = scene.send_as(AGENT, 100, &[]);
+    Scene::wait_until_sent(&mut traffic);
+    assert_eq!(scene.received(AGENT).took.len(), 0);
+}
+
+#[test]
+fn a_client_that_cannot_be_injected_for_is_told_why_and_stops_nobody() {
+    // The stand-in for remoted is not asked: its address is of one family, and the first client's of the other.
+    let server = format!("[{}]", Side::Server.ipv6());
+    let remoted = format!("{}:1514", Side::Server.ipv4());
+    let mut scene = Scene::over_tcp_with(&[], &["--remoted", &remoted], &["--server", &server]);
+    let mut traffic = scene.send_as("007", 100, &[]);
+    Scene::wait_until_sent(&mut traffic);
+    scene.wait_until_client_says(&["refuses", "cannot inject"]);
+    let _first = scene.take_client();
+    scene.start_client(&["--listen", "127.0.0.1:2514"]);
+    let count = worth(SPAN);
+    let traffic = scene.send_as(AGENT, count, &["--server", "127.0.0.1:2514"]);
+    scene.expect_all(traffic, 0);
+    scene.wait_until_server_says(&["cannot inject", Side::Agent.ipv6()]);
+}
+
+#[test]
+fn both_roles_run_as_another_user_with_no_more_rights_than_they_need() {
+    let mut scene = Scene::over_tcp_with(&[], &["--user", "nobody"], &["--user", "nobody"]);
+    expect_replies(&mut scene);
+    // CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE, CAP_NET_RAW, CAP_SYS_PTRACE.
+    let needed = 1 << 2 | 1 << 10 | 1 << 13 | 1 << 19;
+    let roles = [(scene.client().thread_statuses(), 0), (scene.server().thread_statuses(), needed)];
+    for (threads, most) in roles {
+        for thread in threads {
+            let field = |name: &str| {
+                let value = thread.lines().find_map(|line| line.strip_prefix(name)).expect("the system says it");
+                value.trim().to_owned()
+            };
+            let rights = |name| u64::from_str_radix(&field(name), 16).expect("is a number");
+            assert!(!field("Uid:").split_whitespace().any(|id| id == "0"), "{thread}");
+            assert!(!field("Gid:").split_whitespace().any(|id| id == "0"), "{thread}");
+            assert_eq!(
+                (rights("CapPrm:") & !most, rights("CapEff:") & !most, rights("CapInh:")),
+                (0, 0, 0),
+                "{thread}"
+            );
+        }
+    }
+    // And remoted's sockets are seen: who may not look goes by its name alone, and says so.
+    assert!(!scene.server().output().contains("cannot see"), "{}", scene.server().output());
+}
+
+#[test]
+fn a_wrong_key_gets_nothing_through_and_costs_hardly_anything() {
+    let mut scene = Scene::over_tcp_with(&[], &[], &[]);
+    let traffic = scene.send_as(AGENT, 50, &[]);
+    scene.expect_all(traffic, 0);
+    scene.client().kill();
+    scene.make_key();
+    scene.start_client(&[]);
+    scene.wait_until_client_says(&["key"]);
+    scene.wait_until_server_says(&["refused", "key"]);
+    let mut traffic = scene.send_as("002", worth(WRONG_SPAN), &[]);
+    Scene::wait_until_sent(&mut traffic);
+    assert_eq!(scene.received("002").took.len(), 0, "something came through");
+    // An attempt each 2.5 to 7.5 s, whatever there is to send.
+    let attempts = scene.server().output().lines().filter(|line| line.contains("is refused")).count();
+    assert!((1..25).contains(&attempts), "{attempts} attempts");
+    for log in [scene.client().output(), scene.server().output()] {
+        assert!(log.len() < 20_000, "{} bytes of log", log.len());
+    }
+}
