@@ -128,6 +128,8 @@ impl Namespaces {
                 &["link", "add", "far", "type", "vxlan", "id", "1", "remote", remote, "dstport", port, "nolearning"],
             );
             self.ip(side, &["addr", "add", &far, "dev", "far"]);
+            // The relays see packets as they are sent: checksums must be in them, and none may be longer than the path takes.
+            run(self.command(side, "ethtool").args(["-K", "far", "tx", "off", "gso", "off"]));
             self.ip(side, &["link", "set", "far", "up"]);
             // An end sends to its own port at the other host, where the other end has another one.
             (side.other(), format!("{remote}:{port}"), format!("{remote}:{other_port}"))
