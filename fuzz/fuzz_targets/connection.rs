@@ -1,4 +1,4 @@
-//! `server::conversation` and the `Responder` behind it: what any number of bytes and events from clients lead to.
+//! `server::conversation` and the `Gate` behind it: what any number of bytes and events from clients lead to.
 //!
 //! The plan is a list of steps, each begun by a byte: see `Server::step`. There are four connections at a time.
 //!
@@ -14,9 +14,10 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::server::conversation::{Access, Conversation, Request, SILENCE_MAX, UNANSWERED_MAX};
 use ossec_broker::time::Time;
-use ossec_broker::verdict::{ClientId, Owner, Presence, Responder, Sample, Socket};
+use ossec_broker::gate::Gate;
+use ossec_broker::verdict::{ClientId, Owner, Presence, Sample, Socket};
 use ossec_broker::wire::{
-    Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, LEASE_MAX, Ping, Pong, Refusal, VERSION, Verdict, Welcome,
+    Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, LEASE_MAX, Pong, Refusal, VERSION, Verdict, Welcome,
 };
 use ossec_broker_fuzz::Plan;
 
@@ -37,7 +38,7 @@ struct Server {
     conns: Vec<Conn>,
     current: usize,
     ids: ClientId,
-    responder: Responder,
+    gate: Gate,
     sample: Sample,
     /// The windows that were granted, to whom and until when.
     granted: Vec<(ClientId, u64, Time)>,
@@ -55,9 +56,9 @@ impl Server {
             companion: None,
             missing: None,
         };
-        let mut responder = Responder::new(Duration::ZERO);
-        responder.handle_sample(now, &sample);
-        Self { now, conns, current: 0, ids: ClientId::from(CONNECTIONS), responder, sample, granted: Vec::new() }
+        let mut gate = Gate::new(Duration::ZERO);
+        gate.handle_sample(now, &sample);
+        Self { now, conns, current: 0, ids: ClientId::from(CONNECTIONS), gate, sample, granted: Vec::new() }
     }
 
     fn step(&mut self, step: u8, plan: &mut Plan<'_>) {
@@ -81,15 +82,48 @@ impl Server {
         let socket = &mut self.sample.sockets[0];
         (socket.rx_queue, socket.drops) = (queue, socket.drops.wrapping_add(drops));
         self.sample.presence = presence;
-        self.responder.handle_sample(self.now, &self.sample);
+        self.gate.handle_sample(self.now, &self.sample);
+        while let Some(volley) = self.gate.poll(self.now) {
+            let count = volley.payloads.len();
+            self.gate.handle_injected(count);
+        }
+        while let Some((connection, _)) = self.gate.poll_told() {
+            assert!(self.conns.iter().any(|conn| conn.id == connection && conn.attached), "{connection} is told");
+        }
     }
 
     /// Bytes come in from the current connection.
     fn hear(&mut self, bytes: &[u8]) {
         let conn = &mut self.conns[self.current];
-        let understood = conn.hear(self.now, bytes);
+        let requests = conn.hear(self.now, bytes);
         conn.check(self.now);
-        self.close_if(self.current, |_| !understood);
+        let Some(requests) = requests else {
+            return self.close_if(self.current, |_| true);
+        };
+        for request in requests {
+            if !self.take(request) {
+                return self.close_if(self.current, |_| true);
+            }
+        }
+    }
+
+    /// What the current connection asks for; whether it may stay.
+    fn take(&mut self, request: Request) -> bool {
+        let conn = &mut self.conns[self.current];
+        match request {
+            Request::Plain | Request::Ping(_) => conn.requests.push_back(request),
+            Request::Attach(stream, source) => {
+                conn.attached = true;
+                let address = source.unwrap_or(conn.address());
+                let before = self.gate.handle_attach(self.now, conn.id, stream, address);
+                if let Some(at) = self.conns.iter().position(|conn| Some(conn.id) == before) {
+                    self.close_if(at, |_| true);
+                }
+            }
+            Request::Session(session) => return self.gate.handle_session(conn.id, session).is_ok(),
+            Request::Data(data) => return self.gate.handle_data(conn.id, data).is_ok(),
+        }
+        true
     }
 
     /// The current connection's oldest request is answered.
@@ -99,12 +133,13 @@ impl Server {
             return;
         };
         match request {
+            Request::Attach(..) | Request::Session(_) | Request::Data(_) => panic!("it does not wait"),
             Request::Plain => conn.answer_plain(self.now, up),
             Request::Ping(ping) => {
                 let pong =
-                    self.responder.handle_ping(self.now, conn.id, conn.address(), &ping, Duration::from_millis(1));
+                    self.gate.handle_ping(self.now, conn.id, conn.address(), &ping, Duration::from_millis(1));
                 let advice = pong.window > 0 || pong.ask_again_ms > 0;
-                assert!(advice || ping.unsent == 0 || pong.verdict != Verdict::Up, "left without advice");
+                assert!(advice || conn.attached || ping.unsent == 0 || pong.verdict != Verdict::Up, "left without advice");
                 let lease = Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX);
                 self.granted.push((conn.id, pong.window, self.now + lease));
                 conn.answer(pong);
@@ -133,7 +168,7 @@ impl Server {
     /// Another connection comes in the place of one that is closed.
     fn close_if(&mut self, at: usize, closed: impl Fn(&Conn) -> bool) {
         if closed(&self.conns[at]) {
-            self.responder.handle_gone(self.conns[at].id);
+            self.gate.handle_gone(self.now, self.conns[at].id);
             self.conns[at] = Conn::new(self.now, self.ids);
             self.ids += 1;
         }
@@ -146,6 +181,8 @@ struct Conn {
     input: Assembler,
     output: Vec<u8>,
     requests: VecDeque<Request>,
+    /// It carries a stream, or has carried one.
+    attached: bool,
     id: ClientId,
     /// When something came in last.
     heard: Time,
@@ -159,6 +196,7 @@ impl Conn {
             input: Assembler::default(),
             output: Vec::new(),
             requests: VecDeque::new(),
+            attached: false,
             id,
             heard: now,
             model: Model::default(),
@@ -170,16 +208,15 @@ impl Conn {
         IpAddr::from([10, 0, 0, (self.id % 4 / 2) as u8])
     }
 
-    /// Whether it may stay.
-    fn hear(&mut self, now: Time, bytes: &[u8]) -> bool {
+    /// What it asks for; `None`: it is to be closed.
+    fn hear(&mut self, now: Time, bytes: &[u8]) -> Option<Vec<Request>> {
         self.heard = now;
         self.input.push(bytes);
         let heard =
             self.conversation.handle_input(now, Access::Features(Features::STREAM), &mut self.input, &mut self.output);
         let expected = self.model.hear(bytes);
         assert_eq!(heard.as_ref().ok(), expected.as_ref(), "after {:?}: {heard:?}", self.model.said);
-        self.requests.extend(heard.iter().flatten());
-        heard.is_ok()
+        heard.ok()
     }
 
     fn answer(&mut self, pong: Pong) {
@@ -212,9 +249,12 @@ struct Model {
     said: Vec<u8>,
     told: Vec<u8>,
     greeted: bool,
+    /// The stream that it may carry.
+    stream: Option<u128>,
     /// The line end of its plain request.
     plain: Option<&'static [u8]>,
-    heartbeats: usize,
+    /// Requests that were made.
+    requests: usize,
     unanswered: usize,
 }
 
@@ -237,11 +277,14 @@ impl Model {
         let mut frames = frames.into_iter();
         match frames.next() {
             None => return sound.then(Vec::new),
-            Some(Frame::Hello(Hello { version: VERSION, .. })) if !self.greeted => {
-                self.greeted = true;
-                Frame::Welcome(Welcome { version: VERSION, features: Features::NONE }).encode(&mut self.told);
+            Some(Frame::Hello(Hello { version: VERSION, features, stream, .. })) => {
+                let streams = features.has(Features::STREAM);
+                self.stream = streams.then_some(stream);
+                if !std::mem::replace(&mut self.greeted, true) {
+                    let features = if streams { Features::STREAM } else { Features::NONE };
+                    Frame::Welcome(Welcome { version: VERSION, features }).encode(&mut self.told);
+                }
             }
-            Some(Frame::Hello(Hello { version: VERSION, .. })) => {}
             Some(Frame::Hello(Hello { version, .. })) => {
                 let text = format!("this server speaks version {VERSION} of the protocol, not {version}");
                 Frame::Refusal(Refusal { text }).encode(&mut self.told);
@@ -249,12 +292,19 @@ impl Model {
             }
             Some(_) => return None,
         }
-        let pings: Option<Vec<Ping>> =
-            frames.map(|frame| if let Frame::Ping(ping) = frame { Some(ping) } else { None }).collect();
-        let fresh = pings?.split_off(self.heartbeats);
-        self.heartbeats += fresh.len();
-        self.unanswered += fresh.len();
-        (sound && self.unanswered <= UNANSWERED_MAX).then(|| fresh.into_iter().map(Request::Ping).collect())
+        let requests: Option<Vec<Request>> = frames
+            .map(|frame| match (frame, self.stream) {
+                (Frame::Ping(ping), _) => Some(Request::Ping(ping)),
+                (Frame::Attach(attach), Some(stream)) => Some(Request::Attach(stream, attach.source)),
+                (Frame::Session(session), Some(_)) => Some(Request::Session(session)),
+                (Frame::Data(data), Some(_)) => Some(Request::Data(data)),
+                _ => None,
+            })
+            .collect();
+        let fresh = requests?.split_off(self.requests);
+        self.requests += fresh.len();
+        self.unanswered += fresh.iter().filter(|request| matches!(request, Request::Ping(_))).count();
+        (sound && self.unanswered <= UNANSWERED_MAX).then_some(fresh)
     }
 }
 
