@@ -4,15 +4,23 @@
 mod ports;
 #[path = "support/uninterrupted.rs"]
 mod uninterrupted;
+#[path = "support/wait.rs"]
+#[expect(dead_code, reason = "no scenario here has a span of its own")]
+mod wait;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::Duration;
 
+use ossec_broker::wire::{Assembler, Features, Frame, Resume, Seq, VERSION, Welcome};
 use ports::free_port;
+use socket2::{Domain, Socket, Type};
 use uninterrupted::uninterrupted;
+use wait::wait_until;
 
 const BROKER: &str = env!("CARGO_BIN_EXE_ossec-broker");
 /// How long a test waits for what must come.
@@ -26,6 +34,15 @@ impl Role {
         let mut command = Command::new(BROKER);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         Self(Some(command.spawn().expect("the broker starts")))
+    }
+
+    /// What it logs, line by line, from here on. It would stand still if nobody read that.
+    fn lines(&mut self) -> Receiver<String> {
+        let log = self.0.as_mut().and_then(|child| child.stderr.take()).expect("its log is a pipe");
+        let (sender, lines) = channel();
+        let read = move || BufReader::new(log).lines().map_while(Result::ok).try_for_each(|line| sender.send(line));
+        thread::Builder::new().spawn(read).expect("a thread starts");
+        lines
     }
 
     /// Asks for a stop, waits for the end.
@@ -208,7 +225,7 @@ fn wait_until_listening(port: u16) {
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
             return;
         }
-        std::thread::yield_now();
+        thread::yield_now();
     }
     panic!("nobody listens on {port}");
 }
@@ -254,6 +271,78 @@ fn an_outage(transport: &str) {
     let output = client.stop();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && log.contains(" 0 left"), "{log}");
+}
+
+/// Over a slow link a heartbeat that waited behind all data would be late by as long as that takes.
+#[test]
+fn a_heartbeat_does_not_wait_behind_all_that_is_to_be_sent() {
+    const BYTES_AHEAD_MAX: usize = 192 << 10;
+    let slow = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    slow.set_recv_buffer_size(4 << 10).expect("a small buffer");
+    slow.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
+    slow.listen(1).expect("it listens");
+    let slow = TcpListener::from(slow);
+    let listen = free_port(0);
+    let [client_at, broker] =
+        [listen, slow.local_addr().expect("an address").port()].map(|port| format!("127.0.0.1:{port}"));
+    let options = ["--server", "127.0.0.1:9", "--broker", &broker, "--listen", &client_at, "--source-port", "0"];
+    let mut client = Role::start(
+        &[&["client", "--transport", "tcp", "--interval", "50ms", "--timeout", "60s", "-vv"], &options[..]].concat(),
+    );
+    let lines = client.lines();
+    let (mut connection, _) = uninterrupted(|| slow.accept()).expect("the client connects");
+    connection.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let mut input = Assembler::default();
+    let Frame::Hello(_) = next_frame(&mut connection, &mut input).0 else { panic!("a greeting comes first") };
+    say(&mut connection, &Frame::Welcome(Welcome { version: VERSION, features: Features::STREAM }));
+    // It may send at once far more than what lies between.
+    say(&mut connection, &Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 4 << 20 }));
+
+    // Nothing is read until a heartbeat was begun with more than enough waiting.
+    let agent = agent(listen);
+    let heartbeat = wait_until("a heartbeat is begun while data waits", || {
+        for _ in 0..50 {
+            agent.send(&[b'x'; 1_000]).expect("sent");
+        }
+        let line = lines.try_iter().find_map(|line| heartbeat_with_unsent(&line, 1_000));
+        line.ok_or_else(|| "none yet".to_owned())
+    });
+    let mut ahead = 0;
+    loop {
+        match next_frame(&mut connection, &mut input) {
+            (Frame::Ping(ping), _) if ping.number >= heartbeat => break,
+            (Frame::Data(_), bytes) => ahead += bytes,
+            _ => {}
+        }
+    }
+    assert!(ahead <= BYTES_AHEAD_MAX, "{ahead} bytes came before the heartbeat");
+}
+
+/// The number of the heartbeat that a line of the log tells of, if more than so many datagrams wait.
+fn heartbeat_with_unsent(line: &str, least: u64) -> Option<u64> {
+    let (number, rest) = line.split_once("heartbeat ")?.1.split_once(": ")?;
+    let unsent: u64 = rest.split_once("held, ")?.1.strip_suffix(" unsent")?.parse().ok()?;
+    (unsent > least).then_some(number.parse().ok()?)
+}
+
+fn say(connection: &mut TcpStream, frame: &Frame) {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes);
+    connection.write_all(&bytes).expect("written");
+}
+
+/// The next frame, and its length.
+fn next_frame(connection: &mut TcpStream, input: &mut Assembler) -> (Frame, usize) {
+    loop {
+        let before = input.rest().len();
+        if let Some(frame) = input.next_frame().expect("the client makes sense") {
+            return (frame, before - input.rest().len());
+        }
+        let mut bytes = [0; 4 << 10];
+        let count = uninterrupted(|| connection.read(&mut bytes)).expect("it comes in time");
+        assert!(count > 0, "the client has closed its connection");
+        input.push(&bytes[..count]);
+    }
 }
 
 #[test]
