@@ -65,10 +65,11 @@ impl Bench {
     }
 
     /// `host` is the server's: a name costs a thread that nobody joins.
-    fn start_client(&self, host: &str, drain: &str) -> Role {
+    fn start_client(&self, transport: &str, host: &str, drain: &str) -> Role {
         let (broker, remoted) = (format!("{host}:{}", self.broker), self.remoted());
         let ends = ["--listen", &self.listen, "--broker", &broker, "--server", &remoted];
-        Role::start(&[&["client"], &ends[..], &["--source-port", &self.source, "--drain", drain]].concat())
+        let values = ["--transport", transport, "--source-port", &self.source, "--drain", drain];
+        Role::start(&[&["client"], &ends[..], &values].concat())
     }
 
     fn remoted(&self) -> String {
@@ -107,7 +108,8 @@ impl Bench {
         let life = LIVES[number as usize % LIVES.len()];
         let drain = if life == Life::Drained { "60s" } else { "0" };
         let host = if number.is_multiple_of(3) { "localhost" } else { "127.0.0.1" };
-        let (server, client) = (self.start_server(), self.start_client(host, drain));
+        let transport = if number / LIVES.len() as u64 % 2 == 0 { "udp" } else { "tcp" };
+        let (server, client) = (self.start_server(), self.start_client(transport, host, drain));
         if life != Life::Short {
             self.exchange(number);
         }
@@ -125,7 +127,7 @@ fn starts_and_stops_leave_no_descriptor_and_no_thread_behind() {
     let starts = std::env::var("STARTS").map_or(STARTS_DEFAULT, |text| text.parse().expect("STARTS is a number"));
     let bench = Bench::new();
     // What the process makes once and keeps is there after the first of each kind.
-    (0..LIVES.len() as u64).for_each(|number| bench.live(number));
+    (0..2 * LIVES.len() as u64).for_each(|number| bench.live(number));
     let before = Census::take();
     for number in 0..starts {
         bench.live(number);

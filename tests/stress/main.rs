@@ -1,11 +1,11 @@
 //! Both roles in one process, with real threads and sockets, while everything between them breaks at random moments.
 //!
 //! ```text
-//!   agents ──UDP──► client ──UDP──► remoted (closed, bound again, left unread)
-//!                      └──TCP──► proxy (kills, stalls, half-closes) ──► server (stopped, started)
+//!                      ┌────────────────────── UDP, transport udp ──────────────────────────► remoted (closed, bound again, left unread)
+//!   agents ──UDP──► client ──TCP──► proxy (kills, stalls, half-closes) ──► server ──UDP──► ┘
 //! ```
 //!
-//! What must come out: each datagram is accepted by a receiver that refuses what has been overtaken, the client's own accounts say the same, replies
+//! Over either transport. What must come out: each datagram is accepted by a receiver that refuses what has been overtaken, the client's own accounts say the same, replies
 //! find their agents, and nothing is left behind. Loopback only; no root.
 //!
 //! `ROUNDS=100 SEED=1 cargo test --release --test stress` runs more rounds; `scripts/tsan` runs them under ThreadSanitizer.
@@ -53,9 +53,10 @@ const SESSIONS: u8 = AGENTS + AGENTS / 2;
 const TROUBLES: usize = 5;
 const DISTURBANCES: usize = 2;
 
-/// The ports of a round.
+/// The ports of a round, and its transport.
 #[derive(Clone, Copy)]
 struct Ports {
+    transport: &'static str,
     /// The client's, towards agents.
     listen: u16,
     /// The first of those from which the client sends.
@@ -66,9 +67,16 @@ struct Ports {
 }
 
 impl Ports {
-    fn new() -> Self {
+    fn new(transport: &'static str) -> Self {
         let source = free_port(u16::from(SESSIONS));
-        Self { listen: free_port(0), source, proxy: free_port(0), server: free_port(0), remoted: free_port(0) }
+        Self {
+            transport,
+            listen: free_port(0),
+            source,
+            proxy: free_port(0),
+            server: free_port(0),
+            remoted: free_port(0),
+        }
     }
 
     fn start_server(self) -> Role {
@@ -81,7 +89,18 @@ impl Ports {
         let (listen, broker, remoted) = (local(self.listen), local(self.proxy), local(self.remoted));
         let (source, sessions, timeout) = (self.source.to_string(), SESSIONS.to_string(), format!("{LEASE_MAX:?}"));
         let addresses = ["client", "--listen", &listen, "--broker", &broker, "--server", &remoted];
-        let values = ["--source-port", &source, "--max-sessions", &sessions, "--timeout", &timeout, "--drain", "60s"];
+        let values = [
+            "--transport",
+            self.transport,
+            "--source-port",
+            &source,
+            "--max-sessions",
+            &sessions,
+            "--timeout",
+            &timeout,
+            "--drain",
+            "60s",
+        ];
         let client = Role::start(&[&addresses[..], &values[..]].concat());
         wait_until("the client listens", || Gauge::new(self.listen).look().ok_or("nobody listens".into()));
         client
@@ -169,10 +188,10 @@ fn last_words() -> Vec<u64> {
 }
 
 /// Starts everything, has it broken and mended, and stops everything.
-fn round(seed: u64) {
+fn round(seed: u64, transport: &'static str) {
     let before = Census::take();
     let mut random = Random::new(seed);
-    let ports = Ports::new();
+    let ports = Ports::new(transport);
     let (proxy, remoted) = (Proxy::start(ports.proxy, ports.server), Remoted::start(ports.remoted));
     let mut server = ports.start_server();
     let client = ports.start_client();
@@ -189,7 +208,7 @@ fn round(seed: u64) {
     let ledger = world.remoted.ledger.clone();
     world.remoted.stop();
     let ledger = ledger.lock();
-    println!("seed {seed}: {sent} datagrams, {} lives of the receiver", ledger.lives);
+    println!("seed {seed} over {transport}: {sent} datagrams, {} lives of the receiver", ledger.lives);
     assert_eq!(drops, 0, "the agents send no more than the client's socket holds");
     assert_eq!(ledger.drops, 0, "a window is smaller than the receiver's buffer");
     assert_eq!(last_words(), [sent, sent, 0, 0], "received, confirmed, dropped, left");
@@ -204,7 +223,9 @@ fn number(name: &str) -> Option<u64> {
 fn all_arrives_in_order_whatever_breaks_between_client_and_server() {
     let first = number("SEED").unwrap_or(1);
     for seed in first..first + number("ROUNDS").unwrap_or(1) {
-        let _trace = Trace(format!("SEED={seed}"));
-        round(seed);
+        for transport in ["udp", "tcp"] {
+            let _trace = Trace(format!("SEED={seed}, over {transport}"));
+            round(seed, transport);
+        }
     }
 }
