@@ -108,7 +108,7 @@ impl Bench {
         let life = LIVES[number as usize % LIVES.len()];
         let drain = if life == Life::Drained { "60s" } else { "0" };
         let host = if number.is_multiple_of(3) { "localhost" } else { "127.0.0.1" };
-        let transport = if number / LIVES.len() as u64 % 2 == 0 { "udp" } else { "tcp" };
+        let transport = if (number / LIVES.len() as u64).is_multiple_of(2) { "udp" } else { "tcp" };
         let (server, client) = (self.start_server(), self.start_client(transport, host, drain));
         if life != Life::Short {
             self.exchange(number);
