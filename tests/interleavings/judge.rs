@@ -23,7 +23,7 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
     let Some(relay) = system.relay() else { return };
     // Should one of them sleep with the lock, the explorer reports a deadlock here.
     let mut relay = relay.lock().expect("nobody panics with it");
-    let releasable = relay.poll_release(now, &mut Batch::default());
+    let releasable = relay.poll_release(now, &mut Batch::default()) && !system.is_congested();
     assert!(
         !(releasable && asleep("forward", now + BUSY_PAUSE)),
         "a datagram may be released, and `forward` sleeps: {sleepers:?}"

@@ -46,14 +46,14 @@ pub(crate) use poll::{Events, Interest, Poll, Token, Waker};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Runner, thread};
 use system::System;
-use world::World;
+use world::{World, percent};
 
 /// Schedules that each explorer tries.
-const SCHEDULES_DEFAULT: usize = 600;
+const SCHEDULES_DEFAULT: usize = 800;
 /// The client's threads keep more on their stacks than the explorer's default has room for.
 const STACK_BYTES: usize = 256 * 1024;
 
-fn config() -> client::Config {
+fn config(transport: relay::Transport) -> client::Config {
     let local = |port| HostPort { host: "127.0.0.1".into(), port };
     client::Config {
         server: local(1_514),
@@ -74,7 +74,7 @@ fn config() -> client::Config {
             rate: None,
             resend: true,
             sessions_max: 2,
-            transport: relay::Transport::Udp,
+            transport,
             link: link::Settings {
                 interval: Duration::from_secs(1),
                 lease: Duration::from_millis(100),
@@ -98,6 +98,7 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) {
 fn schedule() {
     let (world, system) = (World::begin(replayed().is_some()), System::begin());
     let (signal, signals) = bounded(2);
+    let transport = if percent(50) { relay::Transport::Tcp } else { relay::Transport::Udp };
     let own = Arc::clone(&system);
     spawn("server", move || own.be_server());
     // Kept to the end: a channel of signals that closes would be another signal.
@@ -109,7 +110,7 @@ fn schedule() {
         first.try_send(()).expect("the client listens");
     });
     spawn("client", move || {
-        client::run(&config(), &signals).expect("nothing fails for good");
+        client::run(&config(transport), &signals).expect("nothing fails for good");
         judge::look_back();
         System::here().end();
     });

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use ossec_broker::relay::{Relay, Snapshot};
+use ossec_broker::streams::{ConnectionId, Streams, Told};
 use ossec_broker::time::Time;
 use ossec_broker::wire::{Features, Frame, Incarnation, Notice, Ping, Pong, VERSION, Verdict, Welcome};
 use shuttle::rand::Rng;
@@ -14,6 +15,7 @@ use crate::net::udp::Inside;
 use crate::net::{TcpStream, UdpSocket};
 use crate::world::{World, percent, thread_rng};
 
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Datagrams of a schedule.
 pub(crate) const DATAGRAMS: u8 = 4;
 /// Things that go wrong in a schedule. Then all is well, and the end can be reached.
@@ -33,6 +35,8 @@ struct State {
     agents: Option<UdpSocket>,
     upstreams: Vec<Weak<Mutex<Inside>>>,
     connections: Vec<TcpStream>,
+    /// Those that carry streams, by the number that the server gave them.
+    carriers: Vec<TcpStream>,
     faults: u32,
     /// Numbers of datagrams as they were accepted, the greatest last.
     accepted: Vec<u8>,
@@ -110,6 +114,11 @@ impl System {
         self.state().upstreams.iter().filter_map(UdpSocket::upgrade).any(|socket| socket.is_unread())
     }
 
+    /// A connection takes no datagrams at the moment.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.state().connections.iter().any(|stream| !stream.is_gone() && stream.is_full())
+    }
+
     /// What the client said at its end.
     pub(crate) fn farewell(&self) -> Option<Snapshot> {
         self.state().farewell
@@ -128,7 +137,7 @@ impl System {
     pub(crate) fn be_agent(&self) {
         let world = World::here();
         let socket = world.sleep(None, || self.state().agents.clone()).expect("nothing else ends this sleep");
-        let from = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4_000);
+        let from = SocketAddr::new(CLIENT, 4_000);
         for number in 1..=DATAGRAMS {
             let pause_ms = [0, 0, 1, 70, 300, 1_500][thread_rng().gen_range(0..6)];
             world.sleep(Some(Duration::from_millis(pause_ms)), || None::<()>);
@@ -151,6 +160,8 @@ impl System {
         let world = World::here();
         // While remoted is away: until when.
         let mut away: Option<Time> = None;
+        let mut streams = Streams::default();
+        streams.handle_sample(Incarnation(1), 0, 0);
         loop {
             let wait = away.map(|until| until.since(world.seen()));
             world.sleep(wait, || {
@@ -171,25 +182,75 @@ impl System {
             for stream in connections {
                 stream.accept();
                 while let Some(frame) = stream.ask() {
-                    self.answer(&stream, &frame, &mut away);
+                    self.answer(&stream, &frame, &mut away, &mut streams);
                 }
             }
+            if away.is_none() {
+                self.inject(&mut streams);
+            }
+            self.tell(&mut streams);
             self.state().connections.retain(|stream| !stream.is_gone());
         }
     }
 
-    fn answer(&self, stream: &TcpStream, frame: &Frame, away: &mut Option<Time>) {
+    /// Transport tcp: remoted reads what is injected at once.
+    fn inject(&self, streams: &mut Streams) {
+        while let Some(volley) = streams.poll(u64::MAX) {
+            let count = volley.payloads.len();
+            volley.payloads.iter().for_each(|payload| self.arrive(payload));
+            streams.handle_injected(count);
+        }
+        streams.handle_sample(Incarnation(1), 0, 0);
+    }
+
+    fn tell(&self, streams: &mut Streams) {
+        while let Some((connection, told)) = streams.poll_told() {
+            let stream = self.state().carriers[connection as usize].clone();
+            stream.answer(match told {
+                Told::Resume(resume) => Frame::Resume(resume),
+                Told::Ack(ack) => Frame::Ack(ack),
+            });
+        }
+    }
+
+    /// The number of a connection that carries a stream.
+    fn carrier(&self, stream: &TcpStream) -> ConnectionId {
+        let mut state = self.state();
+        let at = state.carriers.iter().position(|carrier| carrier.is_same(stream));
+        let at = at.unwrap_or_else(|| {
+            state.carriers.push(stream.clone());
+            state.carriers.len() - 1
+        });
+        at as ConnectionId
+    }
+
+    fn answer(&self, stream: &TcpStream, frame: &Frame, away: &mut Option<Time>, streams: &mut Streams) {
         let world = World::here();
         let ping = match frame {
-            Frame::Hello(_) => {
-                return stream.answer(Frame::Welcome(Welcome { version: VERSION, features: Features::NONE }));
+            Frame::Hello(hello) => {
+                let features = Features(hello.features.0 & Features::STREAM.0);
+                return stream.answer(Frame::Welcome(Welcome { version: VERSION, features }));
             }
+            Frame::Attach(_) => {
+                // There is one client.
+                if let Some(before) = streams.handle_attach(world.look(), self.carrier(stream), 1, CLIENT) {
+                    self.state().carriers[before as usize].close();
+                }
+                return;
+            }
+            Frame::Session(session) => {
+                return streams.handle_session(self.carrier(stream), *session).expect("attached");
+            }
+            Frame::Data(data) => return streams.handle_data(self.carrier(stream), data.clone()).expect("in order"),
             Frame::Ping(ping) => ping,
             other => panic!("no client sends {other:?}"),
         };
         if self.may_fail() {
             match thread_rng().gen_range(0..3) {
-                0 => return stream.close(),
+                0 => {
+                    streams.handle_gone(world.look(), self.carrier(stream));
+                    return stream.close();
+                }
                 // Late.
                 1 => _ = world.sleep(Some(Duration::from_millis(thread_rng().gen_range(50..400))), || None::<()>),
                 _ => *away = Some(world.look() + Duration::from_millis(thread_rng().gen_range(1..600))),

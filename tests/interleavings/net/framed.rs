@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 pub(crate) use ossec_broker::net::framed::{Broken, Filled};
 use ossec_broker::seal::Key;
-use ossec_broker::wire::{Frame, WireError};
+use ossec_broker::wire::{Assembler, Frame, WireError};
 
 use crate::poll::{Registry, Token};
 use crate::world::World;
+
+/// Frames that a connection takes before it counts as full.
+const FRAMES_MAX: usize = 2;
 
 /// Either end of a connection.
 #[derive(Clone, Debug)]
@@ -98,7 +101,21 @@ impl TcpStream {
     }
 
     pub(crate) fn ask(&self) -> Option<Frame> {
-        self.inside().to_server.pop_front()
+        let was_full = self.is_full();
+        let frame = self.inside().to_server.pop_front();
+        if was_full && !self.is_full() {
+            self.tell();
+        }
+        frame
+    }
+
+    /// Its client should not add datagrams.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inside().to_server.len() >= FRAMES_MAX
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(crate) fn answer(&self, frame: Frame) {
@@ -155,12 +172,16 @@ impl Framed {
         Progress { _nothing: () }
     }
 
-    /// Nothing is written but heartbeats.
-    pub(crate) const fn is_congested(&self) -> bool {
-        true
+    pub(crate) fn is_congested(&self) -> bool {
+        self.0.is_full()
     }
 
-    pub(crate) const fn send_bytes(&mut self, _: &[u8]) -> Result<(), Broken> {
+    pub(crate) fn send_bytes(&mut self, frames: &[u8]) -> Result<(), Broken> {
+        let mut assembler = Assembler::default();
+        assembler.push(frames);
+        while let Some(frame) = assembler.next_frame()? {
+            self.send(&frame)?;
+        }
         Ok(())
     }
 
