@@ -15,8 +15,9 @@ use ossec_broker::link::{self, ATTEMPTS_MAX, Dialer, Probe};
 use ossec_broker::net::udp::{Inbox, SendError, send_batch, take_refusal, watch};
 use ossec_broker::net::{self};
 use ossec_broker::relay::{Batch, Config, Counters, FullPolicy, Origin, Relay, Transport};
+use ossec_broker::seal::Key;
 use ossec_broker::time::Time;
-use ossec_broker::wire::Frame;
+use ossec_broker::wire::{DataWriter, Features, Frame, Session, SessionName};
 
 use crate::peer::Peer;
 use crate::tally::Tally;
@@ -42,6 +43,8 @@ pub(crate) struct Ground {
     pub(crate) inbox: Inbox,
     pub(crate) remoted: SocketAddr,
     pub(crate) broker: SocketAddr,
+    pub(crate) transport: Transport,
+    pub(crate) key: Option<Key>,
     pub(crate) tally: Tally,
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct Client {
     chosen: Option<Token>,
     probes: VecDeque<Probe>,
     stream: u128,
+    /// Transport tcp: the epoch in which the connection knows the agent.
+    named: Option<u64>,
     busy_until: Time,
     /// Since when it has had something to send and has released nothing.
     waits: Option<Time>,
@@ -93,7 +98,7 @@ impl Client {
             rate: None,
             resend: true,
             sessions_max: 1,
-            transport: Transport::Udp,
+            transport: ground.transport,
             link: SETTINGS,
         };
         let stream = net::random();
@@ -111,6 +116,7 @@ impl Client {
             chosen: None,
             probes: VecDeque::new(),
             stream,
+            named: None,
             busy_until: Time::ZERO,
             waits: None,
             longest_wait: Duration::ZERO,
@@ -148,7 +154,8 @@ impl Client {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.token == token) else {
             return;
         };
-        match peer.attend(self.stream, SETTINGS.interval) {
+        let features = if ground.transport == Transport::Tcp { Features::STREAM } else { Features::NONE };
+        match peer.attend(features, self.stream, SETTINGS.interval) {
             Ok(frames) => frames.iter().for_each(|frame| self.take_frame(token, frame, ground)),
             Err(_) => self.drop_peer(token),
         }
@@ -163,8 +170,13 @@ impl Client {
         if self.relay.is_silent(now) {
             self.dialer.handle_outage(now);
         }
-        self.release(now, ground);
+        if ground.transport == Transport::Udp {
+            self.release(now, ground);
+        }
         self.begin_heartbeat(ground);
+        if ground.transport == Transport::Tcp {
+            self.write_stream(ground);
+        }
         self.watch_progress(now, ground);
         self.next_deadline(net::now())
     }
@@ -210,6 +222,43 @@ impl Client {
                 }
                 Err(SendError::Unsendable(_)) => self.relay.handle_unsendable(batch, sent),
                 Err(SendError::Refused(_)) => self.relay.handle_refused(after),
+            }
+        }
+    }
+
+    /// Transport tcp: writes what may be sent, as far as the connection takes it.
+    fn write_stream(&mut self, ground: &mut Ground) {
+        let port = self.upstream.local_addr().map_or(0, |own| own.port());
+        let batch = &mut ground.batch;
+        loop {
+            let chosen = self.chosen;
+            let peer = self.peers.iter_mut().find(|peer| Some(peer.token) == chosen);
+            let Some(peer) = peer.filter(|peer| !peer.framed.is_congested()) else {
+                return;
+            };
+            let now = net::now();
+            let epoch = if self.relay.poll_release(now, batch) { self.relay.stream_epoch(batch) } else { None };
+            let Some(epoch) = epoch else {
+                return;
+            };
+            let mut bytes = Vec::new();
+            if self.named.replace(batch.epoch()) != Some(batch.epoch()) {
+                let session = batch.session(0);
+                let name = SessionName { id: session.id, generation: session.generation };
+                Frame::Session(Session { name, port }).encode(&mut bytes);
+            }
+            let mut writer = DataWriter::new(&mut bytes, epoch);
+            for at in 0..batch.len() {
+                writer.push(batch.seq(at), batch.session(at).id, batch.payload(at));
+            }
+            writer.finish();
+            self.relay.handle_sent(now, batch, batch.len());
+            self.longest_wait = self.longest_wait.max(wait(self.waits, now, &ground.tally));
+            self.waits = None;
+            ground.tally.handle_release(now);
+            if peer.framed.send_bytes(&bytes).is_err() {
+                let token = peer.token;
+                return self.drop_peer(token);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A swarm of whole clients in one process: the moment after a long outage, when everybody comes back at once.
 //!
-//! Each client has the real core (`Relay`, `Dialer`), its own TCP connection to the broker server, its own UDP socket to remoted and, with
+//! Over transport udp, or with a key over tcp. Each client has the real core (`Relay`, `Dialer`), its own TCP connection to the broker server, its own UDP socket to remoted and, with
 //! `--addresses`, its own source address: the server shares its windows by that. What the real client does in four threads happens here in
 //! one loop for all of them: one wait for all sockets, one heap of timers, and work only for the client that an event belongs to. So
 //! thousands fit into one process.
@@ -34,10 +34,11 @@ mod traffic;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use ossec_broker::net;
+use ossec_broker::{keyfile, net};
 
 use payload::Sizes;
 use swarm::Swarm;
@@ -78,6 +79,9 @@ struct Args {
     /// source address of the first client, or its network as a CIDR; the others take those that follow (the system's choice for all)
     #[argh(option, arg_name = "addr[/bits]", from_str_fn(first_address))]
     addresses: Option<IpAddr>,
+    /// file with the server's key: over transport tcp (udp, without a key)
+    #[argh(option, arg_name = "file")]
+    psk_file: Option<PathBuf>,
     /// give up when so many seconds have passed (300)
     #[argh(option, arg_name = "seconds", default = "300")]
     give_up_s: u64,
@@ -104,7 +108,8 @@ fn run(args: &Args) -> Result<bool, String> {
         return Err(format!("{clients} clients need {wanted} descriptors, {descriptors} are allowed: ulimit -n"));
     }
     let broker = args.broker.unwrap_or_else(|| SocketAddr::new(args.server.ip(), 1517));
-    let mut swarm = Swarm::new(args.server, broker)?;
+    let key = args.psk_file.as_deref().map(keyfile::load).transpose()?;
+    let mut swarm = Swarm::new(args.server, broker, key)?;
     for index in 0..clients {
         let source = args.addresses.map(|first| following(first, index)).transpose()?;
         swarm.add(source, &load)?;

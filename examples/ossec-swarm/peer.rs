@@ -6,6 +6,7 @@ use mio::Token;
 use mio::net::TcpStream;
 use ossec_broker::net::framed::{Filled, Framed};
 use ossec_broker::net::{self};
+use ossec_broker::seal::Key;
 use ossec_broker::time::Time;
 use ossec_broker::wire::{Features, Frame, Hello, VERSION};
 
@@ -21,12 +22,17 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(stream: TcpStream, token: Token, now: Time) -> Self {
-        Self { framed: Framed::client(stream, None), token, since: now, greeted: None }
+    pub(crate) fn new(stream: TcpStream, key: Option<&Key>, token: Token, now: Time) -> Self {
+        Self { framed: Framed::client(stream, key), token, since: now, greeted: None }
     }
 
     /// Does what the connection is ready for: the frames that came in. The error says why it is of no more use.
-    pub(crate) fn attend(&mut self, stream: u128, interval: Duration) -> Result<Vec<Frame>, String> {
+    pub(crate) fn attend(
+        &mut self,
+        features: Features,
+        stream: u128,
+        interval: Duration,
+    ) -> Result<Vec<Frame>, String> {
         if self.greeted.is_none() {
             match self.framed.stream().take_error() {
                 Ok(None) => {}
@@ -36,7 +42,7 @@ impl Peer {
                 return Ok(Vec::new());
             }
             let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
-            let hello = Hello { version: VERSION, features: Features::NONE, stream, interval_ms };
+            let hello = Hello { version: VERSION, features, stream, interval_ms };
             self.framed.send(&Frame::Hello(hello)).map_err(|broken| broken.to_string())?;
             self.greeted = Some(net::now());
         }

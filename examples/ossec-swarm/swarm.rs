@@ -6,7 +6,8 @@ use std::time::Duration;
 use mio::{Events, Poll};
 use ossec_broker::net::udp::Inbox;
 use ossec_broker::net::{self};
-use ossec_broker::relay::{Batch, Counters};
+use ossec_broker::relay::{Batch, Counters, Transport};
+use ossec_broker::seal::Key;
 use ossec_broker::time::Time;
 
 use crate::client::{Client, Ground, SLOTS};
@@ -30,10 +31,13 @@ pub(crate) struct Swarm {
 }
 
 impl Swarm {
-    pub(crate) fn new(remoted: SocketAddr, broker: SocketAddr) -> Result<Self, String> {
+    /// With a key over transport tcp, without over udp.
+    pub(crate) fn new(remoted: SocketAddr, broker: SocketAddr, key: Option<Key>) -> Result<Self, String> {
         let poll = Poll::new().map_err(|error| format!("cannot wait for sockets: {error}"))?;
         let tally = Tally::new(net::now());
-        let ground = Ground { poll, batch: Batch::default(), inbox: Inbox::default(), remoted, broker, tally };
+        let transport = if key.is_some() { Transport::Tcp } else { Transport::Udp };
+        let (batch, inbox) = (Batch::default(), Inbox::default());
+        let ground = Ground { poll, batch, inbox, remoted, broker, transport, key, tally };
         Ok(Self {
             ground,
             clients: Vec::new(),

@@ -283,8 +283,7 @@ impl Scene {
     pub(crate) fn expect_all(&mut self, mut traffic: Traffic, outages: u64) -> Summary {
         let summary = Self::wait_until_sent(&mut traffic);
         self.wait_until_accepted(&traffic.id, traffic.count);
-        // Over tcp there are none unless somebody died.
-        let copies_max = if self.key.is_some() { COPIES_PER_OUTAGE_MAX * outages } else { copies_max(outages) };
+        let copies_max = self.copies_max(outages);
         let received = self.received(&traffic.id);
         assert!(received.took.iter().copied().eq(1..=traffic.count), "strange counters: {received:?}");
         assert_eq!(received.overtaken(), 0, "order was not kept: {received:?}");
@@ -315,6 +314,16 @@ impl Scene {
         assert_eq!((dropped, left), (0, 0), "{said}");
     }
 
+    /// How many copies are forgiven. Over tcp there are none unless somebody died.
+    pub(crate) const fn copies_max(&self, outages: u64) -> u64 {
+        if self.key.is_some() { COPIES_PER_OUTAGE_MAX * outages } else { copies_max(outages) }
+    }
+
+    /// What roles are started with if there is a key.
+    pub(crate) fn key_options(&self) -> Vec<String> {
+        self.key.iter().flat_map(|key| ["--psk-file".to_owned(), key.clone()]).collect()
+    }
+
     pub(crate) fn received(&mut self, id: &str) -> &Received {
         self.journal.read().of(id)
     }
@@ -339,7 +348,7 @@ impl Scene {
 }
 
 /// How many copies are forgiven.
-pub(crate) fn copies_max(outages: u64) -> u64 {
+pub(crate) const fn copies_max(outages: u64) -> u64 {
     COPIES_PER_OUTAGE_MAX * outages + COPIES_PER_STALL_MAX
 }
 

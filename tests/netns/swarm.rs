@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::scene::{Scene, Summary, copies_max, example};
+use crate::scene::{Scene, Summary, example};
 use crate::support::namespaces::Side;
 use crate::support::process::Process;
 use crate::support::wait_until;
@@ -16,7 +16,10 @@ impl Scene {
     fn start_swarm(&mut self, options: &[&str]) -> Process {
         self.net.add_network(Side::Agent, NETWORK);
         let remoted = format!("{}:1514", Side::Server.ipv4());
-        let options = [&["--server", &remoted, "--addresses", NETWORK, "--give-up-s", "55"], options].concat();
+        let key = self.key_options();
+        let key: Vec<&str> = key.iter().map(String::as_str).collect();
+        let options =
+            [&["--server", &remoted, "--addresses", NETWORK, "--give-up-s", "55"], &key[..], options].concat();
         let swarm = self.start(Side::Agent, example("ossec-swarm"), "swarm", &options);
         wait_until("the swarm is ready", || {
             swarm.output().contains("ready").then_some(()).ok_or_else(|| swarm.output())
@@ -30,12 +33,13 @@ impl Scene {
         assert!(swarm.wait().success(), "the swarm was not rid of all it held: {}", swarm.output());
         let summary = Summary(swarm.output());
         assert_eq!((summary.get("confirmed"), summary.get("left")), (clients * each, 0), "{}", summary.0);
+        let copies_max = self.copies_max(0);
         let mut copies = 0;
         for client in 1..=clients {
             let received = self.received(&format!("{client:04}"));
             assert!(received.took.iter().copied().eq(1..=each), "client {client}: {received:?}");
             assert_eq!(received.overtaken(), 0, "client {client}: order was not kept: {received:?}");
-            assert!(received.copies() <= copies_max(0), "client {client}: too many copies: {received:?}");
+            assert!(received.copies() <= copies_max, "client {client}: too many copies: {received:?}");
             copies += received.copies();
         }
         assert!(copies <= summary.get("copies"), "{copies} copies arrived: {}", summary.0);
@@ -57,9 +61,18 @@ impl Scene {
 
 #[test]
 fn two_hundred_clients_that_come_back_at_once_all_get_their_share_and_overflow_nothing() {
+    come_back_at_once(Scene::empty(), &[]);
+}
+
+#[test]
+fn two_hundred_streams_that_come_back_at_once_all_get_their_share_and_overflow_nothing() {
+    // Slow enough that all are connected long before half of everything is delivered.
+    come_back_at_once(Scene::empty_with_key(), &["--rate", "3000"]);
+}
+
+fn come_back_at_once(mut scene: Scene, remoted: &[&str]) {
     let (clients, held) = (200, 150);
-    let mut scene = Scene::empty();
-    scene.start_remoted(&[]);
+    scene.start_remoted_and_wait(remoted);
     let swarm = scene.start_swarm(&["--clients", &clients.to_string(), "--held", &held.to_string()]);
     scene.start_server(&[]);
     scene.expect_all_of(swarm, clients, held);
@@ -71,9 +84,17 @@ fn two_hundred_clients_that_come_back_at_once_all_get_their_share_and_overflow_n
 
 #[test]
 fn hundreds_of_quiet_agents_do_not_wait_for_one_another() {
+    be_quiet(Scene::empty());
+}
+
+#[test]
+fn hundreds_of_quiet_streams_do_not_wait_for_one_another() {
+    be_quiet(Scene::empty_with_key());
+}
+
+fn be_quiet(mut scene: Scene) {
     let (clients, seconds) = (400, 12);
-    let mut scene = Scene::empty();
-    scene.start_remoted(&[]);
+    scene.start_remoted_and_wait(&[]);
     scene.start_server(&[]);
     scene.wait_until_up();
     let options = ["--clients", &clients.to_string(), "--held", "0", "--rate", "1", "--duration", &seconds.to_string()];

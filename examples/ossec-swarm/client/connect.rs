@@ -2,8 +2,9 @@
 
 use mio::{Interest, Token};
 use ossec_broker::net::{self};
+use ossec_broker::relay::Transport;
 use ossec_broker::time::Time;
-use ossec_broker::wire::{Frame, Pong};
+use ossec_broker::wire::{Attach, Frame, Pong};
 
 use super::{Client, Ground, SETTINGS, SLOTS};
 use crate::peer::Peer;
@@ -33,7 +34,7 @@ impl Client {
             return;
         };
         let begun = net::dial(ground.broker, self.source).and_then(|stream| {
-            let mut peer = Peer::new(stream, token, now);
+            let mut peer = Peer::new(stream, ground.key.as_ref(), token, now);
             ground.poll.registry().register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(peer)
         });
@@ -46,6 +47,14 @@ impl Client {
             Frame::Welcome(_) => self.adopt(token, ground),
             Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(pong),
             Frame::Notice(_) if Some(token) == self.chosen => self.relay.handle_notice(),
+            Frame::Resume(resume) if Some(token) == self.chosen => {
+                self.relay.handle_alive(net::now());
+                self.relay.handle_resume(resume);
+            }
+            Frame::Ack(ack) if Some(token) == self.chosen => {
+                self.relay.handle_alive(net::now());
+                self.relay.handle_ack(ack);
+            }
             Frame::Pong(_) | Frame::Notice(_) | Frame::Resume(_) | Frame::Ack(_) | Frame::Reply(_) => {}
             Frame::Refusal(_)
             | Frame::Hello(_)
@@ -59,9 +68,13 @@ impl Client {
     /// An attempt was answered: it is the connection from here on.
     fn adopt(&mut self, token: Token, ground: &mut Ground) {
         let now = net::now();
-        let Some(greeted) = self.peers.iter().find(|peer| peer.token == token).and_then(|peer| peer.greeted) else {
+        let peer = self.peers.iter_mut().find(|peer| peer.token == token);
+        let Some((peer, greeted)) = peer.and_then(|peer| peer.greeted.map(|at| (peer, at))) else {
             return;
         };
+        if ground.transport == Transport::Tcp && peer.framed.send(&Frame::Attach(Attach { source: None })).is_err() {
+            return self.drop_peer(token);
+        }
         self.peers.retain(|peer| peer.token == token);
         self.chosen = Some(token);
         self.probes.clear();

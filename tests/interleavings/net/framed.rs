@@ -102,7 +102,10 @@ impl TcpStream {
 
     pub(crate) fn ask(&self) -> Option<Frame> {
         let was_full = self.is_full();
-        let frame = self.inside().to_server.pop_front();
+        let frame = {
+            let mut inside = self.inside();
+            if inside.stage == Stage::ClosedByServer { None } else { inside.to_server.pop_front() }
+        };
         if was_full && !self.is_full() {
             self.tell();
         }
