@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::server::conversation::{Access, Conversation, Request, SILENCE_MAX, UNANSWERED_MAX};
+use ossec_broker::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
 use ossec_broker::time::Time;
 use ossec_broker::gate::Gate;
 use ossec_broker::verdict::{ClientId, Owner, Presence, Sample, Socket};
@@ -111,7 +111,7 @@ impl Server {
     fn take(&mut self, request: Request) -> bool {
         let conn = &mut self.conns[self.current];
         match request {
-            Request::Plain | Request::Ping(_) => conn.requests.push_back(request),
+            Request::Answer(question) => conn.questions.push_back(question),
             Request::Attach(stream, source) => {
                 conn.attached = true;
                 let address = source.unwrap_or(conn.address());
@@ -129,13 +129,12 @@ impl Server {
     /// The current connection's oldest request is answered.
     fn answer(&mut self, up: bool) {
         let conn = &mut self.conns[self.current];
-        let Some(request) = conn.requests.pop_front() else {
+        let Some(question) = conn.questions.pop_front() else {
             return;
         };
-        match request {
-            Request::Attach(..) | Request::Session(_) | Request::Data(_) => panic!("it does not wait"),
-            Request::Plain => conn.answer_plain(self.now, up),
-            Request::Ping(ping) => {
+        match question {
+            Question::Plain => conn.answer_plain(self.now, up),
+            Question::Ping(ping) => {
                 let pong =
                     self.gate.handle_ping(self.now, conn.id, conn.address(), &ping, Duration::from_millis(1));
                 let advice = pong.window > 0 || pong.ask_again_ms > 0;
@@ -180,7 +179,7 @@ struct Conn {
     conversation: Conversation,
     input: Assembler,
     output: Vec<u8>,
-    requests: VecDeque<Request>,
+    questions: VecDeque<Question>,
     /// It carries a stream, or has carried one.
     attached: bool,
     id: ClientId,
@@ -195,7 +194,7 @@ impl Conn {
             conversation: Conversation::new(now),
             input: Assembler::default(),
             output: Vec::new(),
-            requests: VecDeque::new(),
+            questions: VecDeque::new(),
             attached: false,
             id,
             heard: now,
@@ -268,7 +267,7 @@ impl Model {
         let ends = [&b""[..], b"\n", b"\r\n"];
         self.plain = ends.into_iter().find(|end| self.said == [b"ping", *end].concat());
         if self.plain.is_some() {
-            return Some(vec![Request::Plain]);
+            return Some(vec![Request::Answer(Question::Plain)]);
         }
         if b"ping\r\n".starts_with(&self.said) {
             return Some(Vec::new());
@@ -294,7 +293,7 @@ impl Model {
         }
         let requests: Option<Vec<Request>> = frames
             .map(|frame| match (frame, self.stream) {
-                (Frame::Ping(ping), _) => Some(Request::Ping(ping)),
+                (Frame::Ping(ping), _) => Some(Request::Answer(Question::Ping(ping))),
                 (Frame::Attach(attach), Some(stream)) => Some(Request::Attach(stream, attach.source)),
                 (Frame::Session(session), Some(_)) => Some(Request::Session(session)),
                 (Frame::Data(data), Some(_)) => Some(Request::Data(data)),
@@ -303,7 +302,7 @@ impl Model {
             .collect();
         let fresh = requests?.split_off(self.requests);
         self.requests += fresh.len();
-        self.unanswered += fresh.iter().filter(|request| matches!(request, Request::Ping(_))).count();
+        self.unanswered += fresh.iter().filter(|request| matches!(request, Request::Answer(Question::Ping(_)))).count();
         (sound && self.unanswered <= UNANSWERED_MAX).then_some(fresh)
     }
 }

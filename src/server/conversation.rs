@@ -58,13 +58,20 @@ enum Stage {
     Closing,
 }
 
-/// What a connection asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Request {
+/// What waits for a look at remoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
     /// A heartbeat.
     Ping(Ping),
     /// The plain request.
     Plain,
+}
+
+/// What a connection asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// An answer.
+    Answer(Question),
     /// It is to carry this stream, whose agents remoted knows by this address, if not by the connection's.
     Attach(StreamId, Option<IpAddr>),
     /// An agent behind the client.
@@ -159,7 +166,7 @@ impl Conversation {
                 Plain::Whole(end) => {
                     self.stage = Stage::Plain { end };
                     self.deadline = now + GREETING_MAX;
-                    requests.push(Request::Plain);
+                    requests.push(Request::Answer(Question::Plain));
                 }
                 Plain::Begun => return Ok(requests),
                 Plain::No => self.stage = Stage::Ungreeted,
@@ -219,7 +226,11 @@ impl Conversation {
             (Stage::Client { silence, .. }, Frame::Ping(ping)) => {
                 self.deadline = now + silence;
                 self.unanswered += 1;
-                if self.unanswered > UNANSWERED_MAX { Err(Garbage::TooMany) } else { Ok(Some(Request::Ping(ping))) }
+                if self.unanswered > UNANSWERED_MAX {
+                    Err(Garbage::TooMany)
+                } else {
+                    Ok(Some(Request::Answer(Question::Ping(ping))))
+                }
             }
             (Stage::Client { .. } | Stage::Plain { .. } | Stage::Closing, _) => Err(Garbage::NotOfClients),
         }

@@ -3,8 +3,10 @@
 //! Each turn of the loop reads what has come in, then answers all that wait from one sample of remoted. A sample is always begun after the
 //! ping was read, never a cached one: between the two remoted may have died.
 
+mod carry;
+mod door;
+
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -15,18 +17,18 @@ use mio::{Events, Interest, Poll, Token};
 use super::Config;
 use super::complaints::Complaints;
 use super::conn::{Close, Conn};
-use super::conversation::{Garbage, Request};
-use super::inject::{Inject, Injector, Outcome};
+use super::conversation::{Garbage, Question, Request};
+use super::inject::Injector;
 use crate::gate::Gate;
 use crate::net::framed::{Broken, Filled};
 use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
 use crate::seal::Key;
-use crate::streams::{Offence, StreamId, Told};
+use crate::streams::Offence;
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
 use crate::verdict::Sample;
-use crate::wire::{Frame, Incarnation, Notice, Refusal, Reply, Verdict};
+use crate::wire::{Frame, Incarnation, Notice, Verdict};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 
@@ -42,14 +44,6 @@ const SEARCH_GAP: Duration = Duration::from_secs(1);
 const SEARCH_GAP_UP: Duration = Duration::from_secs(30);
 /// How often silent connections are looked for.
 const SWEEP_GAP: Duration = Duration::from_secs(5);
-/// Newcomers taken in one turn of the loop.
-const ACCEPTS_MAX: usize = 1_024;
-/// Connections of one address that have not said what they are. More are refused, so that one host cannot take all places.
-const NEW_PER_ADDRESS_MAX: usize = 1_024;
-/// The system had no room for a datagram to inject.
-const BUSY_PAUSE: Duration = Duration::from_millis(2);
-/// No descriptor is left: how long to leave newcomers waiting.
-const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the serving thread is made of.
 #[derive(Debug)]
@@ -85,7 +79,7 @@ pub(super) struct Server<'a> {
     /// Connections with more to read than one turn takes.
     unread: Vec<Token>,
     unread_replies: Vec<Token>,
-    waiting: Vec<(Token, Request)>,
+    waiting: Vec<(Token, Question)>,
     inspector: Inspector,
     found: Found,
     gate: Gate,
@@ -225,56 +219,6 @@ impl<'a> Server<'a> {
         self.complaints.tell(now);
     }
 
-    fn accept(&mut self, now: Time) {
-        for _ in 0..ACCEPTS_MAX {
-            if self.conns.len() >= self.places {
-                self.complaints.shortage += 1;
-                self.accept_again = Some(now + SHORTAGE_PAUSE);
-                return;
-            }
-            match self.listener.accept() {
-                Ok((stream, address)) => self.admit(now, stream, address.ip().to_canonical()),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) if net::is_shortage(&error) => {
-                    self.complaints.shortage += 1;
-                    self.accept_again = Some(now + SHORTAGE_PAUSE);
-                    return;
-                }
-                // The newcomer is gone again.
-                Err(error) => log::debug!("cannot accept: {error}"),
-            }
-        }
-        // The listener tells only once: what is left is taken in the next turn.
-        self.accept_again = Some(now);
-    }
-
-    fn admit(&mut self, now: Time, stream: mio::net::TcpStream, address: IpAddr) {
-        // Answers are small and waited for.
-        let _ = stream.set_nodelay(true);
-        let token = Token(self.tokens);
-        // Wrapping takes an age; the two highest are taken.
-        self.tokens = (self.tokens + 1) % LISTENER.0;
-        let mut conn = Conn::new(now, stream, address, token.0 as u64, self.key.clone());
-        let crowded = self.strangers.get(&address).is_some_and(|&count| count >= NEW_PER_ADDRESS_MAX);
-        if crowded {
-            self.complaints.strange(address, &"too many connections of this address that do not say what they are");
-        } else if self.conns.len() >= self.config.connections_max {
-            self.complaints.refused += 1;
-        }
-        if crowded || self.conns.len() >= self.config.connections_max {
-            let text = "too many connections".to_string();
-            let _ = conn.framed.send(&Frame::Refusal(Refusal { text }));
-            return;
-        }
-        match self.poll.registry().register(&mut conn.framed, token, Interest::READABLE | Interest::WRITABLE) {
-            Ok(()) => {
-                self.conns.insert(token, conn);
-                *self.strangers.entry(address).or_default() += 1;
-            }
-            Err(error) => log::debug!("cannot wait for {address}: {error}"),
-        }
-    }
-
     fn attend(&mut self, now: Time, token: Token) {
         let Some(conn) = self.conns.get_mut(&token) else {
             return;
@@ -312,85 +256,12 @@ impl<'a> Server<'a> {
             return Ok(());
         };
         match request {
-            Request::Ping(_) | Request::Plain => self.waiting.push((token, request)),
+            Request::Answer(question) => self.waiting.push((token, question)),
             Request::Attach(stream, source) => self.attach(now, token, stream, source),
             Request::Session(session) => self.gate.handle_session(conn.id, session)?,
             Request::Data(data) => self.gate.handle_data(conn.id, data)?,
         }
         Ok(())
-    }
-
-    /// A client's stream goes on over this connection, in the name of the address that it comes from or of another that is allowed.
-    fn attach(&mut self, now: Time, token: Token, stream: StreamId, source: Option<IpAddr>) {
-        let Some(conn) = self.conns.get(&token) else {
-            return;
-        };
-        let (id, address) = (conn.id, conn.address);
-        let source = source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
-        if source != address && !self.config.allowed_sources.iter().any(|allowed| allowed.contains(&source)) {
-            let why = format!("it comes from {address} and wants {source} as the source (--allow-source)");
-            self.complaints.strange(address, &why);
-            return self.refuse(now, token, why);
-        }
-        log::debug!("{address} sends datagrams over its connection, in the name of {source}");
-        if let Some(before) = self.gate.handle_attach(now, id, stream, source) {
-            self.close(Token(before as usize), &Close::Replaced);
-        }
-    }
-
-    /// Tells a client why its connection is of no use; it tries again at its slowest pace.
-    fn refuse(&mut self, now: Time, token: Token, why: String) {
-        let Some(conn) = self.conns.get_mut(&token) else {
-            return;
-        };
-        // Until it has closed its side, it is one of those that are nothing.
-        *self.strangers.entry(conn.address).or_default() += 1;
-        let (id, refused) = (conn.id, conn.refuse(now, why));
-        self.gate.handle_gone(now, id);
-        if let Err(close) = refused {
-            self.close(token, &close);
-        }
-    }
-
-    /// Injects what remoted takes, and tells the clients what there is to tell.
-    fn inject(&mut self, now: Time) {
-        while self.inject_again.is_none_or(|at| at <= now)
-            && let Some(volley) = self.gate.poll(now)
-        {
-            let (sent, outcome) = self.injector.send(&self.poll, &volley);
-            self.gate.handle_injected(sent);
-            self.inject_again = matches!(outcome, Outcome::Busy).then(|| now + BUSY_PAUSE);
-            // What is wrong with one client must not stop the others.
-            if let Outcome::Failed(why) = outcome {
-                if let Some(connection) = self.gate.handle_uninjectable(now) {
-                    self.refuse(now, Token(connection as usize), why.clone());
-                }
-                self.complaints.injecting = Some(why);
-            }
-        }
-        while let Some((connection, told)) = self.gate.poll_told() {
-            let frame = match told {
-                Told::Resume(resume) => Frame::Resume(resume),
-                Told::Ack(ack) => Frame::Ack(ack),
-            };
-            self.send(Token(connection as usize), &frame);
-        }
-    }
-
-    /// Carries remoted's answers back to the clients.
-    fn take_replies(&mut self, token: Token) {
-        let mut replies = Vec::new();
-        let more = self.injector.take_replies(token, |stream, name, bytes| {
-            replies.push((stream, Frame::Reply(Reply { name, bytes: bytes.to_vec() })));
-        });
-        if more && !self.unread_replies.contains(&token) {
-            self.unread_replies.push(token);
-        }
-        for (stream, reply) in replies {
-            if let Some(connection) = self.gate.connection(stream) {
-                self.send(Token(connection as usize), &reply);
-            }
-        }
     }
 
     fn send(&mut self, token: Token, frame: &Frame) {
@@ -428,25 +299,6 @@ impl<'a> Server<'a> {
         }
         self.gate.handle_gone(net::now(), conn.id);
         self.waiting.retain(|(waiting, _)| *waiting != token);
-    }
-
-    /// A connection has said what it is, or is gone.
-    fn forget_stranger(&mut self, address: IpAddr) {
-        if let Entry::Occupied(mut entry) = self.strangers.entry(address) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
-
-    /// Closes what has been silent for too long.
-    fn sweep(&mut self, now: Time) {
-        let silent: Vec<Token> =
-            self.conns.iter().filter(|(_, conn)| conn.deadline() <= now).map(|(token, _)| *token).collect();
-        for token in silent {
-            self.close(token, &Close::Silent);
-        }
     }
 
     fn search(&mut self, now: Time) {
@@ -495,20 +347,19 @@ impl<'a> Server<'a> {
         self.sampled = Some(now);
         self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
         self.gate.handle_sample(now, &sample);
-        for (token, request) in std::mem::take(&mut self.waiting) {
-            self.answer(now, token, request);
+        for (token, question) in std::mem::take(&mut self.waiting) {
+            self.answer(now, token, question);
         }
         self.tell_change(&sample);
     }
 
-    fn answer(&mut self, now: Time, token: Token, request: Request) {
+    fn answer(&mut self, now: Time, token: Token, question: Question) {
         let Some(conn) = self.conns.get_mut(&token) else {
             return;
         };
-        let outcome = match request {
-            Request::Attach(..) | Request::Session(_) | Request::Data(_) => Ok(()),
-            Request::Plain => conn.answer_plain(now, self.gate.judge().verdict() == Verdict::Up),
-            Request::Ping(ping) => {
+        let outcome = match question {
+            Question::Plain => conn.answer_plain(now, self.gate.judge().verdict() == Verdict::Up),
+            Question::Ping(ping) => {
                 let pong = self.gate.handle_ping(now, conn.id, conn.address, &ping, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",

@@ -77,8 +77,8 @@ fn a_client_is_welcomed_and_its_heartbeats_are_requests() {
 
 fn numbered(request: &Request) -> u64 {
     match request {
-        Request::Ping(ping) => ping.number,
-        Request::Plain | Request::Attach(..) | Request::Session(_) | Request::Data(_) => panic!("no heartbeat"),
+        Request::Answer(Question::Ping(ping)) => ping.number,
+        other => panic!("{other:?} is no heartbeat"),
     }
 }
 
@@ -162,7 +162,7 @@ fn a_plain_request_is_answered_with_its_own_line_end_and_nothing_of_what_follows
     for end in ["", "\n", "\r\n"] {
         for (up, word) in [(true, "pong"), (false, "ossec_not_found")] {
             let mut bench = Bench::new();
-            assert_eq!(bench.hear(1, format!("ping{end}").as_bytes()), Ok(vec![Request::Plain]));
+            assert_eq!(bench.hear(1, format!("ping{end}").as_bytes()), Ok(vec![Request::Answer(Question::Plain)]));
             assert!(bench.conversation.awaits_last_answer() && !bench.conversation.is_client());
             assert_eq!(bench.hear(2, &[b'x'; 9_000]), Ok(vec![]));
             bench.conversation.answer_plain(ms(3), up, &mut bench.output);

@@ -1,0 +1,90 @@
+//! Transport tcp: streams on their way from connections to remoted, and what is said of them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use mio::Token;
+
+use super::super::inject::{Inject, Outcome};
+use super::{Close, Server};
+use crate::streams::{StreamId, Told};
+use crate::time::Time;
+use crate::wire::{Frame, Reply};
+
+/// The system had no room for a datagram to inject.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
+impl Server<'_> {
+    /// A client's stream goes on over this connection, in the name of the address that it comes from or of another that is allowed.
+    pub(super) fn attach(&mut self, now: Time, token: Token, stream: StreamId, source: Option<IpAddr>) {
+        let Some(conn) = self.conns.get(&token) else {
+            return;
+        };
+        let (id, address) = (conn.id, conn.address);
+        let source = source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
+        if source != address && !self.config.allowed_sources.iter().any(|allowed| allowed.contains(&source)) {
+            let why = format!("it comes from {address} and wants {source} as the source (--allow-source)");
+            self.complaints.strange(address, &why);
+            return self.refuse(now, token, why);
+        }
+        log::debug!("{address} sends datagrams over its connection, in the name of {source}");
+        if let Some(before) = self.gate.handle_attach(now, id, stream, source) {
+            self.close(Token(before as usize), &Close::Replaced);
+        }
+    }
+
+    /// Tells a client why its connection is of no use; it tries again at its slowest pace.
+    pub(super) fn refuse(&mut self, now: Time, token: Token, why: String) {
+        let Some(conn) = self.conns.get_mut(&token) else {
+            return;
+        };
+        // Until it has closed its side, it is one of those that are nothing.
+        *self.strangers.entry(conn.address).or_default() += 1;
+        let (id, refused) = (conn.id, conn.refuse(now, why));
+        self.gate.handle_gone(now, id);
+        if let Err(close) = refused {
+            self.close(token, &close);
+        }
+    }
+
+    /// Injects what remoted takes, and tells the clients what there is to tell.
+    pub(super) fn inject(&mut self, now: Time) {
+        while self.inject_again.is_none_or(|at| at <= now)
+            && let Some(volley) = self.gate.poll(now)
+        {
+            let (sent, outcome) = self.injector.send(&self.poll, &volley);
+            self.gate.handle_injected(sent);
+            self.inject_again = matches!(outcome, Outcome::Busy).then(|| now + BUSY_PAUSE);
+            // What is wrong with one client must not stop the others.
+            if let Outcome::Failed(why) = outcome {
+                if let Some(connection) = self.gate.handle_uninjectable(now) {
+                    self.refuse(now, Token(connection as usize), why.clone());
+                }
+                self.complaints.injecting = Some(why);
+            }
+        }
+        while let Some((connection, told)) = self.gate.poll_told() {
+            let frame = match told {
+                Told::Resume(resume) => Frame::Resume(resume),
+                Told::Ack(ack) => Frame::Ack(ack),
+            };
+            self.send(Token(connection as usize), &frame);
+        }
+    }
+
+    /// Carries remoted's answers back to the clients.
+    pub(super) fn take_replies(&mut self, token: Token) {
+        let mut replies = Vec::new();
+        let more = self.injector.take_replies(token, |stream, name, bytes| {
+            replies.push((stream, Frame::Reply(Reply { name, bytes: bytes.to_vec() })));
+        });
+        if more && !self.unread_replies.contains(&token) {
+            self.unread_replies.push(token);
+        }
+        for (stream, reply) in replies {
+            if let Some(connection) = self.gate.connection(stream) {
+                self.send(Token(connection as usize), &reply);
+            }
+        }
+    }
+}
