@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::scene::{AGENT, Scene, worth};
+use crate::scene::{AGENT, Scene, find_line, worth};
 use crate::support::namespaces::{Firewall, Side};
 use crate::support::pause_for;
 
@@ -217,6 +217,17 @@ fn everything_started_in_the_wrong_order_finds_together_over_tcp() {
     pause_for(step);
     scene.start_remoted(&[]);
     scene.expect_all(traffic, 0);
+}
+
+#[test]
+fn a_stream_over_a_link_of_a_megabit_loses_nothing_and_stays_with_its_connection() {
+    let mut scene = Scene::up_over_tcp();
+    // A burst of 660 kB takes some five seconds, twice as long as a connection may be silent.
+    scene.net.narrow(125);
+    let traffic = scene.send_as(AGENT, 4_000, &["--rate", "5000"]);
+    scene.expect_all(traffic, 0);
+    let lost = find_line(&scene.client().output(), &["connection lost"]);
+    assert!(lost.is_err(), "{lost:?}");
 }
 
 #[test]

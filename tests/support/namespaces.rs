@@ -196,6 +196,20 @@ impl Namespaces {
         }
     }
 
+    /// No more than so many kilobytes a second pass, in either direction; what comes faster is lost.
+    pub(crate) fn narrow(&self, kilobytes: u32) {
+        let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
+        let rule = format!("limit rate over {kilobytes} kbytes/second burst 30 kbytes drop");
+        for side in Side::BOTH {
+            self.nft(
+                side,
+                &format!(
+                    "add table netdev obk\nadd chain netdev obk narrow {chain}\nadd rule netdev obk narrow {rule}\n"
+                ),
+            );
+        }
+    }
+
     /// Nothing is lost any more. How many datagrams to remoted were.
     pub(crate) fn lose_no_more(&self) -> u64 {
         for side in Side::BOTH {
