@@ -32,7 +32,7 @@ use std::time::Duration;
 use crate::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
 use crate::link::{self, Flight, Outcome, Probe, Resumption, Rewind, Standing, Work};
 use crate::time::Time;
-use crate::wire::{Ack, Ping, Pong, Resume, Seq, buffer_cost};
+use crate::wire::{Ack, Ping, Pong, Resume, Seq, Verdict, buffer_cost};
 use sessions::Sessions;
 use way::Way;
 
@@ -278,8 +278,8 @@ impl Relay {
     }
 
     /// The server says that its verdict has changed.
-    pub const fn handle_notice(&mut self) {
-        self.way.handle_notice();
+    pub const fn handle_notice(&mut self, verdict: Verdict) {
+        self.way.handle_notice(verdict);
     }
 
     /// Time has passed: see [`Self::next_deadline`].

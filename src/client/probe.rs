@@ -321,7 +321,7 @@ impl<'a> Prober<'a> {
                 Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(&pong),
                 Frame::Notice(notice) if Some(token) == self.chosen => {
                     log::debug!("{address} says: remoted {}", notice.verdict);
-                    self.shared.relay.lock().handle_notice();
+                    self.take_told(|relay| relay.handle_notice(notice.verdict));
                 }
                 Frame::Resume(resume) if Some(token) == self.chosen => {
                     log::debug!("{address} says: go on from {:?}", resume.from);
@@ -375,7 +375,7 @@ impl<'a> Prober<'a> {
         Ok(())
     }
 
-    /// Transport tcp: the server has said something of the stream.
+    /// The server has said something unasked.
     fn take_told(&mut self, tell: impl FnOnce(&mut Relay)) {
         let now = net::now();
         let bells = {

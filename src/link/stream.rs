@@ -168,9 +168,11 @@ impl Stream {
         connection.gap = Duration::from_micros(u64::from(pong.gap_us)).min(self.settings.interval).max(GAP_MIN);
     }
 
-    /// The server said, unasked, that its verdict has changed: a heartbeat is due.
-    pub const fn handle_notice(&mut self) {
+    /// The server said, unasked, that its verdict has changed. All that it says comes in its order, so this is what holds; a heartbeat will tell
+    /// the rest.
+    pub const fn handle_notice(&mut self, verdict: Verdict) {
         if let Some(connection) = &mut self.connection {
+            connection.verdict = Some(verdict);
             connection.nudged = true;
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::link::{Flight, Link, Outcome, Permit, Probe, Rewind, Settings, Standing, Stream, Work};
 use crate::time::Time;
-use crate::wire::Pong;
+use crate::wire::{Pong, Verdict};
 
 /// How datagrams travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,10 +85,11 @@ impl Way {
         }
     }
 
-    pub(super) const fn handle_notice(&mut self) {
+    pub(super) const fn handle_notice(&mut self, verdict: Verdict) {
         match self {
+            // A datagram goes its own way: only a heartbeat says when it may.
             Self::Udp(link) => link.handle_notice(),
-            Self::Tcp(stream) => stream.handle_notice(),
+            Self::Tcp(stream) => stream.handle_notice(verdict),
         }
     }
 

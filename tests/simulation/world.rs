@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use ossec_broker::streams::Told;
 use ossec_broker::time::Time;
-use ossec_broker::wire::{Ping, Pong};
+use ossec_broker::wire::{Ping, Pong, Verdict};
 
 use crate::plan::{Fault, Plan, SECOND};
 use crate::promise::Ledger;
@@ -52,7 +52,7 @@ enum Event {
     PingArrives { client: usize, connection: u64, ping: Ping },
     Looks,
     PongArrives { client: usize, connection: u64, pong: Pong },
-    NoticeArrives { client: usize, connection: u64 },
+    NoticeArrives { client: usize, connection: u64, verdict: Verdict },
     Connects { client: usize, attempt: u64, round_trip: u64 },
     RefusalArrives(usize),
     ResetArrives { client: usize, connection: u64 },
@@ -252,7 +252,7 @@ impl<'a> World<'a> {
             Event::PingArrives { client, connection, ping } => self.ping_arrives(client, connection, ping),
             Event::Looks => self.looks(),
             Event::PongArrives { client, connection, pong } => self.pong_arrives(client, connection, &pong),
-            Event::NoticeArrives { client, connection } => self.notice_arrives(client, connection),
+            Event::NoticeArrives { client, connection, verdict } => self.notice_arrives(client, connection, verdict),
             Event::Connects { client, attempt, round_trip } => self.connects(client, attempt, round_trip),
             Event::RefusalArrives(client) => self.refusal_arrives(client),
             Event::ResetArrives { client, connection } => self.reset_arrives(client, connection),

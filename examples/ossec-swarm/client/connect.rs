@@ -46,7 +46,7 @@ impl Client {
         match frame {
             Frame::Welcome(_) => self.adopt(token, ground),
             Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(pong),
-            Frame::Notice(_) if Some(token) == self.chosen => self.relay.handle_notice(),
+            Frame::Notice(notice) if Some(token) == self.chosen => self.relay.handle_notice(notice.verdict),
             Frame::Resume(resume) if Some(token) == self.chosen => {
                 self.relay.handle_alive(net::now());
                 self.relay.handle_resume(resume);

@@ -195,7 +195,7 @@ impl History {
                 self.probes.clear();
                 self.relay().handle_connected(now, Duration::from_millis(1), SocketAddr::from(TARGET));
             }
-            Step::Notice => self.relay().handle_notice(),
+            Step::Notice => self.relay().handle_notice(Verdict::Up),
             Step::Wait(span) => self.bench.at += span,
         }
         self.turn_epoch();

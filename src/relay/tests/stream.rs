@@ -42,6 +42,16 @@ fn only_an_acknowledgement_confirms() {
 }
 
 #[test]
+fn what_the_server_says_of_remoted_unasked_holds_at_once() {
+    let mut bench = sent(over_tcp());
+    for verdict in [Verdict::NoSocket, Verdict::Up] {
+        bench.relay.handle_notice(verdict);
+        let expected = if verdict == Verdict::Up { Standing::Up } else { Standing::Remote(verdict) };
+        assert_eq!(bench.relay.snapshot(bench.now()).standing, expected);
+    }
+}
+
+#[test]
 fn what_was_injected_is_not_sent_again_and_the_rest_is() {
     let mut bench = sent(over_tcp());
     bench.relay.handle_ack(&ack(2));

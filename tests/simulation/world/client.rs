@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ossec_broker::link::{Dialer, HEARTBEATS_MAX, Probe};
 use ossec_broker::relay::{Batch, Config, Counters, DropReason, Origin, Relay, SessionRef, Transport};
-use ossec_broker::wire::Pong;
+use ossec_broker::wire::{Pong, Verdict};
 
 use super::stream::Uplink;
 use super::{Event, Way, World, nanos, time};
@@ -288,9 +288,9 @@ impl World<'_> {
         self.act(client);
     }
 
-    pub(super) fn notice_arrives(&mut self, client: usize, connection: u64) {
+    pub(super) fn notice_arrives(&mut self, client: usize, connection: u64, verdict: Verdict) {
         if self.clients[client].connection == Some(connection) {
-            self.clients[client].relay.handle_notice();
+            self.clients[client].relay.handle_notice(verdict);
             self.act(client);
         }
     }

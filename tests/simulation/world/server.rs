@@ -159,7 +159,7 @@ impl World<'_> {
             let Some(connection) = self.server.connections[client] else { continue };
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
-            self.at(arrives, Event::NoticeArrives { client, connection });
+            self.at(arrives, Event::NoticeArrives { client, connection, verdict });
         }
     }
 }
