@@ -311,6 +311,9 @@ fn server_config(args: ServerArgs) -> Result<server::Config, String> {
     if let Some(empty) = [&args.process, &args.require].into_iter().flatten().find(|name| name.is_empty()) {
         return Err(format!("{empty:?} is no name of a process"));
     }
+    if args.inject.0 == server::Inject::Local && !args.allow_source.is_empty() {
+        return Err("--allow-source is for --inject spoof".into());
+    }
     let defaults = || vec!["ossec-remoted".to_string(), "wazuh-remoted".to_string()];
     let names = if any { None } else { Some(if args.process.is_empty() { defaults() } else { args.process }) };
     Ok(server::Config {

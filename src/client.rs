@@ -121,6 +121,9 @@ impl Shared {
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let agents = Arc::new(bind(config)?);
+    if config.relay.transport == Transport::Tcp {
+        log::info!("datagrams go over tcp, {}", if key.is_some() { "with a key" } else { "without a key" });
+    }
     net::raise_descriptor_limit(u64::from(config.relay.sessions_max) + 64);
     if let Some(user) = &config.user {
         // The sockets of sessions are bound as agents come.

@@ -12,7 +12,7 @@ pub use caps::Capability as Right;
 /// To be called before threads are started: a thread inherits its rights, and those of threads that are there already are lost whole. The error
 /// says what was attempted and why it failed.
 pub fn become_user(name: &str, kept: &[Right]) -> Result<(), String> {
-    let cannot = |what: &dyn std::fmt::Display| format!("cannot become the user {name}: {what}");
+    let cannot = |what: &dyn std::fmt::Display| format!("cannot become the user {name:?}: {what}");
     let user =
         User::from_name(name).map_err(|error| cannot(&error))?.ok_or_else(|| cannot(&"there is no such user"))?;
     let group_name = std::ffi::CString::new(name).map_err(|error| cannot(&error))?;

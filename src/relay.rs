@@ -438,7 +438,7 @@ impl Relay {
 
     /// A view for the log.
     pub fn snapshot(&self, now: Time) -> Snapshot {
-        let standing = self.way.standing();
+        let standing = self.way.standing(now);
         Snapshot {
             standing,
             held: self.buffer.held(),

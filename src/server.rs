@@ -76,6 +76,13 @@ pub struct Config {
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let listener = listen(config)?;
+    match (&key, config.inject) {
+        (None, _) => log::warn!(
+            "no key (--psk-file): heartbeats are plain, and clients on other hosts cannot use --transport tcp"
+        ),
+        (Some(_), Inject::Spoof) => log::info!("with a key; transport tcp: remoted sees the clients' addresses"),
+        (Some(_), Inject::Local) => log::info!("with a key; transport tcp: remoted sees an address of this host"),
+    }
     let sources_max = if key.is_some() { SOURCES_MAX } else { SOURCES_MAX_PLAIN };
     let wanted_descriptors = (config.connections_max + sources_max) as u64 + DESCRIPTORS_BESIDES;
     let descriptors = net::raise_descriptor_limit(wanted_descriptors);

@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use ossec_broker::gate::Gate;
 use ossec_broker::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
 use ossec_broker::time::Time;
-use ossec_broker::gate::Gate;
 use ossec_broker::verdict::{ClientId, Owner, Presence, Sample, Socket};
 use ossec_broker::wire::{
     Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, LEASE_MAX, Pong, Refusal, VERSION, Verdict, Welcome,
@@ -135,10 +135,12 @@ impl Server {
         match question {
             Question::Plain => conn.answer_plain(self.now, up),
             Question::Ping(ping) => {
-                let pong =
-                    self.gate.handle_ping(self.now, conn.id, conn.address(), &ping, Duration::from_millis(1));
+                let pong = self.gate.handle_ping(self.now, conn.id, conn.address(), &ping, Duration::from_millis(1));
                 let advice = pong.window > 0 || pong.ask_again_ms > 0;
-                assert!(advice || conn.attached || ping.unsent == 0 || pong.verdict != Verdict::Up, "left without advice");
+                assert!(
+                    advice || conn.attached || ping.unsent == 0 || pong.verdict != Verdict::Up,
+                    "left without advice"
+                );
                 let lease = Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX);
                 self.granted.push((conn.id, pong.window, self.now + lease));
                 conn.answer(pong);

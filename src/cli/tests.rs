@@ -71,15 +71,16 @@ fn the_server_needs_nothing_and_takes_all_of_its_options() {
     assert_eq!((config.required.len(), config.settle.as_secs(), config.connections_max), (0, 3, 4_096));
     let config = server(
         "server --listen 127.0.0.1 --remoted 127.0.0.1:514 --process rsyslogd --process syslogd --require a --require b --settle 0 \
-         --max-connections 7 --inject local --allow-source 10.0.0.0/8 --allow-source fd00::5 --psk-file /k --user ossec -v",
+         --max-connections 7 --inject spoof --allow-source 10.0.0.0/8 --allow-source fd00::5 --psk-file /k --user ossec -v",
     );
     let prefixes: Vec<String> = config.allowed_sources.iter().map(ToString::to_string).collect();
-    assert_eq!((config.inject, prefixes), (server::Inject::Local, vec!["10.0.0.0/8".into(), "fd00::5/128".into()]));
+    assert_eq!((config.inject, prefixes), (server::Inject::Spoof, vec!["10.0.0.0/8".into(), "fd00::5/128".into()]));
     assert_eq!((config.psk_file, config.user), (Some("/k".into()), Some("ossec".into())));
     assert_eq!((config.listen, config.remoted.port), (Some(host("127.0.0.1", 1_517)), 514));
     assert_eq!(config.names, Some(vec!["rsyslogd".to_string(), "syslogd".to_string()]));
     assert_eq!((config.required.len(), config.settle, config.connections_max), (2, Duration::ZERO, 7));
     assert_eq!(server("server --process any").names, None);
+    assert_eq!(server("server --inject local").inject, server::Inject::Local);
 }
 
 #[test]
@@ -133,6 +134,7 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("server --max-connections 0", "above zero"),
         ("server --allow-source 10.0.0.0/33", "no prefix of addresses"),
         ("server --inject never", "neither spoof nor local"),
+        ("server --inject local --allow-source fd00::/8", "for --inject spoof"),
         ("proxy", "proxy"),
         ("--help --nonsense", "railing arguments"),
     ];

@@ -48,6 +48,8 @@ pub(super) struct Prober<'a> {
     turn: usize,
     /// What a connection begins with.
     hello: Hello,
+    /// That nothing protects the connection was said.
+    plain_told: bool,
     /// Why there is no connection, for the log.
     trouble: String,
     report: Report,
@@ -89,6 +91,7 @@ impl<'a> Prober<'a> {
             probes: VecDeque::new(),
             turn: 0,
             hello: Hello { version: VERSION, features, stream, interval_ms },
+            plain_told: false,
             trouble: "not connected yet".into(),
             report: Report::new(now),
             kernel_drops: 0,
@@ -366,6 +369,9 @@ impl<'a> Prober<'a> {
         self.dialer.handle_link();
         let target = self.target(address);
         log::debug!("connected to {address}; datagrams go to {target}");
+        if self.key.is_none() && !address.ip().is_loopback() && !std::mem::replace(&mut self.plain_told, true) {
+            log::warn!("no key (--psk-file): heartbeats are plain");
+        }
         let bells = {
             let mut relay = self.shared.relay.lock();
             relay.handle_connected(now, now.since(at), target);

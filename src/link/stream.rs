@@ -204,10 +204,13 @@ impl Stream {
     }
 
     /// What stands between the client and remoted at this moment.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self, now: Time) -> Standing {
         let Some(connection) = &self.connection else {
             return Standing::Unreachable;
         };
+        if self.is_silent(now) {
+            return Standing::Unanswered;
+        }
         match (connection.verdict, connection.going) {
             (None, _) | (Some(Verdict::Up), None) => Standing::Unanswered,
             (Some(Verdict::Up), Some(_)) => Standing::Up,

@@ -143,10 +143,10 @@ impl Way {
         }
     }
 
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn standing(&self, now: Time) -> Standing {
         match self {
             Self::Udp(link) => link.standing(),
-            Self::Tcp(stream) => stream.standing(),
+            Self::Tcp(stream) => stream.standing(now),
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! remoted knows an agent with a fixed-IP key by the source address of its datagrams. So each agent has a socket here that is bound to the
 //! address of its client (`--inject spoof`, with `IP_TRANSPARENT`), and to the client's own UDP port, to which remoted's answers then go by
-//! themselves. Where that port cannot be had, because the client is on this host, any other will do: remoted looks at the address alone, and
-//! the answers come here and go back over the connection. With `--inject local` (keys `any`) they always do.
+//! themselves. Such a socket is whoever's that comes from there: a client that was started anew has the address and the port of the last one.
+//! Where that port cannot be had, because the client is on this host, any other will do: remoted looks at the address alone, and the answers
+//! come here and go back over the connection. With `--inject local` (keys `any`) they always do.
 
 use std::collections::HashMap;
 use std::io;
@@ -32,9 +33,20 @@ const TOKENS_FROM: usize = usize::MAX / 2;
 /// Batches read from one socket before others have their turn.
 const BATCHES_MAX: usize = 4;
 
+/// Whose a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    /// Whoever has this address and this port.
+    Port(IpAddr, u16),
+    /// The agent that has this place behind a client.
+    Agent(StreamId, u16),
+}
+
 /// One agent's socket.
 #[derive(Debug)]
 struct Source {
+    owner: Owner,
+    /// Who used it last: remoted's answers are for them.
     stream: StreamId,
     session: Session,
     address: IpAddr,
@@ -50,7 +62,7 @@ pub(super) struct Injector {
     /// Where remoted receives, for each address family.
     remoted: Vec<SocketAddr>,
     sources: HashMap<Token, Source>,
-    tokens: HashMap<(StreamId, u16), Token>,
+    tokens: HashMap<Owner, Token>,
     next_token: usize,
     sources_max: usize,
     volleys: u64,
@@ -153,52 +165,63 @@ impl Injector {
     /// The socket of the volley's agent, made if need be.
     fn source(&mut self, poll: &Poll, volley: &Volley<'_>) -> io::Result<Token> {
         self.volleys += 1;
-        let key = (volley.stream, volley.session.name.id);
-        if let Some(&token) = self.tokens.get(&key)
-            && let Some(source) = self.sources.get_mut(&token)
-        {
-            if source.session == volley.session && source.address == volley.address {
-                source.used = self.volleys;
-                return Ok(token);
+        let port = Owner::Port(volley.address, volley.session.port);
+        let agent = Owner::Agent(volley.stream, volley.session.name.id);
+        for owner in [port, agent] {
+            if let Some(&token) = self.tokens.get(&owner)
+                && let Some(source) = self.sources.get_mut(&token)
+            {
+                if owner == port || (source.session == volley.session && source.address == volley.address) {
+                    (source.stream, source.session, source.used) = (volley.stream, volley.session, self.volleys);
+                    return Ok(token);
+                }
+                self.close(poll, token);
             }
-            self.close(poll, token);
         }
         if self.sources.len() >= self.sources_max
             && let Some((&oldest, _)) = self.sources.iter().min_by_key(|(_, source)| source.used)
         {
             self.close(poll, oldest);
         }
-        let socket = self.bind(volley)?;
+        let (socket, owner) = match self.bind_port(volley) {
+            Some(socket) => (socket?, port),
+            None => (self.bind_any(volley)?, agent),
+        };
         let token = Token(TOKENS_FROM + self.next_token);
         self.next_token = (self.next_token + 1) % (TOKENS_FROM / 2);
         watch(poll, &socket, token)?;
         let (stream, session, address) = (volley.stream, volley.session, volley.address);
-        self.sources.insert(token, Source { stream, session, address, socket, used: self.volleys });
-        self.tokens.insert(key, token);
+        self.sources.insert(token, Source { owner, stream, session, address, socket, used: self.volleys });
+        self.tokens.insert(owner, token);
         Ok(token)
     }
 
-    fn bind(&self, volley: &Volley<'_>) -> io::Result<UdpSocket> {
+    /// A socket with the client's address and port; `None` where there can be none.
+    fn bind_port(&self, volley: &Volley<'_>) -> Option<io::Result<UdpSocket>> {
+        // A client on this host has that port itself.
+        if self.mode == Inject::Local || volley.address.is_loopback() {
+            return None;
+        }
+        match net::bind_foreign(SocketAddr::new(volley.address, volley.session.port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+            outcome => Some(outcome),
+        }
+    }
+
+    /// A socket with any port, of the address that remoted is to see.
+    fn bind_any(&self, volley: &Volley<'_>) -> io::Result<UdpSocket> {
         if self.mode == Inject::Local {
             let v4 = self.remoted.first().is_some_and(SocketAddr::is_ipv4);
             let any = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
             return net::bind_source(SocketAddr::new(any, 0));
         }
-        // Its client is on this host, and has that port itself.
-        if volley.address.is_loopback() {
-            return net::bind_source(SocketAddr::new(volley.address, 0));
-        }
-        match net::bind_foreign(SocketAddr::new(volley.address, volley.session.port)) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                net::bind_foreign(SocketAddr::new(volley.address, 0))
-            }
-            outcome => outcome,
-        }
+        let bind = if volley.address.is_loopback() { net::bind_source } else { net::bind_foreign };
+        bind(SocketAddr::new(volley.address, 0))
     }
 
     fn close(&mut self, poll: &Poll, token: Token) {
         if let Some(source) = self.sources.remove(&token) {
-            self.tokens.remove(&(source.stream, source.session.name.id));
+            self.tokens.remove(&source.owner);
             if let Err(error) = unwatch(poll, &source.socket) {
                 log::debug!("cannot let go of a socket: {error}");
             }

@@ -396,6 +396,7 @@ impl<'a> Server<'a> {
                 log::info!("remoted up: {process}receive buffer {buffer} bytes");
             }
             (Verdict::Starting(_), Some(name)) => log::warn!("remoted {verdict}: {name}"),
+            (Verdict::Starting(_), None) => log::info!("remoted {verdict}"),
             _ => log::warn!("remoted {verdict}"),
         }
         // Clients learn of another life of remoted from their next heartbeat.

@@ -44,6 +44,18 @@ fn replies_come_back_through_a_stateful_firewall_at_the_agents_host() {
 }
 
 #[test]
+fn a_client_that_is_started_again_gets_its_replies_where_it_is() {
+    let mut scene = Scene::over_tcp_with(&[], &[], &[]);
+    expect_replies(&mut scene);
+    scene.client().kill();
+    scene.start_client(&[]);
+    let count = worth(SPAN);
+    let traffic = scene.send_as("002", count, &["--ping"]);
+    let summary = scene.expect_all(traffic, 0);
+    assert_eq!(summary.get("replies"), count, "{}", summary.0);
+}
+
+#[test]
 fn replies_come_back_over_the_connection_where_the_server_injects_in_its_own_name() {
     let mut scene = Scene::empty_with_key();
     scene.start_remoted_and_wait(&[]);

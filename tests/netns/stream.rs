@@ -55,6 +55,7 @@ fn a_stream_cut_for_six_seconds_loses_nothing() {
     ride_out(span, |scene| {
         scene.net.cut();
         pause_for(span);
+        scene.wait_until_client_says(&["link down", "does not answer in time"]);
         scene.net.heal();
     });
 }

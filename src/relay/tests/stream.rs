@@ -52,6 +52,18 @@ fn what_the_server_says_of_remoted_unasked_holds_at_once() {
 }
 
 #[test]
+fn a_connection_that_is_silent_counts_for_nothing_until_something_comes() {
+    let mut bench = sent(over_tcp());
+    bench.relay.handle_notice(Verdict::Up);
+    bench.relay.begin_heartbeat(bench.now()).expect("there is a connection");
+    let late = bench.now() + Duration::from_secs(3);
+    assert_eq!(bench.relay.snapshot(bench.now()).standing, Standing::Up);
+    assert_eq!(bench.relay.snapshot(late).standing, Standing::Unanswered);
+    bench.relay.handle_alive(late);
+    assert_eq!(bench.relay.snapshot(late).standing, Standing::Up);
+}
+
+#[test]
 fn what_was_injected_is_not_sent_again_and_the_rest_is() {
     let mut bench = sent(over_tcp());
     bench.relay.handle_ack(&ack(2));

@@ -23,7 +23,8 @@ impl Server<'_> {
         let (id, address) = (conn.id, conn.address);
         let source = source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
         if source != address && !self.config.allowed_sources.iter().any(|allowed| allowed.contains(&source)) {
-            let why = format!("it comes from {address} and wants {source} as the source (--allow-source)");
+            let why =
+                format!("source {source} is not allowed for a client from {address} (--allow-source at the server)");
             self.complaints.strange(address, &why);
             return self.refuse(now, token, why);
         }
