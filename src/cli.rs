@@ -65,7 +65,7 @@ struct ClientArgs {
     #[argh(option, arg_name = "port", default = "DEFAULT_PORT_BROKER")]
     source_port: u16,
 
-    /// way of the data: udp, as the agent would; tcp, over the connection to the broker server (udp)
+    /// way of the data: udp, as the agent would; tcp, over the connection to the broker server, with --psk-file (udp)
     #[argh(option, arg_name = "udp|tcp", default = "Way(relay::Transport::Udp)")]
     transport: Way,
 
@@ -126,7 +126,7 @@ struct ClientArgs {
     verbose: u8,
 }
 
-/// Beside remoted: tells clients over TCP whether remoted is alive and reading.
+/// Beside remoted: tells clients over TCP whether remoted is alive and reading, and hands it what comes over tcp.
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "server")]
 struct ServerArgs {
@@ -154,7 +154,7 @@ struct ServerArgs {
     #[argh(option, arg_name = "spoof|local", default = "Injected(server::Inject::Spoof)")]
     inject: Injected,
 
-    /// addresses besides its own that a client may ask to be seen as with --source, repeatable: 10.0.0.0/8
+    /// with spoof: addresses besides its own that a client may ask to be seen as with --source, repeatable: 10.0.0.0/8 or 10.1.2.3
     #[argh(option, arg_name = "cidr")]
     allow_source: Vec<Prefix>,
 

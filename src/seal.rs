@@ -58,6 +58,9 @@ impl Key {
     /// Says what is wrong, and nothing of the text.
     pub fn from_text(text: &str) -> Result<Self, String> {
         let digits = text.trim();
+        if digits.is_empty() {
+            return Err("empty; `ossec-broker genkey` prints a key".into());
+        }
         if digits.len() != KEY_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(format!("not {KEY_DIGITS} hexadecimal digits; `ossec-broker genkey` prints a key"));
         }
