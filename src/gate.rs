@@ -142,9 +142,9 @@ impl Gate {
         self.look_gap = LOOK_GAP_MIN;
     }
 
-    /// Nothing of the volley that [`Self::poll`] gave can be injected. The connection that is to be told so, if there is one.
-    pub fn handle_uninjectable(&mut self, now: Time) -> Option<ConnectionId> {
-        self.streams.handle_uninjectable(now)
+    /// Nothing of this stream can be injected. The connection that is to be told so, if there is one.
+    pub fn handle_uninjectable(&mut self, now: Time, stream: StreamId) -> Option<ConnectionId> {
+        self.streams.handle_uninjectable(now, stream)
     }
 
     /// The connection that carries this stream.

@@ -382,10 +382,10 @@ impl Streams {
         }
     }
 
-    /// Nothing of the volley that [`Self::poll`] gave can be injected: what its stream brought is discarded, its client keeps it, and others
-    /// go on. The connection that carried it, if there is one, carries nothing any more.
-    pub fn handle_uninjectable(&mut self, now: Time) -> Option<ConnectionId> {
-        let stream = self.ready.front().and_then(|id| self.by_id.get_mut(id))?;
+    /// Nothing of this stream can be injected: what it brought is discarded, its client keeps it, and others go on. The connection that carried
+    /// it, if there is one, carries nothing any more.
+    pub fn handle_uninjectable(&mut self, now: Time, id: StreamId) -> Option<ConnectionId> {
+        let stream = self.by_id.get_mut(&id)?;
         self.waiting_cost -= stream.begin_epoch();
         let connection = stream.connection?;
         self.handle_gone(now, connection);

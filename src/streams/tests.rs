@@ -250,7 +250,7 @@ fn what_cannot_be_injected_keeps_nobody_waiting_and_comes_again_over_another_con
     streams.handle_data(1, data(1, 10..13)).expect("in order");
     streams.handle_data(2, data(1, 20..22)).expect("in order");
     assert!(streams.poll(10_000).is_some_and(|volley| volley.stream == STREAM));
-    assert_eq!(streams.handle_uninjectable(NOW), Some(1));
+    assert_eq!(streams.handle_uninjectable(NOW, STREAM), Some(1));
     assert_eq!(inject(&mut streams, 10_000), [20, 21]);
     assert_eq!((streams.waiting_cost(), streams.carries(1)), (0, false));
     assert_eq!(streams.handle_data(1, data(1, 13..14)), Err(Offence::Unattached));

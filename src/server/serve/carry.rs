@@ -17,7 +17,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(2);
 impl Server<'_> {
     /// A client's stream goes on over this connection, in the name of the address that it comes from or of another that is allowed.
     pub(super) fn attach(&mut self, now: Time, token: Token, stream: StreamId, source: Option<IpAddr>) {
-        let Some(conn) = self.conns.get(&token) else {
+        let Some(conn) = self.conns.get(&token).filter(|conn| conn.is_client()) else {
             return;
         };
         let (id, address) = (conn.id, conn.address);
@@ -36,7 +36,8 @@ impl Server<'_> {
 
     /// Tells a client why its connection is of no use; it tries again at its slowest pace.
     pub(super) fn refuse(&mut self, now: Time, token: Token, why: String) {
-        let Some(conn) = self.conns.get_mut(&token) else {
+        // One that was refused already may have said more in the same breath.
+        let Some(conn) = self.conns.get_mut(&token).filter(|conn| conn.is_client()) else {
             return;
         };
         // Until it has closed its side, it is one of those that are nothing.
@@ -53,12 +54,13 @@ impl Server<'_> {
         while self.inject_again.is_none_or(|at| at <= now)
             && let Some(volley) = self.gate.poll(now)
         {
+            let stream = volley.stream;
             let (sent, outcome) = self.injector.send(&self.poll, &volley);
             self.gate.handle_injected(sent);
             self.inject_again = matches!(outcome, Outcome::Busy).then(|| now + BUSY_PAUSE);
             // What is wrong with one client must not stop the others.
             if let Outcome::Failed(why) = outcome {
-                if let Some(connection) = self.gate.handle_uninjectable(now) {
+                if let Some(connection) = self.gate.handle_uninjectable(now, stream) {
                     self.refuse(now, Token(connection as usize), why.clone());
                 }
                 self.complaints.injecting = Some(why);
