@@ -41,6 +41,8 @@ pub(super) struct Client {
     grants: VecDeque<(u64, Time)>,
     /// When all that was released under its grants has reached remoted's socket.
     landed: Time,
+    /// The largest of those of which something may lie there unread: what it says of itself is believed up to this.
+    granted: u64,
     /// Its part of the sums.
     counted: Counted,
     /// When time alone will change that.
@@ -97,7 +99,8 @@ impl Client {
     /// What it says that it has on its way to remoted's socket, or in it. It learns of what was read only with a heartbeat, which may be a second away:
     /// until then this room knows better.
     fn said(&self, now: Time, emptied: Time) -> u64 {
-        if now.since(self.asked) < SAID_HOLDS { self.unread(emptied) } else { 0 }
+        let most = self.granted.max(self.next_cost);
+        if now.since(self.asked) < SAID_HOLDS { self.unread(emptied).min(most) } else { 0 }
     }
 
     /// What it says that it has released, unless that was seen read.
@@ -105,8 +108,10 @@ impl Client {
         if self.landed > emptied { self.unconfirmed } else { 0 }
     }
 
-    fn book(&mut self, now: Time, window: u64, lease: Duration) {
+    fn book(&mut self, now: Time, emptied: Time, window: u64, lease: Duration) {
         let expires = now + lease;
+        let before = if self.landed > emptied { self.granted } else { 0 };
+        self.granted = before.max(window);
         self.landed = self.landed.max(expires + LAG_MAX);
         self.grants.retain(|(_, expires)| *expires > now);
         // One that is not smaller and lasts longer makes an earlier one meaningless.
@@ -176,6 +181,7 @@ impl Ledger {
             gone: false,
             grants: VecDeque::new(),
             landed: now,
+            granted: 0,
             counted: Counted::default(),
             changes: None,
         });
@@ -188,8 +194,9 @@ impl Ledger {
 
     /// A window was granted.
     pub(super) fn book(&mut self, id: ClientId, window: u64, lease: Duration) {
+        let emptied = self.emptied;
         if let Some(client) = self.clients.get_mut(&id) {
-            client.book(self.now, window, lease);
+            client.book(self.now, emptied, window, lease);
             self.refresh(id);
         }
     }

@@ -71,10 +71,27 @@ fn what_lies_in_the_queue_is_not_granted_again() {
     let window = windows.handle_request(ms(0), asks(1), filled).window;
     assert!(window > 0 && window + filled.queue <= BUFFER * USABLE_PERCENT / 100, "{window}");
     // What is its own is bounded by the window already.
+    let own = Request { unconfirmed_cost: window, ..asks(1) };
+    let half = windows.handle_request(ms(200), own, Room { queue: window, ..EMPTY }).window;
+    assert_eq!(half, BUFFER / 2);
     let own = Request { unconfirmed_cost: 100_000, ..asks(1) };
-    assert_eq!(windows.handle_request(ms(200), own, Room { queue: 100_000, ..EMPTY }).window, BUFFER / 2);
+    assert_eq!(windows.handle_request(ms(210), own, Room { queue: 100_000, ..EMPTY }).window, BUFFER / 2);
     // What another has under way counts, though its grant has expired.
     assert_eq!(windows.handle_request(ms(600), asks(2), Room { queue: 100_000, ..EMPTY }).window, 49_094);
+}
+
+#[test]
+fn one_that_says_it_has_more_under_way_than_it_was_ever_granted_takes_no_room_with_that() {
+    let mut windows = Windows::default();
+    let modest = Request { wants: true, next_cost: SMALL, lease: Duration::from_secs(10), ..asks(1) };
+    assert!(windows.handle_request_for(ms(0), modest, SMALL, EMPTY).window > 0);
+    let boast = Request { unconfirmed_cost: 1 << 32, ..modest };
+    for at in 1..30 {
+        windows.handle_request_for(ms(at * 900), boast, SMALL, EMPTY);
+        let other = windows.handle_request(ms(at * 900 + 500), asks(2), EMPTY).window;
+        // While it was alone it may have been granted half the buffer, for as long as its lease lasts.
+        assert!(other > 0 || at * 900 < 12_000, "after {at}");
+    }
 }
 
 #[test]
