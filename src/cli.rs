@@ -314,6 +314,9 @@ fn server_config(args: ServerArgs) -> Result<server::Config, String> {
     if args.inject.0 == server::Inject::Local && !args.allow_source.is_empty() {
         return Err("--allow-source is for --inject spoof".into());
     }
+    if args.psk_file.is_none() && !args.allow_source.is_empty() {
+        return Err("--allow-source needs --psk-file: without a key any program of this host could use it".into());
+    }
     let defaults = || vec!["ossec-remoted".to_string(), "wazuh-remoted".to_string()];
     let names = if any { None } else { Some(if args.process.is_empty() { defaults() } else { args.process }) };
     Ok(server::Config {

@@ -65,8 +65,7 @@ impl Gate {
         let (life, read, queue) = (judge.incarnation(), judge.read(), judge.queue());
         if judge.drops() > self.drops && !self.went_back {
             // Perhaps ours. If it drops again before anything was read, it is others' doing, and to go back again would lead nowhere.
-            self.went_back = true;
-            self.streams.handle_overflow();
+            self.went_back = self.streams.handle_overflow();
         }
         self.drops = judge.drops();
         self.streams.set_doubtful(self.responder.overflows(now));
@@ -150,6 +149,11 @@ impl Gate {
     /// The connection that carries this stream.
     pub fn connection(&self, stream: StreamId) -> Option<ConnectionId> {
         self.streams.connection(stream)
+    }
+
+    /// Buffer cost of what was injected and has not been read.
+    pub const fn unread_cost(&self) -> u64 {
+        self.streams.unread_cost()
     }
 
     /// Something waits to be injected, or was injected and has not been read.

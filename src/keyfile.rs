@@ -5,13 +5,12 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::net;
 use crate::seal::Key;
 
 /// A key file is one line; more is none.
 const FILE_BYTES_MAX: u64 = 1_024;
-/// Permissions of everybody.
-const OTHERS: u32 = 0o007;
+/// Permissions of everybody, and of the group to write.
+const OTHERS: u32 = 0o027;
 
 /// Reads the key.
 ///
@@ -22,7 +21,7 @@ pub fn load(path: &Path) -> Result<Key, String> {
     let file = File::open(path).map_err(cannot)?;
     let mode = file.metadata().map_err(cannot)?.permissions().mode();
     if mode & OTHERS != 0 {
-        return Err(format!("cannot use the key {}: everybody may read it; chmod 600 it", path.display()));
+        return Err(format!("cannot use the key {}: others may read or write it; chmod 600 it", path.display()));
     }
     let mut text = String::new();
     file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(cannot)?;
@@ -30,11 +29,13 @@ pub fn load(path: &Path) -> Result<Key, String> {
 }
 
 /// A key that nobody has.
-pub fn generate() -> Key {
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn generate() -> Result<Key, String> {
     let mut bytes = [0; 32];
-    bytes[..16].copy_from_slice(&net::random().to_be_bytes());
-    bytes[16..].copy_from_slice(&net::random().to_be_bytes());
-    Key::new(bytes)
+    getrandom::fill(&mut bytes).map_err(|error| format!("cannot make a key: {error}"))?;
+    Ok(Key::new(bytes))
 }
 
 #[cfg(test)]
@@ -43,6 +44,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::net;
 
     struct Scratch(PathBuf);
 
@@ -64,13 +66,14 @@ mod tests {
 
     #[test]
     fn a_key_is_read_unless_everybody_may() {
-        let key = generate();
+        let key = generate().expect("the system gives random numbers");
         assert_eq!(load(&Scratch::new(&(key.to_text() + "\n"), 0o600).0), Ok(key.clone()));
         assert_eq!(load(&Scratch::new(&key.to_text(), 0o640).0), Ok(key.clone()));
         let refused = load(&Scratch::new(&key.to_text(), 0o644).0);
-        assert!(refused.is_err_and(|why| why.contains("everybody may read it") && !why.contains(&key.to_text())));
+        assert!(refused.is_err_and(|why| why.contains("others may read or write it") && !why.contains(&key.to_text())));
         assert!(load(&Scratch::new("secret", 0o600).0).is_err_and(|why| !why.contains("secret")));
         assert!(load(Path::new("/nowhere")).is_err_and(|why| why.contains("/nowhere")));
-        assert_ne!(generate(), key);
+        assert!(load(&Scratch::new(&key.to_text(), 0o660).0).is_err());
+        assert_ne!(generate(), Ok(key));
     }
 }

@@ -33,10 +33,7 @@ fn run(invocation: Invocation) -> ExitCode {
         Command::Client(config) => signals().and_then(|signals| client::run(&config, &signals)),
         Command::Server(config) => signals().and_then(|signals| server::run(&config, &signals)),
         Command::Check(config) => return check(&config),
-        Command::Genkey => {
-            println!("{}", keyfile::generate().to_text());
-            return ExitCode::SUCCESS;
-        }
+        Command::Genkey => keyfile::generate().map(|key| println!("{}", key.to_text())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

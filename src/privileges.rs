@@ -2,6 +2,7 @@
 
 use caps::securebits::set_keepcaps;
 use caps::{CapSet, CapsHashSet};
+use nix::sys::prctl::set_no_new_privs;
 use nix::unistd::{Uid, User, initgroups, setgid, setuid};
 
 /// A capability of Linux, by its name.
@@ -30,6 +31,7 @@ pub fn become_user(name: &str, kept: &[Right]) -> Result<(), String> {
     for set in [CapSet::Permitted, CapSet::Effective] {
         caps::set(None, set, &keep).map_err(|error| cannot(&error))?;
     }
+    set_no_new_privs().map_err(|error| cannot(&error))?;
     if Uid::effective() != user.uid || Uid::current() != user.uid {
         return Err(cannot(&"the system did not do it"));
     }

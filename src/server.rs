@@ -37,7 +37,7 @@ const DESCRIPTORS_BESIDES: u64 = 24;
 /// Sockets that inject: one for each agent of transport tcp. With more agents the one that was used longest ago gives way.
 const SOURCES_MAX: usize = 4_096;
 /// The same without a key: only clients of this host may inject.
-const SOURCES_MAX_PLAIN: usize = 8;
+const SOURCES_MAX_PLAIN: usize = 256;
 const THREADS: usize = 2;
 /// Kept when another user is to be: to see which sockets remoted owns.
 const RIGHTS: [Right; 2] = [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH];
@@ -104,7 +104,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
 
     let remoted = remoted_addresses(&config.remoted)?;
     // Clients of this host alone, who have no other address, are those without a key.
-    let spoofs = config.inject == Inject::Spoof && (key.is_some() || !config.allowed_sources.is_empty());
+    let spoofs = config.inject == Inject::Spoof && key.is_some();
     if let Some(user) = &config.user {
         privileges::become_user(user, if spoofs { &RIGHTS_SPOOF } else { &RIGHTS })?;
     }

@@ -43,6 +43,8 @@ const WINDOW_MIN: u64 = 16 << 10;
 const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX) as u64;
 /// Frames of one stream that wait, however small.
 const QUEUED_MAX: usize = 16_384;
+/// Streams that have something to inject, when the next one that loses its connection loses that too.
+const READY_MAX: usize = 1_024;
 /// Streams remembered. The one that has been without a connection for longest is forgotten first: if it comes back it sends again what it has not
 /// seen acknowledged.
 const STREAMS_MAX: usize = 16_384;
@@ -205,12 +207,23 @@ impl Streams {
         before
     }
 
-    /// A connection is gone. What it brought is still injected: its client may never come back.
+    /// A connection is gone. What it brought is still injected, because its client may never come back; unless so much waits already that whoever
+    /// comes and goes would fill the memory: then it has to come back.
     pub fn handle_gone(&mut self, now: Time, connection: ConnectionId) {
         self.told.remove(&connection);
-        if let Some(stream) = self.connections.remove(&connection).and_then(|id| self.by_id.get_mut(&id)) {
+        let crowded = self.waiting_cost > WINDOWS_TOTAL || self.ready.len() > READY_MAX;
+        let Some(id) = self.connections.remove(&connection) else {
+            return;
+        };
+        if let Some(stream) = self.by_id.get_mut(&id) {
             stream.connection = None;
             stream.parted = now;
+            if crowded || stream.queued_cost == 0 {
+                self.waiting_cost -= stream.begin_epoch();
+                if std::mem::take(&mut stream.ready) {
+                    self.forget_turn(id);
+                }
+            }
         }
     }
 
@@ -298,10 +311,11 @@ impl Streams {
         }
     }
 
-    /// remoted's socket has dropped something since the last sample: perhaps what was injected since then. Its clients go back to it.
-    pub fn handle_overflow(&mut self) {
+    /// remoted's socket has dropped something since the last sample: perhaps what was injected since then. Its clients go back to it. Whether
+    /// there was anything.
+    pub fn handle_overflow(&mut self) -> bool {
         let Some(step) = self.steps.pop_back_if(|step| step.mark.is_none()) else {
-            return;
+            return false;
         };
         self.unread_cost -= step.cost;
         for (id, (from, _)) in step.spans {
@@ -313,6 +327,7 @@ impl Streams {
                 self.told.extend(stream.connection);
             }
         }
+        true
     }
 
     /// Bytes of buffer cost that were injected and not read.
@@ -400,6 +415,10 @@ impl Streams {
                 if stream.settle() {
                     return Some(id);
                 }
+                if stream.connection.is_none() {
+                    // Agents are named again in its next epoch.
+                    stream.sessions = HashMap::new();
+                }
                 stream.ready = false;
             }
             self.ready.pop_front();
@@ -461,6 +480,14 @@ impl Streams {
         Ok((id, stream))
     }
 
+    /// It has nothing to inject any more.
+    fn forget_turn(&mut self, id: StreamId) {
+        if self.ready.front() == Some(&id) {
+            self.turn = 0;
+        }
+        self.ready.retain(|&ready| ready != id);
+    }
+
     /// Forgets a stream for the sake of a new one.
     fn make_room(&mut self, newcomer: StreamId) {
         if self.by_id.len() < STREAMS_MAX || self.by_id.contains_key(&newcomer) {
@@ -469,7 +496,11 @@ impl Streams {
         let parted = self.by_id.iter().filter(|(_, stream)| stream.connection.is_none());
         if let Some((&id, _)) = parted.min_by_key(|(_, stream)| stream.parted) {
             self.waiting_cost -= self.by_id.remove(&id).map_or(0, |stream| stream.queued_cost);
-            self.ready.retain(|&ready| ready != id);
+            self.forget_turn(id);
+            // Should it come back, its numbers begin anew.
+            for step in &mut self.steps {
+                step.spans.remove(&id);
+            }
         }
     }
 }
@@ -477,10 +508,10 @@ impl Streams {
 impl Stream {
     /// What was under way to be injected counts for nothing: the client is told where to go on. Returns the buffer cost of what waited.
     fn begin_epoch(&mut self) -> u64 {
-        self.epoch += 1;
+        self.epoch = self.epoch.wrapping_add(1);
         self.granted = 0;
-        self.queue.clear();
-        self.named.clear();
+        // Their memory goes too.
+        (self.queue, self.named, self.sessions) = (VecDeque::new(), HashSet::new(), HashMap::new());
         self.resumes = true;
         if let Some(known) = &mut self.known {
             known.expected = known.injected;

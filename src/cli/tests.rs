@@ -135,6 +135,7 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("server --allow-source 10.0.0.0/33", "no prefix of addresses"),
         ("server --inject never", "neither spoof nor local"),
         ("server --inject local --allow-source fd00::/8", "for --inject spoof"),
+        ("server --allow-source fd00::/8", "needs --psk-file"),
         ("proxy", "proxy"),
         ("--help --nonsense", "railing arguments"),
     ];

@@ -42,7 +42,9 @@ fn gate(datagrams: u64) -> Gate {
     gate.handle_attach(ms(0), 1, 77, IpAddr::from([10, 0, 0, 1]));
     gate.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 }).expect("attached");
     while gate.poll_told().is_some() {}
-    gate.handle_data(1, data(1, 0..datagrams)).expect("in order");
+    if datagrams > 0 {
+        gate.handle_data(1, data(1, 0..datagrams)).expect("in order");
+    }
     gate
 }
 
@@ -55,6 +57,17 @@ fn inject(gate: &mut Gate, now: Time) -> u64 {
         injected += count as u64;
     }
     injected
+}
+
+#[test]
+fn a_drop_while_nothing_of_ours_is_under_way_does_not_excuse_the_next_one() {
+    let mut gate = gate(0);
+    gate.handle_sample(ms(1), &sample(0, 1));
+    gate.handle_data(1, data(1, 0..5)).expect("in order");
+    assert_eq!(inject(&mut gate, ms(20_000)), 5);
+    gate.handle_sample(ms(20_001), &sample(2 * SMALL, 4));
+    let resumed = std::iter::from_fn(|| gate.poll_told()).any(|(_, told)| matches!(told, Told::Resume(_)));
+    assert!(resumed, "three of ours may have been dropped");
 }
 
 #[test]

@@ -28,7 +28,7 @@ const CONGESTED_BYTES: usize = 32 * 1024;
 const READ_BYTES: usize = 16 * 1024;
 
 /// Reads in a row: a peer that sends without end must not keep the thread from others.
-const READS_MAX: usize = 16;
+const READS_MAX: usize = 4;
 
 /// What reading has left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,9 @@ pub struct Framed {
     /// Frames to be sealed, and what is to be written.
     unsealed: Vec<u8>,
     unwritten: Vec<u8>,
-    /// Bytes that the system took.
+    /// Bytes that the system took, and gave.
     written: u64,
+    read: u64,
 }
 
 /// How far what was sent over a connection has come.
@@ -128,12 +129,17 @@ impl Framed {
 
     fn new(stream: TcpStream, seal: Seal) -> Self {
         let (unsealed, unwritten) = (Vec::new(), Vec::new());
-        Self { stream, seal, assembler: Assembler::default(), unsealed, unwritten, written: 0 }
+        Self { stream, seal, assembler: Assembler::default(), unsealed, unwritten, written: 0, read: 0 }
     }
 
     /// Whether what comes in was sealed with the key.
     pub const fn is_sealed(&self) -> bool {
         self.seal.is_sealed()
+    }
+
+    /// Bytes that have come in.
+    pub const fn read(&self) -> u64 {
+        self.read
     }
 
     /// The connection below.
@@ -148,6 +154,7 @@ impl Framed {
             match self.stream.read(&mut read) {
                 Ok(0) => return Ok(Filled::Ended),
                 Ok(bytes) => {
+                    self.read += bytes as u64;
                     let opened = self.seal.open(&read[..bytes], &mut self.assembler, &mut self.unwritten);
                     // A step of the handshake, or why there is none.
                     self.flush()?;

@@ -52,17 +52,21 @@ impl Conn {
     /// Reads and writes what the connection is ready for. The requests that came in, and what reading has left behind.
     pub(super) fn attend(&mut self, now: Time, offers: Features) -> Result<(Vec<Request>, Filled), Close> {
         self.framed.flush()?;
+        let before = self.framed.read();
         let filled = self.framed.fill()?;
+        if self.framed.read() > before {
+            self.conversation.handle_alive(now);
+        }
         let access = self.access(offers);
         let (input, output) = self.framed.ends();
         let heard = self.conversation.handle_input(now, access, input, output);
         self.framed.flush()?;
-        let requests = heard.map_err(Close::Garbage)?;
-        // One that closes its sending side after a plain request still wants the answer.
-        if filled == Filled::Ended && !self.conversation.awaits_last_answer() {
-            return Err(Close::Ended);
-        }
-        Ok((requests, filled))
+        Ok((heard.map_err(Close::Garbage)?, filled))
+    }
+
+    /// One that closes its sending side after a plain request still wants the answer.
+    pub(super) const fn awaits_last_answer(&self) -> bool {
+        self.conversation.awaits_last_answer()
     }
 
     /// What it may do. Without a key anybody who reaches the port could speak to remoted in an agent's name: only whoever is on this host may.

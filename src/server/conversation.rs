@@ -146,6 +146,13 @@ impl Conversation {
         matches!(self.stage, Stage::Client { .. })
     }
 
+    /// Something has come in: over a narrow link a single frame may take longer than a client may be silent.
+    pub fn handle_alive(&mut self, now: Time) {
+        if let Stage::Client { silence, .. } = self.stage {
+            self.deadline = now + silence;
+        }
+    }
+
     /// It waits for an answer even if it has closed its sending side.
     pub const fn awaits_last_answer(&self) -> bool {
         matches!(self.stage, Stage::Plain { .. })

@@ -123,13 +123,15 @@ impl Injector {
         match outcome {
             Ok(()) => (sent, Outcome::Done),
             Err(SendError::Busy) => (sent, Outcome::Busy),
-            Err(SendError::Unsendable(error)) => {
+            Err(SendError::Unsendable(error)) if net::is_too_large(&error) => {
                 // To wait would keep all behind it for ever.
                 log::debug!("cannot inject {} bytes: {error}", volley.payloads[sent].len());
                 sent += 1;
                 (sent, Outcome::Done)
             }
-            Err(SendError::Refused(error)) => (sent, Outcome::Failed(format!("cannot inject into {target}: {error}"))),
+            Err(SendError::Refused(error) | SendError::Unsendable(error)) => {
+                (sent, Outcome::Failed(format!("cannot inject into {target}: {error}")))
+            }
         }
     }
 
@@ -179,7 +181,7 @@ impl Injector {
             }
         }
         if self.sources.len() >= self.sources_max
-            && let Some((&oldest, _)) = self.sources.iter().min_by_key(|(_, source)| source.used)
+            && let Some(oldest) = self.oldest_of_most()
         {
             self.close(poll, oldest);
         }
@@ -194,6 +196,17 @@ impl Injector {
         self.sources.insert(token, Source { owner, stream, session, address, socket, used: self.volleys });
         self.tokens.insert(owner, token);
         Ok(token)
+    }
+
+    /// The one that was used longest ago, of the stream that has most: a client with many agents costs no other its sockets.
+    fn oldest_of_most(&self) -> Option<Token> {
+        let mut counts: HashMap<StreamId, usize> = HashMap::new();
+        for source in self.sources.values() {
+            *counts.entry(source.stream).or_default() += 1;
+        }
+        let (&most, _) = counts.iter().max_by_key(|(_, count)| **count)?;
+        let of_most = self.sources.iter().filter(|(_, source)| source.stream == most);
+        of_most.min_by_key(|(_, source)| source.used).map(|(&token, _)| token)
     }
 
     /// A socket with the client's address and port; `None` where there can be none.

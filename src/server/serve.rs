@@ -42,6 +42,8 @@ const SAMPLE_SHARE: u32 = 10;
 const SEARCH_GAP: Duration = Duration::from_secs(1);
 /// The same while remoted is up and only a process beside it is not found: perhaps it cannot be seen from here.
 const SEARCH_GAP_UP: Duration = Duration::from_secs(30);
+/// How long a stop waits for remoted to read what was injected.
+const FINISH_MAX: Duration = Duration::from_secs(1);
 /// How often silent connections are looked for.
 const SWEEP_GAP: Duration = Duration::from_secs(5);
 
@@ -155,7 +157,24 @@ impl<'a> Server<'a> {
             self.take_events(now, &events);
             self.turn(net::now());
         }
+        self.finish(&mut events);
         Ok(())
+    }
+
+    /// At a stop: what was injected is acknowledged if remoted reads it soon, so that it does not come again.
+    fn finish(&mut self, events: &mut Events) {
+        let until = net::now() + FINISH_MAX;
+        loop {
+            self.sample(net::now());
+            self.tell_streams();
+            if self.gate.unread_cost() == 0 || net::now() >= until {
+                return;
+            }
+            // Nothing is taken in any more: this only waits.
+            if self.poll.poll(events, Some(SAMPLE_GAP_MAX)).is_err() {
+                return;
+            }
+        }
     }
 
     /// When there is something to do without an event.
@@ -241,6 +260,9 @@ impl<'a> Server<'a> {
                 }
                 if let Some(offence) = offence {
                     return self.close(token, &Close::Garbage(Garbage::Datagrams(offence)));
+                }
+                if filled == Filled::Ended && self.conns.get(&token).is_some_and(|conn| !conn.awaits_last_answer()) {
+                    return self.close(token, &Close::Ended);
                 }
                 if filled == Filled::More && !self.unread.contains(&token) {
                     self.unread.push(token);
@@ -359,6 +381,8 @@ impl<'a> Server<'a> {
         };
         let outcome = match question {
             Question::Plain => conn.answer_plain(now, self.gate.judge().verdict() == Verdict::Up),
+            // It was refused meanwhile.
+            Question::Ping(_) if !conn.is_client() => Ok(()),
             Question::Ping(ping) => {
                 let pong = self.gate.handle_ping(now, conn.id, conn.address, &ping, self.gap);
                 log::trace!(

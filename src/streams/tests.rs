@@ -160,6 +160,21 @@ fn what_a_client_sent_before_it_went_away_is_injected() {
 }
 
 #[test]
+fn clients_that_come_and_go_leave_no_more_behind_than_all_may_have() {
+    let mut streams = Streams::default();
+    streams.handle_sample(LIFE, 0, 0);
+    for connection in 0..3_000 {
+        let resume = attached(&mut streams, connection, u128::from(connection));
+        streams.handle_data(connection, data(resume.epoch, 0..500)).expect("in order");
+        streams.handle_gone(NOW, connection);
+    }
+    assert!(streams.waiting_cost() <= WINDOWS_TOTAL + WINDOW_MAX, "{} wait", streams.waiting_cost());
+    assert!(streams.ready.len() <= READY_MAX + 2, "{} streams wait", streams.ready.len());
+    // Who comes back is told to send it again, whether it was kept or not.
+    assert_eq!(attached(&mut streams, 5_000, 2_999).from, Some(Seq(0)));
+}
+
+#[test]
 fn streams_take_turns_and_no_volley_is_of_two_agents() {
     let mut streams = begun();
     attached(&mut streams, 2, STREAM + 1);

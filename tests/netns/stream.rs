@@ -132,6 +132,17 @@ fn a_broker_server_killed_under_a_stream_costs_nothing() {
 }
 
 #[test]
+fn a_broker_server_that_is_ended_in_order_makes_no_copies_either() {
+    let span = Duration::from_secs(1);
+    ride_out(span, |scene| {
+        scene.server().signal("TERM");
+        assert!(scene.server().wait().success(), "the server ends well");
+        pause_for(span);
+        scene.start_server(&[]);
+    });
+}
+
+#[test]
 fn a_broker_server_stopped_under_a_stream_costs_nothing() {
     let span = Duration::from_secs(5);
     ride_out(span, |scene| {

@@ -11,8 +11,8 @@ use crate::seal::Key;
 use crate::time::Time;
 use crate::wire::{Frame, Hello};
 
-/// Fills in a row, of 256 KiB each. A server answers each small frame with one, and carries what remoted answers: more at once is none.
-const FILLS_MAX: usize = 16;
+/// Fills in a row, of 64 KiB each. A server answers each small frame with one, and carries what remoted answers: more at once is none.
+const FILLS_MAX: usize = 64;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

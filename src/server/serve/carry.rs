@@ -40,9 +40,9 @@ impl Server<'_> {
         let Some(conn) = self.conns.get_mut(&token).filter(|conn| conn.is_client()) else {
             return;
         };
+        let (id, address, refused) = (conn.id, conn.address, conn.refuse(now, why));
         // Until it has closed its side, it is one of those that are nothing.
-        *self.strangers.entry(conn.address).or_default() += 1;
-        let (id, refused) = (conn.id, conn.refuse(now, why));
+        self.note_stranger(address);
         self.gate.handle_gone(now, id);
         if let Err(close) = refused {
             self.close(token, &close);
@@ -51,7 +51,8 @@ impl Server<'_> {
 
     /// Injects what remoted takes, and tells the clients what there is to tell.
     pub(super) fn inject(&mut self, now: Time) {
-        while self.inject_again.is_none_or(|at| at <= now)
+        self.inject_again = self.inject_again.filter(|&at| at > now);
+        while self.inject_again.is_none()
             && let Some(volley) = self.gate.poll(now)
         {
             let stream = volley.stream;
@@ -66,6 +67,11 @@ impl Server<'_> {
                 self.complaints.injecting = Some(why);
             }
         }
+        self.tell_streams();
+    }
+
+    /// Tells the clients what there is to tell.
+    pub(super) fn tell_streams(&mut self) {
         while let Some((connection, told)) = self.gate.poll_told() {
             let frame = match told {
                 Told::Resume(resume) => Frame::Resume(resume),
@@ -85,8 +91,12 @@ impl Server<'_> {
             self.unread_replies.push(token);
         }
         for (stream, reply) in replies {
-            if let Some(connection) = self.gate.connection(stream) {
-                self.send(Token(connection as usize), &reply);
+            let Some(token) = self.gate.connection(stream).map(|connection| Token(connection as usize)) else {
+                continue;
+            };
+            // By itself it would be lost on a link that is too narrow for it; the stream must not be cut for its sake.
+            if self.conns.get(&token).is_some_and(|conn| !conn.framed.is_congested()) {
+                self.send(token, &reply);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Who may come in, and for how long without a word.
 
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use mio::{Interest, Token};
@@ -13,10 +13,20 @@ use crate::wire::{Frame, Refusal};
 
 /// Newcomers taken in one turn of the loop.
 const ACCEPTS_MAX: usize = 1_024;
-/// Connections of one address that have not said what they are. More are refused, so that one host cannot take all places.
+/// Connections of one address that have not said what they are: a quarter of all places, within these bounds. More are refused, so that one host
+/// cannot take all places.
 const NEW_PER_ADDRESS_MAX: usize = 1_024;
+const NEW_PER_ADDRESS_MIN: usize = 8;
 /// No descriptor is left: how long to leave newcomers waiting.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What counts as one address: of IPv6 a host has a whole /64.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    }
+}
 
 impl Server<'_> {
     pub(super) fn accept(&mut self, now: Time) {
@@ -49,7 +59,8 @@ impl Server<'_> {
         // Wrapping takes an age; the two highest are taken.
         self.tokens = (self.tokens + 1) % LISTENER.0;
         let mut conn = Conn::new(now, stream, address, token.0 as u64, self.key.clone());
-        let crowded = self.strangers.get(&address).is_some_and(|&count| count >= NEW_PER_ADDRESS_MAX);
+        let most = (self.places.min(self.config.connections_max) / 4).clamp(NEW_PER_ADDRESS_MIN, NEW_PER_ADDRESS_MAX);
+        let crowded = self.strangers.get(&neighbourhood(address)).is_some_and(|&count| count >= most);
         if crowded {
             self.complaints.strange(address, &"too many connections of this address that do not say what they are");
         } else if self.conns.len() >= self.config.connections_max {
@@ -63,15 +74,20 @@ impl Server<'_> {
         match self.poll.registry().register(&mut conn.framed, token, Interest::READABLE | Interest::WRITABLE) {
             Ok(()) => {
                 self.conns.insert(token, conn);
-                *self.strangers.entry(address).or_default() += 1;
+                self.note_stranger(address);
             }
             Err(error) => log::debug!("cannot wait for {address}: {error}"),
         }
     }
 
+    /// A connection says nothing of use.
+    pub(super) fn note_stranger(&mut self, address: IpAddr) {
+        *self.strangers.entry(neighbourhood(address)).or_default() += 1;
+    }
+
     /// A connection has said what it is, or is gone.
     pub(super) fn forget_stranger(&mut self, address: IpAddr) {
-        if let Entry::Occupied(mut entry) = self.strangers.entry(address) {
+        if let Entry::Occupied(mut entry) = self.strangers.entry(neighbourhood(address)) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
                 entry.remove();
