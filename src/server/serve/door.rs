@@ -16,7 +16,7 @@ const ACCEPTS_MAX: usize = 1_024;
 /// Connections of one address that have not said what they are: a quarter of all places, within these bounds. More are refused, so that one host
 /// cannot take all places.
 const NEW_PER_ADDRESS_MAX: usize = 1_024;
-const NEW_PER_ADDRESS_MIN: usize = 8;
+const NEW_PER_ADDRESS_MIN: usize = 64;
 /// No descriptor is left: how long to leave newcomers waiting.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
