@@ -151,6 +151,11 @@ impl Gate {
         self.streams.connection(stream)
     }
 
+    /// This connection carries a stream.
+    pub fn carries(&self, connection: ConnectionId) -> bool {
+        self.streams.carries(connection)
+    }
+
     /// Buffer cost of what was injected and has not been read.
     pub const fn unread_cost(&self) -> u64 {
         self.streams.unread_cost()

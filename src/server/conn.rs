@@ -9,7 +9,7 @@ use crate::net::framed::{Broken, Filled, Framed};
 use crate::seal::Key;
 use crate::time::Time;
 use crate::verdict::ClientId;
-use crate::wire::{Features, Pong};
+use crate::wire::{Assembler, Features, Pong};
 
 /// A connection.
 #[derive(Debug)]
@@ -108,7 +108,15 @@ impl Conn {
         self.say_last()
     }
 
-    fn say_last(&mut self) -> Result<(), Close> {
+    /// Passes over what comes in. Whether it was closed at the other end, or is broken.
+    pub(super) fn is_over(&mut self) -> bool {
+        let filled = self.framed.fill();
+        *self.framed.ends().0 = Assembler::default();
+        !matches!(filled, Ok(Filled::Dry | Filled::More))
+    }
+
+    /// Writes what there is, and ends the own side.
+    pub(super) fn say_last(&mut self) -> Result<(), Close> {
         self.framed.flush()?;
         let _ = self.framed.stream().shutdown(Shutdown::Write);
         Ok(())

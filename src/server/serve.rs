@@ -168,9 +168,22 @@ impl<'a> Server<'a> {
             self.sample(net::now());
             self.tell_streams();
             if self.gate.unread_cost() == 0 || net::now() >= until {
-                return;
+                break;
             }
             // Nothing is taken in any more: this only waits.
+            if self.poll.poll(events, Some(SAMPLE_GAP_MAX)).is_err() {
+                break;
+            }
+        }
+        self.part(until, events);
+    }
+
+    /// Ends the connections that carry streams. To close one with something unread would reset it, and what was told last would not be heard.
+    fn part(&mut self, until: Time, events: &mut Events) {
+        let gate = &self.gate;
+        self.conns.retain(|_, conn| gate.carries(conn.id) && conn.say_last().is_ok());
+        while !self.conns.is_empty() && net::now() < until {
+            self.conns.retain(|_, conn| !conn.is_over());
             if self.poll.poll(events, Some(SAMPLE_GAP_MAX)).is_err() {
                 return;
             }
