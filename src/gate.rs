@@ -33,6 +33,8 @@ pub struct Gate {
     drops: u64,
     /// Clients were sent back after a drop, and nothing has been acknowledged since.
     went_back: bool,
+    /// The drops are others' doing, until there have been none for a while.
+    others_drop: bool,
     look_gap: Duration,
     read: u64,
     sampled: Time,
@@ -46,6 +48,7 @@ impl Gate {
             streams: Streams::default(),
             drops: 0,
             went_back: false,
+            others_drop: false,
             look_gap: LOOK_GAP_MIN,
             read: 0,
             sampled: Time::ZERO,
@@ -63,12 +66,18 @@ impl Gate {
         self.responder.handle_sample(now, sample);
         let judge = self.responder.judge();
         let (life, read, queue) = (judge.incarnation(), judge.read(), judge.queue());
-        if judge.drops() > self.drops && !self.went_back {
-            // Perhaps ours. If it drops again before anything was read, it is others' doing, and to go back again would lead nowhere.
-            self.went_back = self.streams.handle_overflow();
+        let overflows = self.responder.overflows(now);
+        self.others_drop &= overflows;
+        if judge.drops() > self.drops {
+            // Perhaps ours. If it drops again before anything was read, it is others' doing, and to go back again and again would lead nowhere.
+            if self.went_back {
+                self.others_drop = true;
+            } else if !self.others_drop {
+                self.went_back = self.streams.handle_overflow();
+            }
         }
         self.drops = judge.drops();
-        self.streams.set_doubtful(self.responder.overflows(now));
+        self.streams.set_doubtful(overflows);
         let unread = self.streams.unread_cost();
         self.streams.handle_sample(life, read, queue);
         self.went_back &= self.streams.unread_cost() >= unread;

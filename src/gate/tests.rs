@@ -71,6 +71,28 @@ fn a_drop_while_nothing_of_ours_is_under_way_does_not_excuse_the_next_one() {
 }
 
 #[test]
+fn while_others_overflow_the_socket_nothing_is_sent_again_but_once() {
+    let mut gate = gate(0);
+    let (mut resumes, mut epoch, mut next) = (0, 1, 0);
+    for at in 1..1_000 {
+        gate.handle_data(1, data(epoch, next..next + 1)).expect("in order");
+        inject(&mut gate, ms(10 * at));
+        gate.handle_sample(ms(10 * at + 1), &sample(SMALL, at as u32));
+        for (_, told) in std::iter::from_fn(|| gate.poll_told()).collect::<Vec<_>>() {
+            next += 1;
+            if let Told::Resume(resume) = told {
+                (resumes, epoch, next) = (resumes + 1, resume.epoch, resume.from.map_or(next, |from| from.0));
+                gate.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 })
+                    .expect("attached");
+            }
+        }
+        gate.handle_sample(ms(10 * at + 2), &sample(0, at as u32));
+        next = next.max(at);
+    }
+    assert!((1..=2).contains(&resumes), "sent back {resumes} times");
+}
+
+#[test]
 fn no_more_is_injected_than_remoteds_buffer_takes_until_some_is_read() {
     let mut gate = gate(1_000);
     let first = inject(&mut gate, ms(0));

@@ -80,10 +80,11 @@ fn a_crowd_is_looked_at_as_far_as_the_limits() {
     tree.udp("net/udp", &rows[..100]);
     tree.udp("net/udp6", &rows[100..]);
     tree.process(100, "ossec-remoted", &inodes);
+    assert_eq!(look(&tree, &ossec()).1.sockets.len(), SOCKETS_MAX);
+    // Which of them are seen is up to the system, so all are alike.
+    let tree = usual();
     for pid in (101..).take(PROCESSES_MAX) {
         tree.process(pid, "ossec-remoted", &[700]);
     }
-    let (_, sample) = look(&tree, &ossec());
-    assert_eq!(sample.sockets.len(), SOCKETS_MAX);
-    assert_eq!(sample.owners.len(), PROCESSES_MAX);
+    assert_eq!(look(&tree, &ossec()).1.owners.len(), PROCESSES_MAX);
 }
