@@ -247,7 +247,8 @@ impl Namespaces {
         assert!(!ports.is_empty(), "there is no connection: {existing}");
         let ports = ports.join(", ");
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
-        for (side, end) in [(Side::Agent, "dport"), (Side::Server, "sport")] {
+        // At the server's host first: a client that has noticed says good-bye to the old connection, and nobody may hear that.
+        for (side, end) in [(Side::Server, "sport"), (Side::Agent, "dport")] {
             self.nft(
                 side,
                 &format!(
