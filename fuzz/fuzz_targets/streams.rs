@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::streams::{StreamId, Streams, Told};
 use ossec_broker::time::Time;
-use ossec_broker::wire::{Assembler, DataWriter, Frame, Incarnation, Seq, Session, SessionName};
+use ossec_broker::wire::{Data, DataItem, Incarnation, Seq, Session, SessionName};
 use ossec_broker_fuzz::Plan;
 
 const CONNECTIONS: u64 = 6;
@@ -122,18 +122,10 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn datagrams(epoch: u32, numbers: std::ops::Range<u64>) -> ossec_broker::wire::Data {
-    let mut bytes = Vec::new();
-    let mut writer = DataWriter::new(&mut bytes, epoch);
-    // At least one, so that there is a frame.
-    for number in numbers.start..numbers.end.max(numbers.start + 1) {
-        writer.push(Seq(number), 0, &number.to_be_bytes());
-    }
-    writer.finish();
-    let mut assembler = Assembler::default();
-    assembler.push(&bytes);
-    match assembler.next_frame() {
-        Ok(Some(Frame::Data(data))) => data,
-        other => panic!("{other:?}"),
-    }
+fn datagrams(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
+    // At least one, so that there is something to take.
+    let numbers = numbers.start..numbers.end.max(numbers.start + 1);
+    let payloads: Vec<(u64, [u8; 8])> = numbers.map(|number| (number, number.to_be_bytes())).collect();
+    let items = payloads.iter().map(|(number, bytes)| DataItem { seq: Seq(*number), session: 0, bytes });
+    Data::new(epoch, &items.collect::<Vec<_>>())
 }

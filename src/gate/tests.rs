@@ -1,6 +1,6 @@
 use super::*;
 use crate::verdict::{Owner, Presence, Socket};
-use crate::wire::{Assembler, DataWriter, Frame, Seq, SessionName};
+use crate::wire::{DataItem, Seq, SessionName};
 
 const BUFFER: u64 = 212_992;
 const SMALL: u64 = 832;
@@ -21,18 +21,8 @@ fn sample(queue: u64, drops: u32) -> Sample {
 }
 
 fn data(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
-    let mut bytes = Vec::new();
-    let mut writer = DataWriter::new(&mut bytes, epoch);
-    for number in numbers {
-        writer.push(Seq(number), 0, b"x");
-    }
-    writer.finish();
-    let mut assembler = Assembler::default();
-    assembler.push(&bytes);
-    match assembler.next_frame() {
-        Ok(Some(Frame::Data(data))) => data,
-        other => panic!("a frame of datagrams expected, not {other:?}"),
-    }
+    let item = |number| DataItem { seq: Seq(number), session: 0, bytes: b"x" };
+    Data::new(epoch, &numbers.map(item).collect::<Vec<_>>())
 }
 
 /// remoted up, one client that has sent so many datagrams.

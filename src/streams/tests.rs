@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::wire::{Assembler, DataWriter, Frame, SessionName};
+use crate::wire::SessionName;
 
 const LIFE: Incarnation = Incarnation(1);
 const OTHER_LIFE: Incarnation = Incarnation(2);
@@ -11,18 +11,13 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
 /// A frame with these numbers, each in a datagram of session 0 that says it.
 fn data(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
-    let mut bytes = Vec::new();
-    let mut writer = DataWriter::new(&mut bytes, epoch);
-    for number in numbers {
-        writer.push(Seq(number), 0, &number.to_be_bytes());
-    }
-    writer.finish();
-    let mut assembler = Assembler::default();
-    assembler.push(&bytes);
-    match assembler.next_frame() {
-        Ok(Some(Frame::Data(data))) => data,
-        other => panic!("a frame of datagrams expected, not {other:?}"),
-    }
+    let payloads: Vec<(u64, [u8; 8])> = numbers.map(|number| (number, number.to_be_bytes())).collect();
+    let items: Vec<DataItem<'_>> = payloads.iter().map(|(number, bytes)| item(*number, 0, bytes)).collect();
+    Data::new(epoch, &items)
+}
+
+const fn item(number: u64, session: u16, bytes: &[u8]) -> DataItem<'_> {
+    DataItem { seq: Seq(number), session, bytes }
 }
 
 const fn session(id: u16, generation: u32) -> Session {
@@ -187,15 +182,7 @@ fn streams_take_turns_and_no_volley_is_of_two_agents() {
     assert!(injected.iter().filter(|&&number| number < 1_000).is_sorted());
 
     streams.handle_session(1, session(1, 0)).expect("attached");
-    let mut bytes = Vec::new();
-    let mut writer = DataWriter::new(&mut bytes, 1);
-    for (number, session) in [(100, 0), (101, 1), (102, 1)] {
-        writer.push(Seq(number), session, b"x");
-    }
-    writer.finish();
-    let mut assembler = Assembler::default();
-    assembler.push(&bytes);
-    let Ok(Some(Frame::Data(mixed))) = assembler.next_frame() else { panic!("datagrams expected") };
+    let mixed = Data::new(1, &[(100, 0), (101, 1), (102, 1)].map(|(number, session)| item(number, session, b"x")));
     streams.handle_data(1, mixed).expect("in order");
     for expected in [(0, 1), (1, 2)] {
         let volley = streams.poll(1 << 20).expect("there is more");
@@ -239,13 +226,7 @@ fn what_no_client_of_ours_sends_is_an_offence() {
     assert_eq!(streams.handle_session(9, session(0, 0)), Err(Offence::Unattached));
     streams.handle_data(1, data(1, 5..7)).expect("in order");
     assert_eq!(streams.handle_data(1, data(1, 6..8)), Err(Offence::Order));
-    let mut bytes = Vec::new();
-    let mut writer = DataWriter::new(&mut bytes, 1);
-    writer.push(Seq(8), 3, b"x");
-    writer.finish();
-    let mut assembler = Assembler::default();
-    assembler.push(&bytes);
-    let Ok(Some(Frame::Data(unnamed))) = assembler.next_frame() else { panic!("datagrams expected") };
+    let unnamed = Data::new(1, &[item(8, 3, b"x")]);
     assert_eq!(streams.handle_data(1, unnamed), Err(Offence::Unnamed));
     let mut next = 10;
     let offence = loop {

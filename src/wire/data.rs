@@ -31,6 +31,16 @@ pub struct DataItem<'a> {
 }
 
 impl Data {
+    /// These datagrams, which fit one frame and whose numbers grow, as [`DataWriter`] would write them.
+    pub fn new(epoch: u32, items: &[DataItem<'_>]) -> Self {
+        let mut bytes = Vec::new();
+        for item in items {
+            item.write(&mut bytes);
+        }
+        debug_assert!(HEAD_BYTES + bytes.len() <= FRAME_BYTES_MAX, "they fit one frame");
+        Self { epoch, items: bytes }
+    }
+
     /// Datagrams as they came: whole, and with growing numbers.
     pub(super) fn from_wire(epoch: u32, items: &[u8]) -> Result<Self, WireError> {
         let mut rest = items;
@@ -70,6 +80,13 @@ impl DataItem<'_> {
     /// Bytes that it takes in a frame.
     pub const fn span(&self) -> usize {
         HEADER_BYTES + self.bytes.len()
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.seq.0.to_be_bytes());
+        out.extend_from_slice(&self.session.to_be_bytes());
+        out.extend_from_slice(&(self.bytes.len() as u16).to_be_bytes());
+        out.extend_from_slice(self.bytes);
     }
 }
 
@@ -120,17 +137,15 @@ impl<'a> DataWriter<'a> {
     /// Adds a datagram of at most [`DATAGRAM_BYTES_MAX`](super::DATAGRAM_BYTES_MAX); their numbers must grow.
     pub fn push(&mut self, seq: Seq, session: u16, bytes: &[u8]) {
         debug_assert!(bytes.len() <= super::DATAGRAM_BYTES_MAX, "UDP has none longer");
-        if self.start.is_some_and(|start| self.out.len() - start + HEADER_BYTES + bytes.len() > FRAME_BYTES_MAX) {
+        let item = DataItem { seq, session, bytes };
+        if self.start.is_some_and(|start| self.out.len() - start + item.span() > FRAME_BYTES_MAX) {
             self.close();
         }
         if self.start.is_none() {
             self.start = Some(self.out.len());
             Writer::begin(self.out, DATA).u32(self.epoch);
         }
-        self.out.extend_from_slice(&seq.0.to_be_bytes());
-        self.out.extend_from_slice(&session.to_be_bytes());
-        self.out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
-        self.out.extend_from_slice(bytes);
+        item.write(self.out);
     }
 
     /// Ends the last frame.

@@ -12,15 +12,18 @@ const SILENT: usize = 600;
 #[test]
 fn a_servers_host_that_comes_back_without_its_connections_costs_nothing() {
     let span = Duration::from_secs(2);
-    ride_out(1, span, |scene| {
-        scene.net.cut();
-        scene.server().kill();
-        // Nothing of its end gets out, neither now nor when the link is healed.
-        scene.net.forget_sockets();
-        pause_for(span);
-        scene.start_server(&[]);
-        scene.net.heal();
-    });
+    ride_out(1, span, |scene| come_back_without_connections(scene, span));
+}
+
+/// The server's host crashes, and is there again after `span`.
+pub(crate) fn come_back_without_connections(scene: &mut Scene, span: Duration) {
+    scene.net.cut();
+    scene.server().kill();
+    // Nothing of its end gets out, neither now nor when the link is healed.
+    scene.net.forget_sockets();
+    pause_for(span);
+    scene.start_server(&[]);
+    scene.net.heal();
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(crate) struct Scene {
     pub(crate) directory: Directory,
     started: u32,
     /// With a key: the roles use it, and the client sends over tcp.
-    key: Option<String>,
+    key: Option<&'static str>,
     _turn: Turn,
 }
 
@@ -112,7 +112,7 @@ impl Scene {
         let key = Command::new(broker()).arg("genkey").output().expect("it prints a key");
         fs::write(&path, key.stdout).expect("the directory is there");
         fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("the file is there");
-        self.key = Some(path.to_str().expect("is plain text").to_owned());
+        self.key = Some(path.to_str().expect("is plain text").to_owned().leak());
     }
 
     pub(crate) fn start_remoted(&mut self, options: &[&str]) {
@@ -135,9 +135,7 @@ impl Scene {
     }
 
     pub(crate) fn start_server(&mut self, options: &[&str]) {
-        let key = self.key.clone();
-        let key: Vec<&str> = key.iter().flat_map(|key| ["--psk-file", key]).collect();
-        let options = [&["server", "--settle", "200ms", "-v"], &key[..], options].concat();
+        let options = [&["server", "--settle", "200ms", "-v"], &self.key_options()[..], options].concat();
         self.server = Some(self.start(Side::Server, broker(), "server", &options));
     }
 
@@ -164,9 +162,8 @@ impl Scene {
     /// The same on either host.
     pub(crate) fn start_client_at(&mut self, side: Side, options: &[&str]) {
         let server: &[&str] = if options.contains(&"--server") { &[] } else { &["--server", Side::Server.ipv4()] };
-        let key = self.key.clone();
-        let key: Vec<&str> = key.iter().flat_map(|key| ["--transport", "tcp", "--psk-file", key]).collect();
-        let options = [&["client", "-v"], server, &key[..], options].concat();
+        let way: &[&str] = if self.key.is_some() { &["--transport", "tcp"] } else { &[] };
+        let options = [&["client", "-v"], server, way, &self.key_options(), options].concat();
         self.client = Some(self.start(side, broker(), "client", &options));
         let listen = options.iter().skip_while(|option| **option != "--listen").nth(1).unwrap_or(&"127.0.0.1:1514");
         let port = listen.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port is given");
@@ -217,7 +214,7 @@ impl Scene {
     pub(crate) fn check(&self) -> Output {
         let mut command = self.net.command(Side::Agent, broker());
         command.args(["check", "--broker", Side::Server.ipv4()]);
-        command.args(self.key.iter().flat_map(|key| ["--psk-file", key]));
+        command.args(self.key_options());
         command.output().expect("ip runs, as it did before")
     }
 
@@ -320,8 +317,8 @@ impl Scene {
     }
 
     /// What roles are started with if there is a key.
-    pub(crate) fn key_options(&self) -> Vec<String> {
-        self.key.iter().flat_map(|key| ["--psk-file".to_owned(), key.clone()]).collect()
+    pub(crate) fn key_options(&self) -> Vec<&'static str> {
+        self.key.iter().flat_map(|key| ["--psk-file", key]).collect()
     }
 
     pub(crate) fn received(&mut self, id: &str) -> &Received {

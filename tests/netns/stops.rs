@@ -18,9 +18,17 @@ fn a_stop_with_the_link_down_says_what_is_left() {
 
 #[test]
 fn a_stop_with_the_link_up_delivers_what_is_held() {
+    deliver_at_a_stop(Scene::empty());
+}
+
+#[test]
+fn a_stop_with_the_link_up_delivers_what_is_held_over_tcp() {
+    deliver_at_a_stop(Scene::empty_with_key());
+}
+
+fn deliver_at_a_stop(mut scene: Scene) {
     let count = 2_000;
-    let mut scene = Scene::empty();
-    scene.start_remoted(&["--rate", "1000"]);
+    scene.start_remoted_and_wait(&["--rate", "1000"]);
     scene.start_server(&[]);
     scene.wait_until_up();
     scene.start_client(&["--drain", "60s"]);

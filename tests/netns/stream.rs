@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::half_open::come_back_without_connections;
+use crate::outages::kill_twice;
 use crate::scene::{AGENT, Scene, find_line, worth};
 use crate::support::namespaces::{Firewall, Side};
 use crate::support::pause_for;
@@ -11,11 +13,7 @@ const AFTER: Duration = Duration::from_secs(2);
 
 /// Sends while something happens that nobody dies of.
 fn ride_out(span: Duration, happen: impl FnOnce(&mut Scene)) {
-    let mut scene = Scene::up_over_tcp();
-    let traffic = scene.send(worth(BEFORE + span + AFTER), &[]);
-    scene.wait_until_accepted(AGENT, worth(BEFORE));
-    happen(&mut scene);
-    scene.expect_all(traffic, 0);
+    survive(0, span, happen);
 }
 
 /// Sends while remoted or the broker server dies, so many times.
@@ -101,14 +99,7 @@ fn a_filtered_udp_port_is_nothing_to_a_stream() {
 #[test]
 fn a_receiver_killed_twice_misses_nothing_of_a_stream() {
     let (away, between) = (Duration::from_secs(2), Duration::from_secs(2));
-    survive(2, away + between + away, |scene| {
-        for pause in [between, Duration::ZERO] {
-            scene.remoted().kill();
-            pause_for(away);
-            scene.start_remoted(&[]);
-            pause_for(pause);
-        }
-    });
+    survive(2, away + between + away, |scene| kill_twice(scene, away, between));
 }
 
 #[test]
@@ -197,14 +188,7 @@ fn a_stream_whose_connection_a_firewall_has_forgotten_goes_on_over_another() {
 #[test]
 fn a_servers_host_that_comes_back_without_its_connections_costs_a_stream_nothing() {
     let span = Duration::from_secs(2);
-    survive(1, span, |scene| {
-        scene.net.cut();
-        scene.server().kill();
-        scene.net.forget_sockets();
-        pause_for(span);
-        scene.start_server(&[]);
-        scene.net.heal();
-    });
+    survive(1, span, |scene| come_back_without_connections(scene, span));
 }
 
 #[test]
@@ -246,21 +230,5 @@ fn a_stream_over_a_link_of_a_megabit_loses_nothing_and_stays_with_its_connection
 fn datagrams_of_the_largest_size_pass_whole() {
     let mut scene = Scene::up_over_tcp();
     let traffic = scene.send_as(AGENT, 200, &["--size", "65507"]);
-    scene.expect_all(traffic, 0);
-}
-
-#[test]
-fn a_stop_delivers_what_is_held_over_tcp_and_what_is_in_the_socket() {
-    let count = 2_000;
-    let mut scene = Scene::empty_with_key();
-    scene.start_remoted_and_wait(&["--rate", "1000"]);
-    scene.start_server(&[]);
-    scene.wait_until_up();
-    scene.start_client(&["--drain", "60s"]);
-    let mut traffic = scene.send_as(AGENT, count, &["--rate", "10000"]);
-    Scene::wait_until_sent(&mut traffic);
-    let client = scene.client();
-    client.signal("TERM");
-    assert!(client.wait().success(), "the client ends well");
     scene.expect_all(traffic, 0);
 }

@@ -16,10 +16,8 @@ impl Scene {
     fn start_swarm(&mut self, options: &[&str]) -> Process {
         self.net.add_network(Side::Agent, NETWORK);
         let remoted = format!("{}:1514", Side::Server.ipv4());
-        let key = self.key_options();
-        let key: Vec<&str> = key.iter().map(String::as_str).collect();
-        let options =
-            [&["--server", &remoted, "--addresses", NETWORK, "--give-up-s", "55"], &key[..], options].concat();
+        let own = ["--server", &remoted, "--addresses", NETWORK, "--give-up-s", "55"];
+        let options = [&own, &self.key_options()[..], options].concat();
         let swarm = self.start(Side::Agent, example("ossec-swarm"), "swarm", &options);
         wait_until("the swarm is ready", || {
             swarm.output().contains("ready").then_some(()).ok_or_else(|| swarm.output())
