@@ -15,7 +15,6 @@ use super::resolve::{Addresses, Resolver};
 use super::stream::Outgoing;
 use super::{Config, Shared, events};
 use crate::link::{ATTEMPTS_MAX, Dialer, Probe};
-use crate::net::framed::Progress;
 use crate::net::udp::kernel_drops;
 use crate::net::{self};
 use crate::relay::{Bells, Relay, SessionRef, Transport};
@@ -56,8 +55,6 @@ pub(super) struct Prober<'a> {
     kernel_drops: u32,
     /// Transport tcp: what is to be written.
     outgoing: Receiver<Outgoing>,
-    /// How far that had come when it was looked at last.
-    progress: Progress,
 }
 
 impl<'a> Prober<'a> {
@@ -96,7 +93,6 @@ impl<'a> Prober<'a> {
             report: Report::new(now),
             kernel_drops: 0,
             outgoing,
-            progress: Progress::default(),
         }
     }
 
@@ -157,11 +153,11 @@ impl<'a> Prober<'a> {
 
     /// What time alone brings about: lateness, silence, a heartbeat that is due.
     fn keep_time(&mut self, now: Time) -> (Bells, Option<(Probe, Ping)>) {
-        let progressed = self.has_progressed();
+        let acknowledged = self.acknowledged(now);
         let mut relay = self.shared.relay.lock();
         relay.handle_time(now);
-        if progressed {
-            relay.handle_alive(now);
+        if let Some(at) = acknowledged {
+            relay.handle_alive(at);
         }
         if relay.is_silent(now) {
             self.dialer.handle_outage(now);
@@ -171,13 +167,11 @@ impl<'a> Prober<'a> {
         (relay.bells(now), heartbeat)
     }
 
-    /// Transport tcp: something has reached the other host since this was asked last.
-    fn has_progressed(&mut self) -> bool {
-        if self.config.relay.transport == Transport::Udp {
-            return false;
-        }
-        let progress = self.chosen_peer().map(|peer| peer.framed.progress()).unwrap_or_default();
-        progress.is_beyond(std::mem::replace(&mut self.progress, progress))
+    /// Transport tcp, while something is under way: when the other host acknowledged something last.
+    fn acknowledged(&mut self, now: Time) -> Option<Time> {
+        let streams = self.config.relay.transport == Transport::Tcp;
+        let ago = self.chosen_peer().filter(|_| streams)?.framed.acknowledged()?;
+        Some(Time::ZERO + now.since(Time::ZERO + ago))
     }
 
     fn send_heartbeat(&mut self, probe: Probe, ping: Ping) {

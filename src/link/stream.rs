@@ -12,8 +12,9 @@
 //! * **Go on.** When a connection has gone nobody here knows how much arrived. The server knows, and says where to go on: with what it has not
 //!   injected into the present remoted. Only a server that was started anew does not know: then from the oldest that is not acknowledged.
 //!
-//! A connection is silent when nothing has come in for `--timeout` although an answer is due, and when nothing that was sent has reached the
-//! other host meanwhile: over a narrow link an answer may take long behind the data.
+//! A connection is silent when nothing has come in for `--timeout` although an answer is due, and when the other host has acknowledged nothing
+//! meanwhile: over a narrow link an answer may take long behind the data. That the system took what was written says nothing: it takes some
+//! hundred kilobytes for a host that is gone.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -40,7 +41,7 @@ struct Connection {
     /// Heartbeats under way, the oldest first: number and beginning.
     outstanding: VecDeque<(u64, Time)>,
     last_begun: Option<Time>,
-    /// When something came in last, or was seen to arrive at the other host.
+    /// When something came in last, or was acknowledged by the other host.
     last_alive: Time,
     verdict: Option<Verdict>,
     going: Option<Going>,
@@ -128,7 +129,7 @@ impl Stream {
         Some(ack.read.min(flight.next)).filter(|&read| read > flight.oldest)
     }
 
-    /// Something came in over the connection, or reached the other host.
+    /// Something came in over the connection at this time, or was acknowledged by the other host.
     pub fn handle_alive(&mut self, now: Time) {
         if let Some(connection) = &mut self.connection {
             connection.last_alive = connection.last_alive.max(now);

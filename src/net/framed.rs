@@ -1,6 +1,7 @@
 //! A TCP connection that carries frames, without blocking.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -50,25 +51,8 @@ pub struct Framed {
     /// Frames to be sealed, and what is to be written.
     unsealed: Vec<u8>,
     unwritten: Vec<u8>,
-    /// Bytes that the system took, and gave.
-    written: u64,
+    /// Bytes that the system gave.
     read: u64,
-}
-
-/// How far what was sent over a connection has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes that the system took.
-    written: u64,
-    /// Segments that the other host has not acknowledged.
-    unacknowledged: u32,
-}
-
-impl Progress {
-    /// Something has reached the other host since then.
-    pub const fn is_beyond(self, before: Self) -> bool {
-        self.written > before.written || self.unacknowledged < before.unacknowledged
-    }
 }
 
 /// Why a connection is of no more use.
@@ -129,7 +113,7 @@ impl Framed {
 
     fn new(stream: TcpStream, seal: Seal) -> Self {
         let (unsealed, unwritten) = (Vec::new(), Vec::new());
-        Self { stream, seal, assembler: Assembler::default(), unsealed, unwritten, written: 0, read: 0 }
+        Self { stream, seal, assembler: Assembler::default(), unsealed, unwritten, read: 0 }
     }
 
     /// Whether what comes in was sealed with the key.
@@ -195,10 +179,11 @@ impl Framed {
         self.unwritten.len() >= CONGESTED_BYTES
     }
 
-    /// How far what was sent has come.
-    pub fn progress(&self) -> Progress {
-        let unacknowledged = getsockopt(&self.stream, TcpInfo).map_or(0, |info| info.tcpi_unacked);
-        Progress { written: self.written, unacknowledged }
+    /// While something is under way: how long ago the other host acknowledged something. It says nothing of a program that does not read, whose
+    /// host goes on acknowledging probes of the full window: with those nothing is under way.
+    pub fn acknowledged(&self) -> Option<Duration> {
+        let info = getsockopt(&self.stream, TcpInfo).ok().filter(|info| info.tcpi_unacked > 0)?;
+        Some(Duration::from_millis(info.tcpi_last_ack_recv.into()))
     }
 
     /// Writes what is left to write, as far as the socket takes it.
@@ -218,7 +203,6 @@ impl Framed {
             }
         };
         self.unwritten.drain(..written);
-        self.written += written as u64;
         if self.unwritten.len() > UNWRITTEN_BYTES_MAX { Err(Broken::SlowReader) } else { outcome }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 pub(crate) use ossec_broker::net::framed::{Broken, Filled};
 use ossec_broker::seal::Key;
@@ -132,18 +133,6 @@ impl TcpStream {
     }
 }
 
-/// How far what was sent has come.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Progress {
-    _nothing: (),
-}
-
-impl Progress {
-    pub(crate) const fn is_beyond(self, _: Self) -> bool {
-        false
-    }
-}
-
 /// The client's end.
 #[derive(Debug)]
 pub(crate) struct Framed(TcpStream);
@@ -171,8 +160,9 @@ impl Framed {
     }
 
     /// Only transport tcp asks for this.
-    pub(crate) const fn progress(&self) -> Progress {
-        Progress { _nothing: () }
+    #[expect(clippy::unused_self, reason = "the real one does")]
+    pub(crate) const fn acknowledged(&self) -> Option<Duration> {
+        None
     }
 
     pub(crate) fn is_congested(&self) -> bool {
