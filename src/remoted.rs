@@ -29,6 +29,8 @@ mod search;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use crate::verdict::{Owner, Presence, Sample};
 
 pub use sample::Inspector;
@@ -93,6 +95,8 @@ pub struct Found {
     bare: Vec<Owner>,
     /// Where the sockets are listed; each inode in one table only.
     tables: Vec<Table>,
+    /// Where those of our own network namespace receive.
+    places: Vec<Place>,
     /// No process was looked for: [`Names::Any`].
     port_alone: bool,
     companion: Companion,
@@ -126,6 +130,26 @@ struct Table {
     view: View,
     family: Family,
     inodes: Vec<u64>,
+}
+
+/// What a socket is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    family: Family,
+    /// Canonical: no IPv4-mapped one.
+    address: IpAddr,
+}
+
+impl Place {
+    /// A dual-stack socket receives from both families. One for IPv6 alone looks the same in `/proc`.
+    fn receives_at(&self, target: IpAddr) -> bool {
+        self.address == target
+            || self.address.is_unspecified()
+                && match self.family {
+                    Family::V4 => target.is_ipv4(),
+                    Family::V6 => true,
+                }
+    }
 }
 
 /// Through whose eyes a table is read.
@@ -164,13 +188,30 @@ impl Found {
         self.tables.iter().any(|table| table.view == View::Own)
     }
 
+    /// Whether what is sent to this address of our own host and remoted's port reaches one of its sockets.
+    ///
+    /// # Errors
+    /// Where they receive instead, for people.
+    pub fn receives_at(&self, target: IpAddr) -> Result<(), String> {
+        if self.places.iter().any(|place| place.receives_at(target)) {
+            return Ok(());
+        }
+        match self.places.first() {
+            Some(place) if place.address.is_unspecified() => Err("receives IPv4 alone".into()),
+            Some(place) => {
+                Err(format!("receives at {} alone (--remoted at the server says where to inject)", place.address))
+            }
+            None => Err("is in another network namespace, a container: start the server there".into()),
+        }
+    }
+
     /// Leaves out what is in other network namespaces: where remoted was seen at home, what stands elsewhere is another host's.
     #[must_use]
     pub fn at_home(self) -> Self {
         if self.is_at_home() {
             return self;
         }
-        Self { holders: Vec::new(), tables: Vec::new(), companion: Companion::NotExpected, ..self }
+        Self { holders: Vec::new(), tables: Vec::new(), places: Vec::new(), companion: Companion::NotExpected, ..self }
     }
 
     /// Whether `sample`, taken of this, calls for another search: something that was found is gone, or has not been

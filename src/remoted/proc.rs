@@ -9,6 +9,7 @@ mod tests;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -193,6 +194,8 @@ pub fn stat(text: &[u8]) -> Option<Stat> {
 /// A line of `/proc/net/udp` or `/proc/net/udp6`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
+    /// The address that the socket is bound to.
+    pub(super) address: IpAddr,
     port: u16,
     state: u8,
     /// Bytes of buffer in use, already without what the kernel has yet to give back.
@@ -217,12 +220,13 @@ pub fn rows(table: &[u8]) -> impl Iterator<Item = Row> {
 /// hexadecimal as far as `retrnsmt`.
 fn row(line: &[u8]) -> Option<Row> {
     let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace().skip(1);
-    let (_, port) = fields.next()?.split_once(':')?;
+    let (address, port) = fields.next()?.split_once(':')?;
     let state = fields.nth(1)?;
     let (_, rx_queue) = fields.next()?.split_once(':')?;
     let inode = fields.nth(4)?;
     let drops: i64 = fields.nth(2)?.parse().ok()?;
     Some(Row {
+        address: address_of(address)?,
         port: u16::from_str_radix(port, 16).ok()?,
         state: u8::from_str_radix(state, 16).ok()?,
         // An int of the kernel's: sums of it cannot overflow.
@@ -231,6 +235,20 @@ fn row(line: &[u8]) -> Option<Row> {
         // Older kernels print the counter with a sign once it has passed 2^31.
         drops: u32::try_from(drops & i64::from(u32::MAX)).ok()?,
     })
+}
+
+/// An address as words of 32 bits in hexadecimal, each in the byte order of this machine.
+fn address_of(words: &str) -> Option<IpAddr> {
+    let mut bytes = [0; 16];
+    let (chunks, _) = words.as_bytes().as_chunks::<8>();
+    for (word, bytes) in chunks.iter().zip(bytes.chunks_exact_mut(4)) {
+        bytes.copy_from_slice(&u32::from_str_radix(str::from_utf8(word).ok()?, 16).ok()?.to_ne_bytes());
+    }
+    match words.len() {
+        8 => <[u8; 4]>::try_from(&bytes[..4]).ok().map(IpAddr::from),
+        32 => Some(bytes.into()),
+        _ => None,
+    }
 }
 
 /// The inode in the target of a descriptor's link, `socket:[123]`.

@@ -1,11 +1,13 @@
 //! The search: one walk over `/proc`, some microseconds for each process there is.
 
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::proc::{Proc, READINGS, rows};
 use super::{
-    Companion, Family, Found, Holder, Names, PROCESSES_MAX, SOCKETS_MAX, Table, View, Wanted, companion_of, is_named,
+    Companion, Family, Found, Holder, Names, PROCESSES_MAX, Place, SOCKETS_MAX, Table, View, Wanted, companion_of,
+    is_named,
 };
 use crate::verdict::Owner;
 
@@ -15,6 +17,8 @@ pub(super) struct Sighting {
     pub(super) view: View,
     pub(super) family: Family,
     pub(super) inode: u64,
+    /// The address that it is bound to.
+    pub(super) address: IpAddr,
 }
 
 /// Looks for remoted and those that belong to it. Takes milliseconds: not for the serving loop.
@@ -73,6 +77,9 @@ impl Found {
             let known = self.tables.iter().flat_map(|table| &table.inodes);
             if known.clone().any(|&inode| inode == socket.inode) || known.count() == SOCKETS_MAX {
                 continue;
+            }
+            if socket.view == View::Own {
+                self.places.push(Place { family: socket.family, address: socket.address.to_canonical() });
             }
             let of_socket = |table: &&mut Table| table.view == socket.view && table.family == socket.family;
             match self.tables.iter_mut().find(of_socket) {
@@ -192,7 +199,8 @@ fn sightings(proc: &Proc, view: View, port: u16) -> io::Result<Vec<Sighting>> {
         for _ in 0..READINGS {
             proc.read_table(view, family, &mut text)?;
             let listed = rows(&text).filter(|row| row.receives_on(port)).take(SOCKETS_MAX);
-            let listed: Vec<_> = listed.map(|row| Sighting { view, family, inode: row.inode }).collect();
+            let listed: Vec<_> =
+                listed.map(|row| Sighting { view, family, inode: row.inode, address: row.address }).collect();
             sockets = merge(&sockets, &listed);
         }
         Ok(sockets)

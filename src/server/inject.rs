@@ -15,6 +15,7 @@ use mio::{Poll, Token};
 
 use crate::net;
 use crate::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
+use crate::remoted::Found;
 use crate::streams::{StreamId, Volley};
 use crate::wire::{Session, SessionName};
 
@@ -101,7 +102,9 @@ impl Injector {
     }
 
     /// Sends a volley; how many of it were sent.
-    pub(super) fn send(&mut self, poll: &Poll, volley: &Volley<'_>) -> (usize, Outcome) {
+    ///
+    /// What nobody receives is lost without an error: so remoted's sockets must have been `found` where it goes to.
+    pub(super) fn send(&mut self, poll: &Poll, found: &Found, volley: &Volley<'_>) -> (usize, Outcome) {
         let Some(target) = self.target(volley.address) else {
             let family = if volley.address.is_ipv4() { "IPv4" } else { "IPv6" };
             return (
@@ -109,6 +112,9 @@ impl Injector {
                 Outcome::Failed(format!("cannot inject for {}: --remoted has no {family} address", volley.address)),
             );
         };
+        if let Err(why) = found.receives_at(target.ip()) {
+            return (0, Outcome::Failed(format!("cannot inject into {target}: remoted {why}")));
+        }
         let token = match self.source(poll, volley) {
             Ok(token) => token,
             Err(error) if net::is_shortage(&error) => return (0, Outcome::Busy),

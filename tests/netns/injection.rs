@@ -150,6 +150,24 @@ fn a_client_that_cannot_be_injected_for_is_told_why_and_stops_nobody() {
 }
 
 #[test]
+fn what_nobody_would_receive_is_held_and_both_sides_say_why() {
+    let (v4, v6) = (Side::Server.ipv4(), format!("[{}]", Side::Server.ipv6()));
+    for (bound, server, why) in [("0.0.0.0", v6.as_str(), "IPv4 alone"), (v4, v4, v4)] {
+        let mut scene = Scene::over_tcp_with(&["--listen", &format!("{bound}:1514")], &[], &["--server", server]);
+        let count = worth(SPAN);
+        let mut traffic = scene.send(count, &[]);
+        Scene::wait_until_sent(&mut traffic);
+        scene.wait_until_client_says(&["refuses", "cannot inject", why]);
+        scene.wait_until_server_says(&["cannot inject", why]);
+        assert_eq!(scene.received(AGENT).took.len(), 0, "where does it come from?");
+        // As soon as somebody receives there, everything comes.
+        scene.remoted().kill();
+        scene.start_remoted_and_wait(&[]);
+        scene.expect_all(traffic, 0);
+    }
+}
+
+#[test]
 fn both_roles_run_as_another_user_with_no_more_rights_than_they_need() {
     let mut scene = Scene::over_tcp_with(&[], &["--user", "nobody"], &["--user", "nobody"]);
     expect_replies(&mut scene);

@@ -26,14 +26,21 @@ const STAT: &str = "4024 (cat) R 4008 4008 3310 0 -1 4194304 101 0 0 0 0 0 0 0 2
 
 #[test]
 fn a_table_is_read_with_hexadecimal_queue_and_decimal_drops() {
-    let row = |port, state, rx_queue, inode, drops| Row { port, state, rx_queue, inode, drops };
+    let row = |address: &str, port, state, rx_queue, inode, drops| Row {
+        address: address.parse().expect("is an address"),
+        port,
+        state,
+        rx_queue,
+        inode,
+        drops,
+    };
     assert_eq!(
         rows(UDP.as_bytes()).collect::<Vec<_>>(),
-        [row(1514, 7, 212_992, 10_791, 44), row(1515, 1, 0, 10_793, 0)]
+        [row("127.0.0.1", 1514, 7, 212_992, 10_791, 44), row("127.0.0.1", 1515, 1, 0, 10_793, 0)]
     );
     assert_eq!(
         rows(UDP6.as_bytes()).collect::<Vec<_>>(),
-        [row(1516, 7, 212_992, 10_792, 19), row(1518, 1, 0, 10_794, 0)]
+        [row("::", 1516, 7, 212_992, 10_792, 19), row("::1", 1518, 1, 0, 10_794, 0)]
     );
 }
 

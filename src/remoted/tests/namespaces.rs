@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 
 use super::super::search::{Sighting, claimed};
@@ -95,7 +96,7 @@ fn where_the_namespace_may_not_be_read_the_tables_of_the_process_are_tried() {
 
 #[test]
 fn where_descriptors_may_not_be_read_name_and_port_must_do() {
-    let socket = |view, inode| Sighting { view, family: Family::V4, inode };
+    let socket = |view, inode| Sighting { view, family: Family::V4, inode, address: Ipv4Addr::UNSPECIFIED.into() };
     let ours = socket(View::Own, 700);
     let its = socket(View::Of(40), 710);
     let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));
@@ -131,4 +132,51 @@ fn an_owner_that_is_only_assumed_is_watched_but_not_named() {
     assert!(!found.is_outdated_by(&sample));
     tree.state(40, "ossec-remoted", 'Z', 40);
     assert_eq!(again(&tree, &ossec(), &found).presence, Presence::NoProcess);
+}
+
+#[test]
+fn where_remoted_receives_depends_on_what_its_socket_is_bound_to() {
+    let (any4, any6, one4, one6, mapped) = (
+        "00000000".to_owned(),
+        "0".repeat(32),
+        hexadecimal(&[10, 0, 0, 1]),
+        hexadecimal(&Ipv6Addr::LOCALHOST.octets()),
+        hexadecimal(&Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets()),
+    );
+    let targets: [IpAddr; 4] = [
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv4Addr::new(10, 0, 0, 1).into(),
+        Ipv6Addr::LOCALHOST.into(),
+        "fd00::1".parse().expect("is an address"),
+    ];
+    for (path, bound, expected) in [
+        ("net/udp", any4, [true, true, false, false]),
+        ("net/udp6", any6, [true; 4]),
+        ("net/udp", one4, [false, true, false, false]),
+        ("net/udp6", one6, [false, false, true, false]),
+        ("net/udp6", mapped, [false, true, false, false]),
+    ] {
+        let tree = Tree::new();
+        tree.process(40, "ossec-remoted", &[700]);
+        tree.udp_at(path, &bound, &[ROW]);
+        let found = search_in(tree.root(), &ossec());
+        assert_eq!(targets.map(|target| found.receives_at(target).is_ok()), expected, "{path}: {bound}");
+    }
+}
+
+#[test]
+fn a_remoted_in_a_container_receives_nothing_from_here() {
+    let tree = Tree::new();
+    tree.process_in(CONTAINER, 40, "ossec-remoted", &[700]);
+    tree.udp("40/net/udp", &[ROW]);
+    tree.udp("40/net/udp6", &[]);
+    let found = search_in(tree.root(), &ossec());
+    assert!(found.qualifies());
+    assert!(found.receives_at(Ipv4Addr::LOCALHOST.into()).is_err_and(|why| why.contains("container")));
+}
+
+/// As the kernel shows an address: words in the byte order of this machine.
+fn hexadecimal(octets: &[u8]) -> String {
+    let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
+    octets.chunks(4).map(|bytes| format!("{:08X}", word(bytes))).collect::<Vec<_>>().concat()
 }

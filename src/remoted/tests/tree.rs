@@ -57,7 +57,11 @@ impl Tree {
 
     /// A table of sockets: port, state, rx_queue, inode, drops.
     pub(super) fn udp(&self, path: &str, rows: &[(u16, u8, u64, u64, u32)]) {
-        let address = "0".repeat(if path.ends_with('6') { 32 } else { 8 });
+        self.udp_at(path, &"0".repeat(if path.ends_with('6') { 32 } else { 8 }), rows);
+    }
+
+    /// The same, of sockets that are bound to this address.
+    pub(super) fn udp_at(&self, path: &str, address: &str, rows: &[(u16, u8, u64, u64, u32)]) {
         let mut table =
             "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
                 .to_owned();

@@ -56,7 +56,7 @@ impl Server<'_> {
             && let Some(volley) = self.gate.poll(now)
         {
             let stream = volley.stream;
-            let (sent, outcome) = self.injector.send(&self.poll, &volley);
+            let (sent, outcome) = self.injector.send(&self.poll, &self.found, &volley);
             self.gate.handle_injected(sent);
             self.inject_again = matches!(outcome, Outcome::Busy).then(|| now + BUSY_PAUSE);
             // What is wrong with one client must not stop the others.
