@@ -12,7 +12,8 @@
 //! * **Acknowledge what was read.** What was injected before a sample has been read when the sum of falls reaches that sample's sum and queue, or
 //!   when a later sample shows the queue empty. Injected is not read: remoted may die.
 //! * **Another life of remoted.** What was injected and not read is gone with its socket: each client that has some goes back to it.
-//! * **Order.** One queue for each stream, injected from its front alone. Streams take turns.
+//! * **Order.** One queue for each stream, injected from its front alone. Streams take turns; but a client that was started anew has a new stream
+//!   and the agents of the old one, so it follows what streams without a connection have left here from the same address.
 //!
 //! No input or output happens here, and no clock is read.
 
@@ -58,6 +59,8 @@ pub struct Streams {
     ready: VecDeque<StreamId>,
     /// Datagrams that the first of them has had in its turn.
     turn: u32,
+    /// Streams that were left with something to inject, and the newcomers that wait for that.
+    followers: HashMap<StreamId, Vec<StreamId>>,
     /// What was injected and has not been read, by the samples between which it was injected.
     steps: VecDeque<Step>,
     /// Buffer cost of all of them.
@@ -85,6 +88,8 @@ struct Stream {
     granted: u64,
     /// It has a place among those that are ready.
     ready: bool,
+    /// Streams whose rest goes first.
+    behind: usize,
     /// Agents named by the connection in this epoch, and those whose datagrams are next.
     named: HashSet<u16>,
     sessions: HashMap<u16, Session>,
@@ -181,6 +186,7 @@ impl Streams {
         address: IpAddr,
     ) -> Option<ConnectionId> {
         self.make_room(id);
+        let behind = if self.by_id.contains_key(&id) { 0 } else { self.follow(id, address) };
         let stream = self.by_id.entry(id).or_insert_with(|| Stream {
             connection: None,
             address,
@@ -189,6 +195,7 @@ impl Streams {
             queued_cost: 0,
             granted: 0,
             ready: false,
+            behind,
             named: HashSet::new(),
             sessions: HashMap::new(),
             known: None,
@@ -204,6 +211,7 @@ impl Streams {
         }
         self.connections.insert(connection, id);
         self.told.insert(connection);
+        self.let_follow(id);
         before
     }
 
@@ -220,9 +228,8 @@ impl Streams {
             stream.parted = now;
             if crowded || stream.queued_cost == 0 {
                 self.waiting_cost -= stream.begin_epoch();
-                if std::mem::take(&mut stream.ready) {
-                    self.forget_turn(id);
-                }
+                stream.ready = false;
+                self.forget_turn(id);
             }
         }
     }
@@ -279,7 +286,7 @@ impl Streams {
             return Err(Offence::TooMuch);
         }
         stream.queue.push_back(Queued::Data(data, 0));
-        if !std::mem::replace(&mut stream.ready, true) {
+        if stream.behind == 0 && !std::mem::replace(&mut stream.ready, true) {
             self.ready.push_back(id);
         }
         self.waiting_cost += more;
@@ -416,13 +423,14 @@ impl Streams {
                     return Some(id);
                 }
                 if stream.connection.is_none() {
-                    // Agents are named again in its next epoch.
-                    stream.sessions = HashMap::new();
+                    // Agents are named again in its next epoch: nothing but numbers is kept of it.
+                    self.waiting_cost -= stream.begin_epoch();
                 }
                 stream.ready = false;
             }
             self.ready.pop_front();
             self.turn = 0;
+            self.let_follow(id);
         }
     }
 
@@ -486,6 +494,26 @@ impl Streams {
             self.turn = 0;
         }
         self.ready.retain(|&ready| ready != id);
+        self.let_follow(id);
+    }
+
+    /// Puts a newcomer behind what others have left from its address; how many.
+    fn follow(&mut self, newcomer: StreamId, address: IpAddr) -> usize {
+        let left = |stream: &Stream| stream.connection.is_none() && stream.queued_cost > 0 && stream.address == address;
+        let before = self.by_id.iter().filter(|(_, stream)| left(stream));
+        before.map(|(&id, _)| self.followers.entry(id).or_default().push(newcomer)).count()
+    }
+
+    /// Nothing is left any more of what this stream had: those that waited for it go on.
+    fn let_follow(&mut self, id: StreamId) {
+        for follower in self.followers.remove(&id).unwrap_or_default() {
+            if let Some(stream) = self.by_id.get_mut(&follower) {
+                stream.behind -= 1;
+                if stream.behind == 0 && stream.queued_cost > 0 && !std::mem::replace(&mut stream.ready, true) {
+                    self.ready.push_back(follower);
+                }
+            }
+        }
     }
 
     /// Forgets a stream for the sake of a new one.
@@ -497,6 +525,9 @@ impl Streams {
         if let Some((&id, _)) = parted.min_by_key(|(_, stream)| stream.parted) {
             self.waiting_cost -= self.by_id.remove(&id).map_or(0, |stream| stream.queued_cost);
             self.forget_turn(id);
+            for followers in self.followers.values_mut() {
+                followers.retain(|&follower| follower != id);
+            }
             // Should it come back, its numbers begin anew.
             for step in &mut self.steps {
                 step.spans.remove(&id);

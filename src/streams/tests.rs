@@ -265,3 +265,45 @@ fn a_window_is_an_equal_part_of_what_all_may_have() {
     }
     assert_eq!(last, WINDOWS_TOTAL / 100);
 }
+
+#[test]
+fn a_client_that_was_started_anew_follows_what_it_had_left() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..100)).expect("as it should be");
+    // One from elsewhere, and one of the same address that comes back: neither is waited for.
+    streams.handle_gone(NOW, 1);
+    attached(&mut streams, 2, STREAM + 1);
+    streams.handle_data(2, data(1, 1_000..1_100)).expect("as it should be");
+    streams.handle_gone(NOW, 2);
+    attached(&mut streams, 3, STREAM + 2);
+    streams.handle_data(3, data(1, 2_000..2_100)).expect("as it should be");
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+    streams.handle_attach(NOW, 4, STREAM + 3, elsewhere);
+    streams.handle_session(4, session(0, 0)).expect("it is attached");
+    while streams.poll_told().is_some() {}
+    streams.handle_data(4, data(1, 3_000..3_100)).expect("as it should be");
+    let injected = inject(&mut streams, u64::MAX);
+    let (others, own): (Vec<u64>, Vec<u64>) = injected.iter().partition(|&&number| number >= 3_000);
+    let expected: Vec<u64> = (0..100).chain(1_000..1_100).chain(2_000..2_100).collect();
+    assert_eq!(own, expected, "each life of the client after the one before");
+    assert_eq!(others, (3_000..3_100).collect::<Vec<_>>());
+    assert!(injected[64] >= 3_000 || injected[32] >= 3_000, "the other host had its turns");
+    assert_eq!(streams.waiting_cost(), 0);
+}
+
+#[test]
+fn who_follows_a_stream_goes_on_when_that_is_discarded_or_comes_back() {
+    for comes_back in [false, true] {
+        let mut streams = begun();
+        streams.handle_data(1, data(1, 0..10)).expect("as it should be");
+        streams.handle_gone(NOW, 1);
+        attached(&mut streams, 2, STREAM + 1);
+        streams.handle_data(2, data(1, 100..110)).expect("as it should be");
+        if comes_back {
+            attached(&mut streams, 3, STREAM);
+        } else {
+            streams.handle_uninjectable(NOW, STREAM);
+        }
+        assert_eq!(inject(&mut streams, u64::MAX), (100..110).collect::<Vec<_>>(), "comes back: {comes_back}");
+    }
+}
