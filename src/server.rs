@@ -41,9 +41,8 @@ const SOURCES_MAX_PLAIN: usize = 256;
 const THREADS: usize = 2;
 /// Kept when another user is to be: to see which sockets remoted owns.
 const RIGHTS: [Right; 2] = [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH];
-/// ... and to inject with the clients' addresses and ports.
-const RIGHTS_SPOOF: [Right; 4] =
-    [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH, Right::CAP_NET_RAW, Right::CAP_NET_BIND_SERVICE];
+/// ... and to inject with the clients' addresses.
+const RIGHTS_SPOOF: [Right; 3] = [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH, Right::CAP_NET_RAW];
 
 /// What the command line says of this role.
 #[derive(Clone, Debug)]

@@ -20,6 +20,8 @@ pub(super) struct Complaints {
     newest: Option<(IpAddr, String)>,
     /// Why datagrams could not be injected.
     pub(super) injecting: Option<String>,
+    /// Whose answers from remoted are lost, and why.
+    pub(super) replies: Option<String>,
     /// Connections cut off because they do not read.
     pub(super) slow: u64,
     /// Times that no descriptor was left.
@@ -59,6 +61,7 @@ impl Complaints {
         if let Some(why) = &self.injecting {
             lines.push(format!("{why}; its client holds"));
         }
+        lines.extend(self.replies.clone());
         let counted = [
             (self.refused, "refused: too many, see --max-connections"),
             (self.garbage, "cut off: not a client, or silent for too long"),

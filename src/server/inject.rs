@@ -3,12 +3,16 @@
 //! remoted knows an agent with a fixed-IP key by the source address of its datagrams. So each agent has a socket here that is bound to the
 //! address of its client (`--inject spoof`, with `IP_TRANSPARENT`), and to the client's own UDP port, to which remoted's answers then go by
 //! themselves. Such a socket is whoever's that comes from there: a client that was started anew has the address and the port of the last one.
-//! Where that port cannot be had, because the client is on this host, any other will do: remoted looks at the address alone, and the answers
-//! come here and go back over the connection. With `--inject local` (keys `any`) they always do.
+//! A client of this host has that port itself, so any other will do: remoted looks at the address alone, and the answers come here and go back
+//! over the connection. With `--inject local` (keys `any`) they always do.
+//!
+//! The port of a client elsewhere may be taken here, or is one that this host needs for itself: remoted's own, or one below 1024. Then its
+//! datagrams are injected from any other, remoted's answers are lost, and the log says so.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use mio::net::UdpSocket;
 use mio::{Poll, Token};
@@ -17,6 +21,7 @@ use crate::net;
 use crate::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
 use crate::remoted::Found;
 use crate::streams::{StreamId, Volley};
+use crate::time::Time;
 use crate::wire::{Session, SessionName};
 
 /// Whose address remoted sees.
@@ -33,6 +38,10 @@ pub enum Inject {
 const TOKENS_FROM: usize = usize::MAX / 2;
 /// Batches read from one socket before others have their turn.
 const BATCHES_MAX: usize = 4;
+/// Ports below are for this host's own services: whoever has the key must not take one from a service that starts later.
+const PORTS_FROM: u16 = 1_024;
+/// A port that was taken is tried again after this.
+const RETRY_GAP: Duration = Duration::from_mins(1);
 
 /// Whose a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +63,8 @@ struct Source {
     socket: UdpSocket,
     /// When it was used last, as a count of volleys.
     used: u64,
+    /// It has another port than it should; when that may be tried again.
+    retry: Option<Time>,
 }
 
 /// All of them.
@@ -68,6 +79,8 @@ pub(super) struct Injector {
     sources_max: usize,
     volleys: u64,
     inbox: Inbox,
+    /// Whose answers are lost, and why.
+    trouble: Option<String>,
 }
 
 /// What became of a volley.
@@ -93,6 +106,7 @@ impl Injector {
             sources_max,
             volleys: 0,
             inbox: Inbox::default(),
+            trouble: None,
         }
     }
 
@@ -141,6 +155,11 @@ impl Injector {
         }
     }
 
+    /// Whose answers are lost, and why; each time that it is found out.
+    pub(super) const fn take_trouble(&mut self) -> Option<String> {
+        self.trouble.take()
+    }
+
     /// What remoted has answered to one of these sockets: for which stream, and to whom; whether there may be more.
     pub(super) fn take_replies(&mut self, token: Token, mut reply: impl FnMut(StreamId, SessionName, &[u8])) -> bool {
         let Some(source) = self.sources.get(&token) else {
@@ -155,7 +174,13 @@ impl Injector {
                     return false;
                 }
             }
-            for received in self.inbox.iter().filter(|received| self.remoted.contains(&received.from)) {
+            // To an address of this host remoted answers from that address.
+            let ports = &self.remoted;
+            let answers = |from: &SocketAddr| {
+                ports.contains(from)
+                    || from.ip() == source.address && ports.iter().any(|remoted| remoted.port() == from.port())
+            };
+            for received in self.inbox.iter().filter(|received| answers(&received.from)) {
                 reply(source.stream, source.session.name, received.bytes);
             }
             if !self.inbox.is_full() {
@@ -179,7 +204,9 @@ impl Injector {
             if let Some(&token) = self.tokens.get(&owner)
                 && let Some(source) = self.sources.get_mut(&token)
             {
-                if owner == port || (source.session == volley.session && source.address == volley.address) {
+                let same = source.session == volley.session && source.address == volley.address;
+                let due = source.retry.is_some_and(|at| at <= net::now());
+                if owner == port || same && !due {
                     (source.stream, source.session, source.used) = (volley.stream, volley.session, self.volleys);
                     return Ok(token);
                 }
@@ -191,15 +218,15 @@ impl Injector {
         {
             self.close(poll, oldest);
         }
-        let (socket, owner) = match self.bind_port(volley) {
-            Some(socket) => (socket?, port),
-            None => (self.bind_any(volley)?, agent),
+        let (socket, owner, retry) = match self.bind_port(volley) {
+            Some(socket) => (socket?, port, None),
+            None => (self.bind_any(volley)?, agent, self.note_lost_answers(volley)),
         };
         let token = Token(TOKENS_FROM + self.next_token);
         self.next_token = (self.next_token + 1) % (TOKENS_FROM / 2);
         watch(poll, &socket, token)?;
         let (stream, session, address) = (volley.stream, volley.session, volley.address);
-        self.sources.insert(token, Source { owner, stream, session, address, socket, used: self.volleys });
+        self.sources.insert(token, Source { owner, stream, session, address, socket, used: self.volleys, retry });
         self.tokens.insert(owner, token);
         Ok(token)
     }
@@ -218,13 +245,33 @@ impl Injector {
     /// A socket with the client's address and port; `None` where there can be none.
     fn bind_port(&self, volley: &Volley<'_>) -> Option<io::Result<UdpSocket>> {
         // A client on this host has that port itself.
-        if self.mode == Inject::Local || volley.address.is_loopback() {
+        if self.mode == Inject::Local || volley.address.is_loopback() || !self.may_take(volley.session.port) {
             return None;
         }
         match net::bind_foreign(SocketAddr::new(volley.address, volley.session.port)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             outcome => Some(outcome),
         }
+    }
+
+    /// Whether this host can spare that port.
+    fn may_take(&self, port: u16) -> bool {
+        port >= PORTS_FROM && self.remoted.iter().all(|remoted| remoted.port() != port)
+    }
+
+    /// A client gets a socket with another port than its own. If that is where its answers would have to go, says so; when to try again.
+    fn note_lost_answers(&mut self, volley: &Volley<'_>) -> Option<Time> {
+        let (address, port) = (volley.address, volley.session.port);
+        // A client behind a translation of addresses has no port that is known, and this host's own addresses come back here.
+        let here = self.mode == Inject::Local || net::bind_source(SocketAddr::new(address, 0)).is_ok();
+        if here || port == 0 {
+            return None;
+        }
+        let why = if self.may_take(port) { "is in use on this host" } else { "is one that this host keeps to itself" };
+        self.trouble = Some(format!(
+            "remoted's replies to {address} are lost: UDP port {port} {why} (--source-port at the client)"
+        ));
+        Some(net::now() + RETRY_GAP)
     }
 
     /// A socket with any port, of the address that remoted is to see.

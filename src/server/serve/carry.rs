@@ -58,6 +58,9 @@ impl Server<'_> {
             let stream = volley.stream;
             let (sent, outcome) = self.injector.send(&self.poll, &self.found, &volley);
             self.gate.handle_injected(sent);
+            if let Some(trouble) = self.injector.take_trouble() {
+                self.complaints.replies = Some(trouble);
+            }
             self.inject_again = matches!(outcome, Outcome::Busy).then(|| now + BUSY_PAUSE);
             // What is wrong with one client must not stop the others.
             if let Outcome::Failed(why) = outcome {
