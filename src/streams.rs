@@ -461,7 +461,8 @@ impl Streams {
         }
     }
 
-    /// Everything in remoted's socket is gone.
+    /// Everything in remoted's socket is gone. What waited to be injected goes back too, where there is a client to have it: only there it can
+    /// become too old.
     fn restart(&mut self) {
         self.steps.clear();
         self.unread_cost = 0;
@@ -469,7 +470,7 @@ impl Streams {
             let Some(known) = &mut stream.known else {
                 continue;
             };
-            if known.injected > known.read {
+            if known.injected > known.read || (stream.queued_cost > 0 && stream.connection.is_some()) {
                 known.injected = known.read;
                 self.waiting_cost -= stream.begin_epoch();
                 self.told.extend(stream.connection);

@@ -178,8 +178,9 @@ impl Stream {
         }
     }
 
-    /// What may be sent at this moment.
+    /// What may be sent at this moment. Nothing while remoted is away: at the server it would be out of reach of `--max-age` and `--rate`.
     pub fn permit(&self) -> Option<Permit> {
+        self.connection.as_ref().filter(|connection| connection.verdict == Some(Verdict::Up))?;
         let window = self.going()?.window;
         Some(Permit { until: Time::FAR, window, single: false, epoch: self.epoch })
     }

@@ -120,8 +120,18 @@ fn a_life_that_had_read_everything_ends_without_a_copy() {
     told(&mut streams);
     streams.handle_data(1, data(1, 2..4)).expect("in order");
     streams.handle_sample(OTHER_LIFE, 0, 0);
-    assert_eq!(told(&mut streams), []);
-    assert_eq!(inject(&mut streams, 10_000), [2, 3], "what waited goes to the new one");
+    let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(2), window: WINDOW_MAX };
+    assert_eq!(told(&mut streams)[0], (1, Told::Resume(resume)), "its client says what of it is not too old");
+    assert_eq!(inject(&mut streams, 10_000), [0; 0]);
+}
+
+#[test]
+fn what_a_client_has_left_goes_to_the_next_life_of_remoted() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..2)).expect("in order");
+    streams.handle_gone(NOW, 1);
+    streams.handle_sample(OTHER_LIFE, 0, 0);
+    assert_eq!(inject(&mut streams, 10_000), [0, 1]);
 }
 
 #[test]

@@ -24,8 +24,17 @@ fn sent(config: Config) -> Bench {
     bench.arrive(0..10);
     assert_eq!(bench.release(), [0; 0], "nobody has said where to go on");
     bench.relay.handle_resume(&resume(1, None, u64::MAX));
+    assert_eq!(bench.release(), [0; 0], "nobody has said how remoted is");
+    bench.relay.handle_notice(Verdict::Up);
     assert_eq!(bench.release(), (0..10).collect::<Vec<_>>());
     bench
+}
+
+/// Connected again, and told where to go on.
+fn resumed(bench: &mut Bench, resume: &Resume) {
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.relay.handle_resume(resume);
+    bench.relay.handle_notice(Verdict::Up);
 }
 
 #[test]
@@ -52,6 +61,20 @@ fn what_the_server_says_of_remoted_unasked_holds_at_once() {
 }
 
 #[test]
+fn while_remoted_is_away_everything_stays_within_reach_of_max_age() {
+    let mut bench = sent(Config { max_age: Some(Duration::from_secs(5)), ..over_tcp() });
+    bench.relay.handle_ack(&ack(10));
+    bench.relay.handle_notice(Verdict::NoProcess);
+    bench.arrive(10..20);
+    assert_eq!(bench.release(), [0; 0]);
+    bench.at += 6_000;
+    bench.arrive(20..22);
+    bench.relay.handle_notice(Verdict::Up);
+    assert_eq!(bench.release(), [20, 21]);
+    assert_eq!(bench.counters().dropped(DropReason::Expired), 10);
+}
+
+#[test]
 fn a_connection_that_is_silent_counts_for_nothing_until_something_comes() {
     let mut bench = sent(over_tcp());
     bench.relay.handle_notice(Verdict::Up);
@@ -69,8 +92,7 @@ fn what_was_injected_is_not_sent_again_and_the_rest_is() {
     bench.relay.handle_ack(&ack(2));
     bench.relay.handle_disconnected(bench.now());
     assert_eq!(bench.release(), [0; 0]);
-    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
-    bench.relay.handle_resume(&resume(2, Some(6), 6));
+    resumed(&mut bench, &resume(2, Some(6), 6));
     assert_eq!(bench.release(), [6, 7, 8, 9]);
     assert_eq!(bench.counters().copies, 0);
     bench.relay.handle_ack(&ack(10));
@@ -81,8 +103,7 @@ fn what_was_injected_is_not_sent_again_and_the_rest_is() {
 fn a_server_that_knows_nothing_gets_all_that_is_not_acknowledged() {
     let mut bench = sent(over_tcp());
     bench.relay.handle_ack(&ack(3));
-    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
-    bench.relay.handle_resume(&resume(1, None, u64::MAX));
+    resumed(&mut bench, &resume(1, None, u64::MAX));
     assert_eq!(bench.release(), [3, 4, 5, 6, 7, 8, 9]);
     assert_eq!((bench.counters().copies, bench.counters().rewinds), (7, 1));
 }
@@ -118,7 +139,7 @@ fn a_batch_of_an_epoch_that_is_over_goes_nowhere_and_comes_again() {
 fn a_window_bounds_what_is_not_acknowledged_and_one_is_always_allowed() {
     let mut bench = Bench::connected(over_tcp());
     bench.arrive(0..10);
-    bench.relay.handle_resume(&Resume { window: 3 * SMALL, ..resume(1, None, 0) });
+    resumed(&mut bench, &Resume { window: 3 * SMALL, ..resume(1, None, 0) });
     assert_eq!(bench.release(), [0, 1, 2]);
     bench.relay.handle_ack(&Ack { window: SMALL / 2, ..ack(2) });
     assert_eq!(bench.release(), [0; 0], "one is under way");
