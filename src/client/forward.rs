@@ -94,7 +94,7 @@ impl<'a> Forwarder<'a> {
             let socket = match self.upstreams.get(session, batch.target()) {
                 Ok(socket) => socket,
                 Err(error) if net::is_shortage(&error) => {
-                    self.upstreams.tell_shortage(&error);
+                    self.upstreams.tell_shortage(&error, "holding");
                     return (sent, Halt::Pause(SHORTAGE_PAUSE));
                 }
                 Err(error) => {

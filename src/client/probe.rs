@@ -273,7 +273,7 @@ impl<'a> Prober<'a> {
 
     fn take_answers(&mut self) {
         while let Some(answer) = self.resolver.answer() {
-            match answer {
+            match answer.and_then(|addresses| addresses.reachable_from(self.config.source)) {
                 Ok(addresses) => {
                     if self.addresses.as_ref() != Some(&addresses) {
                         log::debug!("broker server at {:?}", addresses.broker);

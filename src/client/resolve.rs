@@ -3,7 +3,7 @@
 //! Resolving a name can block for half a minute and cannot be interrupted. It has a thread of its own, which nobody waits for: the agent's
 //! socket is bound and receives long before a name is known, and a healthy link does not care what its name means by now.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -22,6 +22,20 @@ pub(super) struct Addresses {
     pub(super) broker: Vec<SocketAddr>,
     /// remoted; `None`: on the host that the heartbeats reach.
     pub(super) server: Option<Vec<SocketAddr>>,
+}
+
+impl Addresses {
+    /// Where datagrams go to the host that the heartbeats reach, these must be of the family of `--source`: from there the others cannot be sent.
+    pub(super) fn reachable_from(mut self, source: Option<IpAddr>) -> Result<Self, String> {
+        if let (Some(source), None) = (source, &self.server) {
+            self.broker.retain(|address| address.is_ipv4() == source.is_ipv4());
+            if self.broker.is_empty() {
+                let family = if source.is_ipv4() { "IPv4" } else { "IPv6" };
+                return Err(format!("the server has no {family} address, and --source {source} is one"));
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// The prober's end: ask, and look for answers.
@@ -80,4 +94,22 @@ pub(super) fn start(config: &Config, bell: Doorbell) -> Result<Resolver, String>
 fn resolve(broker: &HostPort, server: Option<&HostPort>) -> Result<Addresses, String> {
     let all = |name: &HostPort| name.resolve().map_err(|error| format!("cannot resolve {}: {error}", name.host));
     Ok(Addresses { broker: all(broker)?, server: server.map(all).transpose()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn from_a_source_only_hosts_of_its_family_are_reached_unless_datagrams_go_elsewhere() {
+        let (v4, v6) = (SocketAddr::from(([10, 0, 0, 1], 1_517)), SocketAddr::from(([0; 16], 1_517)));
+        let usable = |broker: &[SocketAddr], server: Option<Vec<SocketAddr>>, source: Option<SocketAddr>| {
+            let addresses = Addresses { broker: broker.to_vec(), server };
+            addresses.reachable_from(source.map(|source| source.ip())).map(|addresses| addresses.broker)
+        };
+        assert_eq!(usable(&[v6, v4], None, None), Ok(vec![v6, v4]));
+        assert_eq!(usable(&[v6, v4], None, Some(v4)), Ok(vec![v4]));
+        assert_eq!(usable(&[v6, v4], Some(vec![v4]), Some(v4)), Ok(vec![v6, v4]));
+        assert!(usable(&[v6], None, Some(v4)).is_err_and(|why| why.contains("--source 10.0.0.1")));
+    }
 }

@@ -8,10 +8,10 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::net::UdpSocket;
 
 use super::Shared;
-use super::upstreams::{SHORTAGE_PAUSE, Upstreams};
+use super::upstreams::Upstreams;
 use crate::net;
 use crate::net::udp::send_batch;
-use crate::relay::Batch;
+use crate::relay::{Batch, SessionRef};
 use crate::threads::Stop;
 use crate::time::Time;
 use crate::wire::{DataWriter, Frame, Session, SessionName};
@@ -36,6 +36,8 @@ pub(super) struct Streamer<'a> {
     /// Agents that the connection knows in this epoch.
     named: HashMap<u16, SessionName>,
     epoch: u64,
+    /// Some of them have no UDP socket, and get no replies; it is tried again from time to time.
+    portless: bool,
     /// Where replies come from, and when its firewalls were last opened for them.
     target: Option<SocketAddr>,
     opened: Time,
@@ -43,7 +45,16 @@ pub(super) struct Streamer<'a> {
 
 impl<'a> Streamer<'a> {
     pub(super) fn new(shared: Shared, upstreams: Upstreams<'a>, outgoing: Sender<Outgoing>) -> Self {
-        Self { shared, upstreams, outgoing, named: HashMap::new(), epoch: 0, target: None, opened: net::now() }
+        Self {
+            shared,
+            upstreams,
+            outgoing,
+            named: HashMap::new(),
+            epoch: 0,
+            portless: false,
+            target: None,
+            opened: net::now(),
+        }
     }
 
     /// Hands over what may be sent, until the stop.
@@ -67,35 +78,26 @@ impl<'a> Streamer<'a> {
                 continue;
             };
             drop(relay);
-            match self.encode(&batch, epoch) {
-                Ok(bytes) => {
-                    let now = net::now();
-                    let bells = {
-                        let mut relay = self.shared.relay.lock();
-                        // Before it goes out: the answer may be quicker than this thread, and acknowledges only what counts as sent.
-                        relay.handle_sent(now, &batch, batch.len());
-                        relay.bells(now)
-                    };
-                    self.shared.ring(bells);
-                    // Waits while the connection is congested. It fails when the prober has ended, and then this thread is about to be told so.
-                    if self.outgoing.send(Outgoing { epoch: batch.epoch(), bytes }).is_err() {
-                        return Ok(());
-                    }
-                    self.shared.probe.ring();
-                }
-                Err(error) => {
-                    // The names of this batch have not gone out.
-                    self.named.clear();
-                    self.upstreams.tell_shortage(&error);
-                    stop.wait(&crossbeam_channel::never(), Some(SHORTAGE_PAUSE));
-                }
+            let bytes = self.encode(&batch, epoch);
+            let now = net::now();
+            let bells = {
+                let mut relay = self.shared.relay.lock();
+                // Before it goes out: the answer may be quicker than this thread, and acknowledges only what counts as sent.
+                relay.handle_sent(now, &batch, batch.len());
+                relay.bells(now)
+            };
+            self.shared.ring(bells);
+            // Waits while the connection is congested. It fails when the prober has ended, and then this thread is about to be told so.
+            if self.outgoing.send(Outgoing { epoch: batch.epoch(), bytes }).is_err() {
+                return Ok(());
             }
+            self.shared.probe.ring();
         }
         Ok(())
     }
 
     /// The batch as frames, with the names of its agents in front.
-    fn encode(&mut self, batch: &Batch, epoch: u32) -> std::io::Result<Vec<u8>> {
+    fn encode(&mut self, batch: &Batch, epoch: u32) -> Vec<u8> {
         if self.epoch != batch.epoch() {
             self.epoch = batch.epoch();
             self.named.clear();
@@ -108,9 +110,7 @@ impl<'a> Streamer<'a> {
             if self.named.get(&session.id) == Some(&name) {
                 continue;
             }
-            let socket = self.upstreams.get(session, batch.target())?;
-            let port = socket.local_addr().map_or(0, |own| own.port());
-            self.open(&socket, batch.target());
+            let port = self.port(session, batch.target());
             Frame::Session(Session { name, port }).encode(&mut bytes);
             self.named.insert(session.id, name);
         }
@@ -119,12 +119,30 @@ impl<'a> Streamer<'a> {
             writer.push(batch.seq(at), batch.session(at).id, batch.payload(at));
         }
         writer.finish();
-        Ok(bytes)
+        bytes
+    }
+
+    /// Where a session gets its replies: the port of its UDP socket. Its datagrams need none, and do not wait for it.
+    fn port(&mut self, session: SessionRef, target: SocketAddr) -> u16 {
+        match self.upstreams.get(session, target) {
+            Ok(socket) => {
+                self.open(&socket, target);
+                socket.local_addr().map_or(0, |own| own.port())
+            }
+            Err(error) => {
+                self.upstreams.tell_shortage(&error, "its replies are lost");
+                self.portless = true;
+                0
+            }
+        }
     }
 
     /// Opens the firewalls between for remoted's answers, for every session.
     fn open_all(&mut self, now: Time) {
         self.opened = now;
+        if std::mem::take(&mut self.portless) {
+            self.named.clear();
+        }
         let Some(target) = self.target else {
             return;
         };

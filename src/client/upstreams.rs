@@ -73,12 +73,12 @@ impl<'a> Upstreams<'a> {
         self.sockets.iter().flatten()
     }
 
-    /// Says that there is no descriptor for another, once a minute.
-    pub(super) fn tell_shortage(&mut self, error: &io::Error) {
+    /// Says that there can be no other at the moment, and what comes of it, once a minute.
+    pub(super) fn tell_shortage(&mut self, error: &io::Error, so: &str) {
         let now = net::now();
         if self.shortage_told.is_none_or(|told| now.since(told) >= Duration::from_mins(1)) {
             self.shortage_told = Some(now);
-            log::warn!("cannot open a socket for a session: {error}; holding");
+            log::warn!("cannot open a socket for a session: {error}; {so}");
         }
     }
 

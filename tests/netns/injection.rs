@@ -177,6 +177,20 @@ fn a_port_that_the_servers_host_keeps_to_itself_costs_the_replies_alone_and_the_
 }
 
 #[test]
+fn a_client_of_the_servers_own_host_gets_its_replies_whatever_address_it_uses() {
+    let mut scene = Scene::empty_with_key();
+    scene.start_remoted_and_wait(&[]);
+    scene.start_server(&[]);
+    scene.wait_until_up();
+    let listen = format!("{}:2514", Side::Server.ipv4());
+    scene.start_client_at(Side::Server, &["--listen", &listen]);
+    let count = worth(SPAN);
+    let traffic = scene.send(count, &["--server", &listen]);
+    let summary = scene.expect_all(traffic, 0);
+    assert_eq!(summary.get("replies"), count, "{}", summary.0);
+}
+
+#[test]
 fn both_roles_run_as_another_user_with_no_more_rights_than_they_need() {
     let mut scene = Scene::over_tcp_with(&[], &["--user", "nobody"], &["--user", "nobody"]);
     expect_replies(&mut scene);

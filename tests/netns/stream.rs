@@ -48,6 +48,19 @@ fn a_stream_on_which_a_twentieth_of_all_packets_is_lost_loses_nothing() {
 }
 
 #[test]
+fn a_cut_is_noticed_however_little_is_sent() {
+    let mut scene = Scene::up_over_tcp();
+    // Fifteen seconds: the system takes each of them for a connection that is dead.
+    let mut traffic = scene.send(75, &["--rate", "5"]);
+    scene.wait_until_accepted(AGENT, 5);
+    scene.net.cut();
+    scene.wait_until_client_says(&["link down", "does not answer in time"]);
+    assert!(traffic.process.is_running(), "that took as long as all of them");
+    scene.net.heal();
+    scene.expect_all(traffic, 0);
+}
+
+#[test]
 fn a_stream_cut_for_six_seconds_loses_nothing() {
     let span = Duration::from_secs(6);
     ride_out(span, |scene| {
