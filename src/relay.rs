@@ -354,6 +354,11 @@ impl Relay {
                 {
                     self.unconfirmed_cost += gone_cost(&gone);
                     self.sessions.handle_released(gone.session);
+                } else {
+                    // Dropped while it was being sent.
+                    let cost = u64::from(buffer_cost(batch.payload(at).len()));
+                    self.unconfirmed_cost += cost;
+                    self.abandon(batch.seq(at), cost);
                 }
             }
             self.way.handle_released(now, self.unconfirmed_cost - before, before == 0);
@@ -542,12 +547,16 @@ impl Relay {
     /// A datagram has left the buffer unconfirmed.
     fn forget(&mut self, gone: Gone, reason: DropReason) {
         if gone.released {
-            let cost = gone_cost(&gone);
-            let before = self.abandoned.get_or_insert(Abandoned { oldest: gone.seq, end: gone.seq, cost: 0 });
-            (before.end, before.cost) = (gone.seq.next(), before.cost + cost);
+            self.abandon(gone.seq, gone_cost(&gone));
         }
         self.sessions.handle_settled(gone.session);
         self.counters.drop(reason);
+    }
+
+    /// What is under way was dropped.
+    fn abandon(&mut self, seq: Seq, cost: u64) {
+        let before = self.abandoned.get_or_insert(Abandoned { oldest: seq, end: seq, cost: 0 });
+        (before.end, before.cost) = (before.end.max(seq.next()), before.cost + cost);
     }
 
     /// Everything below `bound` has been read.

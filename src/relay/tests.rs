@@ -221,6 +221,23 @@ fn what_a_full_buffer_drops_on_its_way_still_takes_its_place_in_the_window() {
 }
 
 #[test]
+fn what_a_full_buffer_drops_while_it_is_being_sent_takes_its_place_in_the_window() {
+    let mut bench = Bench::connected(config());
+    bench.window = 3 * SMALL;
+    bench.beat();
+    bench.arrive(0..3);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.arrive(3..20_000);
+    assert!(bench.relay.buffer.oldest().0 > 3, "{:?}", bench.counters());
+    bench.relay.handle_sent(bench.now(), &batch, batch.len());
+    assert_eq!(bench.release(), Vec::<u32>::new(), "it is on its way all the same");
+    bench.later_beat();
+    bench.later_beat();
+    assert_eq!(bench.release().len(), 3, "it has been read");
+}
+
+#[test]
 fn what_is_too_large_for_the_buffer_is_dropped_alone() {
     let mut bench = Bench::new(config());
     bench.arrive(0..3);
