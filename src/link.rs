@@ -132,6 +132,8 @@ pub struct Work {
     pub unsent: Option<Time>,
     /// Something is to be confirmed soon: the program is about to stop.
     pub hurry: bool,
+    /// Something is released and not confirmed.
+    pub under_way: bool,
 }
 
 /// Why what is released counts as never sent.

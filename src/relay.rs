@@ -202,7 +202,11 @@ impl Relay {
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
         let hurry = self.draining && self.buffer.held().datagrams > 0;
         let unsent = self.buffer.unsent().datagrams > 0 && !self.may_release(now);
-        self.way.next_heartbeat(Work { unsent: unsent.then_some(self.rate_free), hurry })
+        self.way.next_heartbeat(Work {
+            unsent: unsent.then_some(self.rate_free),
+            hurry,
+            under_way: self.flight().is_open(),
+        })
     }
 
     /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.

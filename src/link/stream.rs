@@ -186,12 +186,14 @@ impl Stream {
     }
 
     /// When the next heartbeat should begin; `None` if none can.
-    pub fn next_heartbeat(&self, _: Work) -> Option<Time> {
+    pub fn next_heartbeat(&self, work: Work) -> Option<Time> {
         let connection = self.connection.as_ref().filter(|c| c.outstanding.len() < HEARTBEATS_MAX)?;
         let Some(last) = connection.last_begun else {
             return Some(connection.last_alive);
         };
-        Some(last + if connection.nudged { connection.gap } else { self.settings.interval })
+        // Where nothing was asked nothing is silent: while something is under way, that must not be for long.
+        let interval = self.settings.interval.min(if work.under_way { self.lease() } else { Duration::MAX });
+        Some(last + if connection.nudged { connection.gap } else { interval })
     }
 
     /// When [`Self::is_silent`] has something new to say.

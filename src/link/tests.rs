@@ -238,7 +238,7 @@ fn one_that_is_told_to_ask_later_still_covers_what_it_has_released() {
     let mut link = up();
     link.handle_released(ms(5), 832, true);
     beat(&mut link, 10, flight(0, 1), Pong { window: 0, ask_again_ms: 500, ..good() });
-    let unsent = Work { unsent: Some(Time::ZERO), hurry: false };
+    let unsent = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
     assert_eq!(link.next_heartbeat(unsent), Some(ms(5) + GRACE));
     beat(&mut link, 5 + GRACE.as_millis() as u64, flight(0, 1), Pong { window: 0, ask_again_ms: 500, ..good() });
     assert_eq!(link.next_heartbeat(unsent), Some(ms(5) + GRACE + Duration::from_millis(501)));
@@ -264,7 +264,7 @@ fn so_does_what_is_sent_again_over_another_connection() {
     link.handle_connected(ms(20), Duration::from_millis(1), flight(0, 1));
     beat(&mut link, 21, flight(0, 0), good());
     assert_eq!(link.permit(ms(22)), None, "what was released may be on its way");
-    let unsent = Work { unsent: Some(Time::ZERO), hurry: false };
+    let unsent = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
     let next = link.next_heartbeat(unsent).expect("one is due");
     assert!(next >= ms(20) + GRACE);
     let probe = link.begin(next, flight(0, 0)).expect("a heartbeat may begin");
@@ -442,8 +442,8 @@ fn the_reports_of_one_refused_batch_count_once() {
 
 #[test]
 fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() {
-    const NOTHING: Work = Work { unsent: None, hurry: false };
-    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false };
+    const NOTHING: Work = Work { unsent: None, hurry: false, under_way: false };
+    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
     let mut link = Link::new(SETTINGS);
     assert_eq!(link.next_heartbeat(UNSENT), None, "no connection");
     link = connected();
@@ -461,12 +461,16 @@ fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() 
     let probe = link.begin(ms(51), flight(0, 1)).expect("a heartbeat may begin");
     link.handle_pong(ms(52), probe, &good(), flight(0, 1));
     assert_eq!(link.next_heartbeat(NOTHING), Some(ms(1_051)), "it is covered: its confirmation can wait");
-    assert_eq!(link.next_heartbeat(Work { unsent: None, hurry: true }), Some(ms(52)), "unless somebody waits for it");
+    assert_eq!(
+        link.next_heartbeat(Work { unsent: None, hurry: true, under_way: false }),
+        Some(ms(52)),
+        "unless somebody waits for it"
+    );
 }
 
 #[test]
 fn the_server_may_slow_heartbeats_down_and_ask_for_one() {
-    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false };
+    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
     let mut link = connected();
     beat(&mut link, 0, IDLE, Pong { gap_us: 50_000, ..good() });
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(50)), "the gap it asked for");
@@ -501,7 +505,7 @@ fn no_more_than_eight_heartbeats_are_under_way() {
     let mut link = connected();
     let probes: Vec<_> = (0..20).filter_map(|at| link.begin(ms(at), IDLE)).collect();
     assert_eq!(probes.len(), HEARTBEATS_MAX);
-    assert_eq!(link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: false }), None);
+    assert_eq!(link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: false, under_way: false }), None);
     let last = probes.into_iter().next_back().expect("there are eight");
     link.handle_pong(ms(21), last, &good(), IDLE);
     let probes: Vec<_> = (21..40).filter_map(|at| link.begin(ms(at), IDLE)).collect();
@@ -528,7 +532,10 @@ fn a_suspended_host_begins_with_a_heartbeat() {
     assert!(link.permit(ms(2)).is_some());
     let awake = 3_600_000;
     assert_eq!(link.permit(ms(awake)), None);
-    assert!(link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: false }).is_some_and(|at| at <= ms(awake)));
+    assert!(
+        link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: false, under_way: false })
+            .is_some_and(|at| at <= ms(awake))
+    );
     beat(&mut link, awake, IDLE, good());
     assert!(link.permit(ms(awake + 2)).is_some());
 }

@@ -148,6 +148,17 @@ fn a_window_bounds_what_is_not_acknowledged_and_one_is_always_allowed() {
 }
 
 #[test]
+fn with_rare_heartbeats_a_dead_connection_is_asked_while_something_is_under_way() {
+    let mut config = over_tcp();
+    config.link.interval = Duration::from_mins(1);
+    let mut bench = sent(config);
+    bench.relay.begin_heartbeat(bench.now()).expect("one may begin");
+    assert_eq!(bench.relay.next_heartbeat(bench.now()), Some(bench.now() + config.link.timeout));
+    bench.relay.handle_ack(&ack(10));
+    assert_eq!(bench.relay.next_heartbeat(bench.now()), Some(bench.now() + config.link.interval));
+}
+
+#[test]
 fn a_silent_connection_is_one_without_an_answer_and_without_progress_for_the_timeout() {
     let mut bench = sent(over_tcp());
     let (_, _) = bench.relay.begin_heartbeat(bench.now()).expect("one may begin");
