@@ -79,9 +79,9 @@ impl Gate {
         self.drops = judge.drops();
         self.streams.set_doubtful(overflows);
         let unread = self.streams.unread_cost();
-        self.streams.handle_sample(life, read, queue);
+        let more = self.streams.handle_sample(life, read, queue);
         self.went_back &= self.streams.unread_cost() >= unread;
-        let news = read != self.read || self.streams.unread_cost() < unread;
+        let news = more || read != self.read || self.streams.unread_cost() < unread;
         self.look_gap = if news { LOOK_GAP_MIN } else { (2 * self.look_gap).min(LOOK_GAP_MAX) };
         self.read = read;
     }

@@ -9,8 +9,8 @@
 //! it; what an older one brought and nobody injected is discarded, because the newest is told to go on behind what was injected.
 //!
 //! * **Nothing is kept that could be lost.** The client keeps what is not acknowledged. This room can be forgotten at any time.
-//! * **Acknowledge what was read.** What was injected before a sample has been read when the sum of falls reaches that sample's sum and queue, or
-//!   when a later sample shows the queue empty. Injected is not read: remoted may die.
+//! * **Acknowledge what was read.** What was in the socket at a sample has been read when the sum of falls reaches that sample's sum and queue, or
+//!   when a later sample shows the queue empty; and what was injected before the sample before it was in the socket. Injected is not read: remoted may die.
 //! * **Another life of remoted.** What was injected and not read is gone with its socket: each client that has some goes back to it.
 //! * **Order.** One queue for each stream, injected from its front alone. Streams take turns; but a client that was started anew has a new stream
 //!   and the agents of the old one, so it follows what streams without a connection have left here from the same address.
@@ -123,7 +123,9 @@ enum Queued {
 /// What was injected between two samples.
 #[derive(Debug, Default)]
 struct Step {
-    /// It has been read when the sum of falls is this; `None` before the sample that follows it.
+    /// A sample has followed it.
+    closed: bool,
+    /// It has been read when the sum of falls is this; `None` before a second sample has followed it.
     mark: Option<u64>,
     cost: u64,
     /// From where on each stream was injected, and how far.
@@ -294,16 +296,20 @@ impl Streams {
     }
 
     /// remoted was looked at: which life of it was seen (the default: none), what it has read so far, and what waits in its socket.
-    pub fn handle_sample(&mut self, life: Incarnation, read: u64, queue: u64) {
+    ///
+    /// What was injected since the last look may not be in the socket yet: a busy system leaves it to ksoftirqd (up to Linux 6.4). So the queue that
+    /// it stands in is the one at the look after that. Returns whether there is such a step, and another look soon shows more.
+    pub fn handle_sample(&mut self, life: Incarnation, read: u64, queue: u64) -> bool {
         if life != self.life {
             self.life = life;
             self.restart();
-            return;
+            return false;
         }
-        if let Some(open) = self.steps.back_mut() {
-            open.mark.get_or_insert(read.saturating_add(queue));
+        for step in self.steps.iter_mut().rev().filter(|step| step.closed).take_while(|step| step.mark.is_none()) {
+            step.mark = Some(read.saturating_add(queue));
         }
-        while self.steps.front().is_some_and(|step| queue == 0 || step.mark.is_some_and(|mark| mark <= read)) {
+        let is_read = |step: &Step| step.mark.is_some_and(|mark| queue == 0 || mark <= read);
+        while self.steps.front().is_some_and(is_read) {
             let step = self.steps.pop_front().unwrap_or_default();
             self.unread_cost -= step.cost;
             for (id, (_, until)) in step.spans {
@@ -316,12 +322,13 @@ impl Streams {
                 }
             }
         }
+        self.steps.back_mut().is_some_and(|open| !std::mem::replace(&mut open.closed, true))
     }
 
     /// remoted's socket has dropped something since the last sample: perhaps what was injected since then. Its clients go back to it. Whether
     /// there was anything.
     pub fn handle_overflow(&mut self) -> bool {
-        let Some(step) = self.steps.pop_back_if(|step| step.mark.is_none()) else {
+        let Some(step) = self.steps.pop_back_if(|step| !step.closed) else {
             return false;
         };
         self.unread_cost -= step.cost;
@@ -387,7 +394,7 @@ impl Streams {
             let Some((from, seq, cost)) = stream.advance() else {
                 return;
             };
-            if self.steps.back().is_none_or(|step| step.mark.is_some()) {
+            if self.steps.back().is_none_or(|step| step.closed) {
                 self.steps.push_back(Step::default());
             }
             if let Some(step) = self.steps.back_mut() {

@@ -132,7 +132,7 @@ fn remoted_is_looked_at_soon_while_it_reads_and_seldom_while_it_does_not() {
         at = next;
         gate.handle_sample(at, &sample(5 * SMALL, 0));
     }
-    assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 50, 50]);
+    assert_eq!(gaps, [1, 1, 2, 4, 8, 16, 32, 50]);
     gate.handle_sample(at, &sample(0, 0));
     assert_eq!(gate.next_look(), None);
 }
