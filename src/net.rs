@@ -158,6 +158,11 @@ pub fn bind_foreign(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from_std(socket.into()))
 }
 
+/// The name of an address's family, for people.
+pub const fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
 /// Whether this process may do that.
 pub fn may_bind_foreign() -> io::Result<()> {
     // Of the documentation's addresses: no host has it.

@@ -33,6 +33,12 @@ impl Time {
         self.0
     }
 
+    /// The moment so long before; the origin at the earliest.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        Self::ZERO + self.since(Self::ZERO + span)
+    }
+
     /// How long ago `earlier` was; zero if it lies ahead.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

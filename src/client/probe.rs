@@ -171,7 +171,7 @@ impl<'a> Prober<'a> {
     fn acknowledged(&mut self, now: Time) -> Option<Time> {
         let streams = self.config.relay.transport == Transport::Tcp;
         let ago = self.chosen_peer().filter(|_| streams)?.framed.acknowledged()?;
-        Some(Time::ZERO + now.since(Time::ZERO + ago))
+        Some(now.before(ago))
     }
 
     fn send_heartbeat(&mut self, probe: Probe, ping: Ping) {

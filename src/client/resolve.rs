@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::Config;
-use crate::net::HostPort;
+use crate::net::{self, HostPort};
 use crate::threads::{Doorbell, detach};
 
 /// Names are resolved again after this, for the next outage.
@@ -30,7 +30,7 @@ impl Addresses {
         if let (Some(source), None) = (source, &self.server) {
             self.broker.retain(|address| address.is_ipv4() == source.is_ipv4());
             if self.broker.is_empty() {
-                let family = if source.is_ipv4() { "IPv4" } else { "IPv6" };
+                let family = net::family(source);
                 return Err(format!("the server has no {family} address, and --source {source} is one"));
             }
         }

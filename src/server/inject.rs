@@ -120,7 +120,7 @@ impl Injector {
     /// What nobody receives is lost without an error: so remoted's sockets must have been `found` where it goes to.
     pub(super) fn send(&mut self, poll: &Poll, found: &Found, volley: &Volley<'_>) -> (usize, Outcome) {
         let Some(target) = self.target(volley.address) else {
-            let family = if volley.address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let family = net::family(volley.address);
             return (
                 0,
                 Outcome::Failed(format!("cannot inject for {}: --remoted has no {family} address", volley.address)),

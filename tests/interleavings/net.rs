@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 pub(crate) use framed::TcpStream;
-pub(crate) use ossec_broker::net::{HostPort, explain, is_shortage, is_too_large};
+pub(crate) use ossec_broker::net::{HostPort, explain, family, is_shortage, is_too_large};
 use ossec_broker::time::Time;
 pub(crate) use udp::UdpSocket;
 

@@ -94,7 +94,7 @@ impl Waiting {
 
     /// Those before this one that ask again by then, and are not long overdue.
     pub(super) fn ahead_and_due(&self, own: Ticket, by: Time) -> impl Iterator<Item = &Waiter> {
-        let from = Time::ZERO + by.since(Time::ZERO + OVERDUE_MAX);
+        let from = by.before(OVERDUE_MAX);
         let due = self.by_due.range((from, 0)..=(by, Ticket::MAX)).filter(move |(_, ticket)| *ticket < own);
         due.filter_map(|(_, ticket)| self.queue.get(ticket))
     }
