@@ -19,20 +19,20 @@
 
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::time::Time;
 use crate::wire::{Ack, DATAGRAM_BYTES_MAX, Data, DataItem, Incarnation, Resume, Seq, Session, buffer_cost};
+use turns::Turns;
 
 /// One connection of a client, as the server numbers them.
 pub type ConnectionId = u64;
 /// One client's stream, as it names it at random.
 pub type StreamId = u128;
 
-/// Datagrams of one stream in a row, so that they can go out in one system call; then the next stream has its turn.
-const TURN_DATAGRAMS: u32 = 32;
 /// Most that one client may have sent and not seen acknowledged, in bytes of buffer cost: 5,000 small datagrams, or what 50,000 a second are over a
 /// path of 100 ms.
 const WINDOW_MAX: u64 = 4 << 20;
@@ -45,7 +45,7 @@ const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX) as u64;
 /// Frames of one stream that wait, however small.
 const QUEUED_MAX: usize = 16_384;
 /// Streams that have something to inject, when the next one that loses its connection loses that too.
-const READY_MAX: usize = 1_024;
+const WAITING_MAX: usize = 1_024;
 /// Streams remembered. The one that has been without a connection for longest is forgotten first: if it comes back it sends again what it has not
 /// seen acknowledged.
 const STREAMS_MAX: usize = 16_384;
@@ -55,12 +55,8 @@ const STREAMS_MAX: usize = 16_384;
 pub struct Streams {
     by_id: HashMap<StreamId, Stream>,
     connections: HashMap<ConnectionId, StreamId>,
-    /// Streams with something to inject, in the order of their turns.
-    ready: VecDeque<StreamId>,
-    /// Datagrams that the first of them has had in its turn.
-    turn: u32,
-    /// Streams that were left with something to inject, and the newcomers that wait for that.
-    followers: HashMap<StreamId, Vec<StreamId>>,
+    /// Those with something to inject.
+    turns: Turns,
     /// What was injected and has not been read, by the samples between which it was injected.
     steps: VecDeque<Step>,
     /// Buffer cost of all of them.
@@ -86,10 +82,6 @@ struct Stream {
     queued_cost: u64,
     /// The largest window that the client was told of in this epoch.
     granted: u64,
-    /// It has a place among those that are ready.
-    ready: bool,
-    /// Streams whose rest goes first.
-    behind: usize,
     /// Agents named by the connection in this epoch, and those whose datagrams are next.
     named: HashSet<u16>,
     sessions: HashMap<u16, Session>,
@@ -188,7 +180,13 @@ impl Streams {
         address: IpAddr,
     ) -> Option<ConnectionId> {
         self.make_room(id);
-        let behind = if self.by_id.contains_key(&id) { 0 } else { self.follow(id, address) };
+        self.turns.leave(id);
+        if !self.by_id.contains_key(&id) {
+            let left =
+                |stream: &Stream| stream.connection.is_none() && stream.queued_cost > 0 && stream.address == address;
+            let leaders = self.by_id.iter().filter(|(_, stream)| left(stream));
+            leaders.for_each(|(&leader, _)| self.turns.follow(id, leader));
+        }
         let stream = self.by_id.entry(id).or_insert_with(|| Stream {
             connection: None,
             address,
@@ -196,8 +194,6 @@ impl Streams {
             queue: VecDeque::new(),
             queued_cost: 0,
             granted: 0,
-            ready: false,
-            behind,
             named: HashSet::new(),
             sessions: HashMap::new(),
             known: None,
@@ -213,7 +209,6 @@ impl Streams {
         }
         self.connections.insert(connection, id);
         self.told.insert(connection);
-        self.let_follow(id);
         before
     }
 
@@ -221,7 +216,7 @@ impl Streams {
     /// comes and goes would fill the memory: then it has to come back.
     pub fn handle_gone(&mut self, now: Time, connection: ConnectionId) {
         self.told.remove(&connection);
-        let crowded = self.waiting_cost > WINDOWS_TOTAL || self.ready.len() > READY_MAX;
+        let crowded = self.waiting_cost > WINDOWS_TOTAL || self.turns.len() > WAITING_MAX;
         let Some(id) = self.connections.remove(&connection) else {
             return;
         };
@@ -230,8 +225,7 @@ impl Streams {
             stream.parted = now;
             if crowded || stream.queued_cost == 0 {
                 self.waiting_cost -= stream.begin_epoch();
-                stream.ready = false;
-                self.forget_turn(id);
+                self.turns.leave(id);
             }
         }
     }
@@ -288,10 +282,8 @@ impl Streams {
             return Err(Offence::TooMuch);
         }
         stream.queue.push_back(Queued::Data(data, 0));
-        if stream.behind == 0 && !std::mem::replace(&mut stream.ready, true) {
-            self.ready.push_back(id);
-        }
         self.waiting_cost += more;
+        self.turns.join(id);
         Ok(())
     }
 
@@ -351,7 +343,7 @@ impl Streams {
 
     /// Buffer cost of the next datagram to inject; `None` if there is none.
     pub fn next_cost(&mut self) -> Option<u64> {
-        let id = self.next_stream()?;
+        let (id, _) = self.next_stream()?;
         self.by_id.get(&id)?.items().next().map(|item| cost(&item))
     }
 
@@ -367,8 +359,7 @@ impl Streams {
 
     /// The next datagrams to inject, as many as fit `room` bytes of buffer cost.
     pub fn poll(&mut self, room: u64) -> Option<Volley<'_>> {
-        let turn = TURN_DATAGRAMS - self.turn;
-        let id = self.next_stream()?;
+        let (id, turn) = self.next_stream()?;
         let stream = self.by_id.get(&id)?;
         let first = stream.items().next()?;
         let session = *stream.sessions.get(&first.session)?;
@@ -378,22 +369,22 @@ impl Streams {
             left = left.saturating_sub(cost(item));
             fits
         };
-        let payloads: Vec<&[u8]> = stream.items().take(turn as usize).take_while(fits).map(|item| item.bytes).collect();
+        let payloads: Vec<&[u8]> = stream.items().take(turn).take_while(fits).map(|item| item.bytes).collect();
         (!payloads.is_empty()).then_some(Volley { stream: id, address: stream.address, session, payloads })
     }
 
     /// The first `count` datagrams of the volley that [`Self::poll`] gave were injected.
     pub fn handle_injected(&mut self, count: usize) {
-        let Some(&id) = self.ready.front() else {
+        let Some((id, _)) = self.turns.first() else {
             return;
         };
         let Some(stream) = self.by_id.get_mut(&id) else {
             return;
         };
-        for _ in 0..count {
-            let Some((from, seq, cost)) = stream.advance() else {
-                return;
-            };
+        let mut injected = 0;
+        while injected < count
+            && let Some((from, seq, cost)) = stream.advance()
+        {
             if self.steps.back().is_none_or(|step| step.closed) {
                 self.steps.push_back(Step::default());
             }
@@ -403,12 +394,9 @@ impl Streams {
                 self.waiting_cost -= cost;
                 step.spans.entry(id).or_insert((from, from)).1 = seq.next();
             }
-            self.turn += 1;
+            injected += 1;
         }
-        if self.turn >= TURN_DATAGRAMS {
-            self.turn = 0;
-            self.ready.rotate_left(1);
-        }
+        self.turns.handle_injected(injected);
     }
 
     /// Nothing of this stream can be injected: what it brought is discarded, its client keeps it, and others go on. The connection that carried
@@ -421,23 +409,20 @@ impl Streams {
         Some(connection)
     }
 
-    /// The first of those whose turn it is that has something.
-    fn next_stream(&mut self) -> Option<StreamId> {
+    /// The first in the order of turns that has something, and how many datagrams of it.
+    fn next_stream(&mut self) -> Option<(StreamId, usize)> {
         loop {
-            let &id = self.ready.front()?;
+            let (id, turn) = self.turns.first()?;
             if let Some(stream) = self.by_id.get_mut(&id) {
                 if stream.settle() {
-                    return Some(id);
+                    return Some((id, turn));
                 }
                 if stream.connection.is_none() {
                     // Agents are named again in its next epoch: nothing but numbers is kept of it.
                     self.waiting_cost -= stream.begin_epoch();
                 }
-                stream.ready = false;
             }
-            self.ready.pop_front();
-            self.turn = 0;
-            self.let_follow(id);
+            self.turns.leave(id);
         }
     }
 
@@ -496,34 +481,6 @@ impl Streams {
         Ok((id, stream))
     }
 
-    /// It has nothing to inject any more.
-    fn forget_turn(&mut self, id: StreamId) {
-        if self.ready.front() == Some(&id) {
-            self.turn = 0;
-        }
-        self.ready.retain(|&ready| ready != id);
-        self.let_follow(id);
-    }
-
-    /// Puts a newcomer behind what others have left from its address; how many.
-    fn follow(&mut self, newcomer: StreamId, address: IpAddr) -> usize {
-        let left = |stream: &Stream| stream.connection.is_none() && stream.queued_cost > 0 && stream.address == address;
-        let before = self.by_id.iter().filter(|(_, stream)| left(stream));
-        before.map(|(&id, _)| self.followers.entry(id).or_default().push(newcomer)).count()
-    }
-
-    /// Nothing is left any more of what this stream had: those that waited for it go on.
-    fn let_follow(&mut self, id: StreamId) {
-        for follower in self.followers.remove(&id).unwrap_or_default() {
-            if let Some(stream) = self.by_id.get_mut(&follower) {
-                stream.behind -= 1;
-                if stream.behind == 0 && stream.queued_cost > 0 && !std::mem::replace(&mut stream.ready, true) {
-                    self.ready.push_back(follower);
-                }
-            }
-        }
-    }
-
     /// Forgets a stream for the sake of a new one.
     fn make_room(&mut self, newcomer: StreamId) {
         if self.by_id.len() < STREAMS_MAX || self.by_id.contains_key(&newcomer) {
@@ -532,10 +489,7 @@ impl Streams {
         let parted = self.by_id.iter().filter(|(_, stream)| stream.connection.is_none());
         if let Some((&id, _)) = parted.min_by_key(|(_, stream)| stream.parted) {
             self.waiting_cost -= self.by_id.remove(&id).map_or(0, |stream| stream.queued_cost);
-            self.forget_turn(id);
-            for followers in self.followers.values_mut() {
-                followers.retain(|&follower| follower != id);
-            }
+            self.turns.forget(id);
             // Should it come back, its numbers begin anew.
             for step in &mut self.steps {
                 step.spans.remove(&id);

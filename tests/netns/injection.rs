@@ -13,12 +13,18 @@ const WRONG_SPAN: Duration = Duration::from_secs(5);
 const TRANSLATED: &str = "10.77.0.200";
 
 impl Scene {
-    /// Everything started over tcp, with options for remoted, the server and the client.
-    fn over_tcp_with(remoted: &[&str], server: &[&str], client: &[&str]) -> Self {
+    /// remoted and a server with a key that finds it up, with options for both.
+    fn served_with_key(remoted: &[&str], server: &[&str]) -> Self {
         let mut scene = Self::empty_with_key();
         scene.start_remoted_and_wait(remoted);
         scene.start_server(server);
         scene.wait_until_up();
+        scene
+    }
+
+    /// ... and a client, with options for it.
+    fn over_tcp_with(remoted: &[&str], server: &[&str], client: &[&str]) -> Self {
+        let mut scene = Self::served_with_key(remoted, server);
         scene.start_client(client);
         scene
     }
@@ -34,10 +40,7 @@ fn expect_replies(scene: &mut Scene) {
 
 #[test]
 fn replies_come_back_through_a_stateful_firewall_at_the_agents_host() {
-    let mut scene = Scene::empty_with_key();
-    scene.start_remoted_and_wait(&[]);
-    scene.start_server(&[]);
-    scene.wait_until_up();
+    let mut scene = Scene::served_with_key(&[], &[]);
     scene.net.raise(Firewall::Stateful);
     scene.start_client(&[]);
     expect_replies(&mut scene);
@@ -57,10 +60,7 @@ fn a_client_that_is_started_again_gets_its_replies_where_it_is() {
 
 #[test]
 fn replies_come_back_over_the_connection_where_the_server_injects_in_its_own_name() {
-    let mut scene = Scene::empty_with_key();
-    scene.start_remoted_and_wait(&[]);
-    scene.start_server(&["--inject", "local"]);
-    scene.wait_until_up();
+    let mut scene = Scene::served_with_key(&[], &["--inject", "local"]);
     // Nothing but the broker's connection passes.
     scene.net.raise(Firewall::ForbidsUdp);
     scene.start_client(&[]);
@@ -83,11 +83,8 @@ fn a_remoted_that_knows_ipv4_alone_is_injected_into() {
 #[test]
 fn whether_the_system_checks_return_paths_makes_no_difference() {
     for strictness in ["0", "1", "2"] {
-        let mut scene = Scene::empty_with_key();
+        let mut scene = Scene::served_with_key(&[], &[]);
         scene.net.check_return_paths(Side::Server, strictness);
-        scene.start_remoted_and_wait(&[]);
-        scene.start_server(&[]);
-        scene.wait_until_up();
         scene.start_client(&[]);
         expect_replies(&mut scene);
     }
@@ -95,23 +92,17 @@ fn whether_the_system_checks_return_paths_makes_no_difference() {
 
 #[test]
 fn behind_a_translated_address_replies_come_back_over_the_connection() {
-    let mut scene = Scene::empty_with_key();
+    let mut scene = Scene::served_with_key(&[], &["--inject", "local"]);
     scene.net.translate_connections(Side::Server, TRANSLATED);
     scene.net.raise(Firewall::ForbidsUdp);
-    scene.start_remoted_and_wait(&[]);
-    scene.start_server(&["--inject", "local"]);
-    scene.wait_until_up();
     scene.start_client(&[]);
     expect_replies(&mut scene);
 }
 
 #[test]
 fn a_client_is_seen_as_the_address_that_it_asks_for_if_the_server_allows_it() {
-    let mut scene = Scene::empty_with_key();
+    let mut scene = Scene::served_with_key(&[], &["--allow-source", "10.77.0.0/28"]);
     scene.net.translate_connections(Side::Server, TRANSLATED);
-    scene.start_remoted_and_wait(&[]);
-    scene.start_server(&["--allow-source", "10.77.0.0/28"]);
-    scene.wait_until_up();
     scene.start_client(&["--source", Side::Agent.ipv4()]);
     // They go to the very address and port that remoted has seen.
     expect_replies(&mut scene);
@@ -119,11 +110,8 @@ fn a_client_is_seen_as_the_address_that_it_asks_for_if_the_server_allows_it() {
 
 #[test]
 fn a_client_that_asks_for_another_address_is_refused_and_both_sides_say_why() {
-    let mut scene = Scene::empty_with_key();
+    let mut scene = Scene::served_with_key(&[], &["--allow-source", "10.99.0.0/16"]);
     scene.net.translate_connections(Side::Server, TRANSLATED);
-    scene.start_remoted_and_wait(&[]);
-    scene.start_server(&["--allow-source", "10.99.0.0/16"]);
-    scene.wait_until_up();
     scene.start_client(&["--source", Side::Agent.ipv4()]);
     scene.wait_until_client_says(&["refuses", "--allow-source"]);
     scene.wait_until_server_says(&["refused", TRANSLATED, "--allow-source"]);
@@ -178,10 +166,7 @@ fn a_port_that_the_servers_host_keeps_to_itself_costs_the_replies_alone_and_the_
 
 #[test]
 fn a_client_of_the_servers_own_host_gets_its_replies_whatever_address_it_uses() {
-    let mut scene = Scene::empty_with_key();
-    scene.start_remoted_and_wait(&[]);
-    scene.start_server(&[]);
-    scene.wait_until_up();
+    let mut scene = Scene::served_with_key(&[], &[]);
     let listen = format!("{}:2514", Side::Server.ipv4());
     scene.start_client_at(Side::Server, &["--listen", &listen]);
     let count = worth(SPAN);

@@ -1,0 +1,85 @@
+//! Whose datagrams are injected next: streams take turns, and a newcomer has none before those that it follows have nothing left.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::StreamId;
+
+/// Datagrams of one stream in a row, so that they can go out in one system call; then the next stream has its turn.
+pub(super) const TURN_DATAGRAMS: usize = 32;
+
+/// The streams that have something to inject.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// All of them.
+    waiting: HashSet<StreamId>,
+    /// Those that follow nobody, in the order of their turns.
+    queue: VecDeque<StreamId>,
+    /// Datagrams that the first of them has had in its turn.
+    had: usize,
+    /// Who waits for the end of what a stream has.
+    followers: HashMap<StreamId, Vec<StreamId>>,
+    /// How many streams each follower waits for.
+    leaders: HashMap<StreamId, usize>,
+}
+
+impl Turns {
+    /// How many streams have something to inject.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whose turn it is, and how many datagrams it may still have in it.
+    pub(super) fn first(&self) -> Option<(StreamId, usize)> {
+        self.queue.front().map(|&id| (id, TURN_DATAGRAMS - self.had))
+    }
+
+    /// The first has had so many datagrams more.
+    pub(super) fn handle_injected(&mut self, count: usize) {
+        self.had += count;
+        if self.had >= TURN_DATAGRAMS {
+            self.had = 0;
+            self.queue.rotate_left(1);
+        }
+    }
+
+    /// This stream has something to inject.
+    pub(super) fn join(&mut self, id: StreamId) {
+        if self.waiting.insert(id) && !self.leaders.contains_key(&id) {
+            self.queue.push_back(id);
+        }
+    }
+
+    /// This stream has nothing any more: those that waited for it go on.
+    pub(super) fn leave(&mut self, id: StreamId) {
+        if self.queue.front() == Some(&id) {
+            self.queue.pop_front();
+            self.had = 0;
+            self.waiting.remove(&id);
+        } else if self.waiting.remove(&id) && !self.leaders.contains_key(&id) {
+            self.queue.retain(|&other| other != id);
+        }
+        for follower in self.followers.remove(&id).unwrap_or_default() {
+            if let Some(leaders) = self.leaders.get_mut(&follower) {
+                *leaders -= 1;
+                if *leaders == 0 {
+                    self.leaders.remove(&follower);
+                    self.queue.extend(self.waiting.get(&follower));
+                }
+            }
+        }
+    }
+
+    /// Until this stream, which has something, leaves, the newcomer has no turn.
+    pub(super) fn follow(&mut self, newcomer: StreamId, leader: StreamId) {
+        self.followers.entry(leader).or_default().push(newcomer);
+        *self.leaders.entry(newcomer).or_default() += 1;
+    }
+
+    /// Nothing is known of this stream any more.
+    pub(super) fn forget(&mut self, id: StreamId) {
+        self.leave(id);
+        if self.leaders.remove(&id).is_some() {
+            self.followers.values_mut().for_each(|followers| followers.retain(|&follower| follower != id));
+        }
+    }
+}
