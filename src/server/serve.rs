@@ -38,6 +38,8 @@ const SAMPLE_GAP_MIN: Duration = Duration::from_millis(1);
 const SAMPLE_GAP_MAX: Duration = Duration::from_millis(10);
 /// Sampling may take this part of one core at most.
 const SAMPLE_SHARE: u32 = 10;
+/// ... and the most between two looks, whether anybody asks or not: the log says what became of remoted also where no client is.
+const LOOK_GAP_MAX: Duration = Duration::from_secs(5);
 /// Least time between two searches of `/proc`.
 const SEARCH_GAP: Duration = Duration::from_secs(1);
 /// The same while remoted is up and only a process beside it is not found: perhaps it cannot be seen from here.
@@ -164,18 +166,16 @@ impl<'a> Server<'a> {
     /// At a stop: what was injected is acknowledged if remoted reads it soon, so that it does not come again.
     fn finish(&mut self, events: &mut Events) {
         let until = net::now() + FINISH_MAX;
-        loop {
+        while self.gate.unread_cost() > 0 && net::now() < until {
             self.sample(net::now());
             self.tell_streams();
-            if self.gate.unread_cost() == 0 || net::now() >= until {
-                break;
-            }
             // Nothing is taken in any more: this only waits.
             if self.poll.poll(events, Some(SAMPLE_GAP_MAX)).is_err() {
                 break;
             }
         }
         self.part(until, events);
+        self.complaints.tell_rest();
     }
 
     /// Ends the connections that carry streams. To close one with something unread would reset it, and what was told last would not be heard.
@@ -197,16 +197,23 @@ impl<'a> Server<'a> {
         }
         let answers = (!self.waiting.is_empty() && !self.search_open).then(|| self.next_sample());
         let watch = self.next_watch();
-        let settle = self.gate.judge().next_deadline().filter(|_| !self.conns.is_empty());
+        let settle = self.next_settling();
         let sweep = (!self.conns.is_empty()).then(|| self.swept + SWEEP_GAP);
         let again = self.inject_again.filter(|_| self.gate.is_busy());
         [answers, watch, settle, sweep, self.accept_again, again].into_iter().flatten().min()
     }
 
-    /// When to look at remoted unasked, for the sake of the clients that are connected.
+    /// When to look at remoted unasked: soon where clients wait for it. What the first search finds is looked at first.
     fn next_watch(&self) -> Option<Time> {
-        self.sampled.filter(|_| self.gate.is_busy() || self.conns.values().any(Conn::is_client))?;
-        self.gate.next_look().map(|at| at.max(self.next_sample()))
+        let latest = self.sampled? + LOOK_GAP_MAX;
+        let watched = self.gate.is_busy() || self.conns.values().any(Conn::is_client);
+        let soon = self.gate.next_look().filter(|_| watched).map(|at| at.max(self.next_sample()));
+        Some(soon.map_or(latest, |soon| soon.min(latest)))
+    }
+
+    /// When remoted is old enough, unless what a search finds is looked at first.
+    fn next_settling(&self) -> Option<Time> {
+        self.gate.judge().next_deadline().filter(|_| !self.search_open)
     }
 
     fn next_sample(&self) -> Time {
@@ -239,7 +246,7 @@ impl<'a> Server<'a> {
         }
         let asked = !self.waiting.is_empty() && !self.search_open && self.next_sample() <= now;
         let watch = self.next_watch().is_some_and(|at| at <= now);
-        let settled = self.gate.judge().next_deadline().is_some_and(|at| at <= now);
+        let settled = self.next_settling().is_some_and(|at| at <= now);
         if asked || watch || settled {
             self.sample(now);
         }
@@ -353,10 +360,7 @@ impl<'a> Server<'a> {
             }
             self.found = found;
             self.search_open = false;
-            // Who asked waits for the next turn; who only waits for remoted is told at once.
-            if self.next_watch().is_some() {
-                self.sample(net::now());
-            }
+            self.sample(net::now());
         }
     }
 
@@ -373,13 +377,12 @@ impl<'a> Server<'a> {
             self.found.is_outdated_by(&sample) && self.searched.is_none_or(|searched| now.since(searched) >= gap);
         if stale && !self.search_open {
             self.search(now);
-            // What was found last is not there any more: the answer waits for what the search finds.
-            if lost && self.search_open && !self.waiting.is_empty() {
-                self.sampled = Some(now);
-                return;
-            }
         }
         self.sampled = Some(now);
+        // What was found last is not there any more: the answer waits for what the search finds.
+        if lost && self.search_open && !self.waiting.is_empty() {
+            return;
+        }
         self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
         self.gate.handle_sample(now, &sample);
         for (token, question) in std::mem::take(&mut self.waiting) {

@@ -103,3 +103,12 @@ fn a_killed_rsyslogd_gets_every_message_of_logger() {
     scene.log(101..=150);
     scene.wait_until_logged(150);
 }
+
+#[test]
+fn the_servers_log_says_what_becomes_of_remoted_though_nobody_asks() {
+    let mut scene = Scene::empty();
+    scene.start_server(&[]);
+    scene.wait_until_server_says(&["remoted no process"]);
+    scene.start_remoted_and_wait(&[]);
+    scene.wait_until_server_says(&["remoted up", "process"]);
+}
