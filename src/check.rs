@@ -43,6 +43,10 @@ pub fn run(config: &Config) -> Answer {
         Ok(Pong { verdict: Verdict::Up, pid, .. }) if pid > 0 => Answer::Up(format!("up: process {pid}")),
         Ok(Pong { verdict: Verdict::Up, .. }) => Answer::Up("up".into()),
         Ok(Pong { verdict, .. }) => Answer::Down(format!("down: remoted {verdict}")),
+        // What the system calls it when a read has taken too long.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Answer::Unreachable(format!("unreachable: {}: no answer within {PATIENCE:?}", config.broker))
+        }
         Err(error) => Answer::Unreachable(format!("unreachable: {}: {error}", config.broker)),
     }
 }

@@ -18,6 +18,7 @@ use values::{BufferBytes, Full, Host, Injected, Prefix, Resend, Span, Way};
 
 const DEFAULT_PORT_REMOTED: u16 = 1_514;
 const DEFAULT_PORT_BROKER: u16 = 1_517;
+const ROLES: [&str; 4] = ["client", "server", "check", "genkey"];
 /// More frequent heartbeats of an idle link would only cost.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
@@ -236,10 +237,11 @@ pub fn parse(arguments: &[String]) -> Result<Invocation, Refusal> {
         // Some of argh's texts end with their line, some do not.
         output.truncate(output.trim_end().len());
         output.push('\n');
-        match status {
-            Ok(()) => Refusal::Asked(output),
-            Err(()) => Refusal::Wrong(output),
+        if status.is_ok() {
+            return Refusal::Asked(output);
         }
+        let role = words.first().filter(|word| ROLES.contains(word)).map_or(String::new(), |role| format!(" {role}"));
+        Refusal::Wrong(format!("{output}see ossec-broker{role} --help\n"))
     })?;
     if top.version {
         return Err(Refusal::Asked(format!("ossec-broker {}\n", env!("CARGO_PKG_VERSION"))));
@@ -275,7 +277,9 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
     let server = args.server.with_port(DEFAULT_PORT_REMOTED);
     let listen = args.listen.with_port(DEFAULT_PORT_REMOTED);
     if listen == server {
-        return Err(format!("--listen and --server are both {server}: the client would send to itself"));
+        return Err(format!(
+            "--listen and --server are both {server}: the client would send to itself; give --listen another port"
+        ));
     }
     Ok(client::Config {
         server,

@@ -1,7 +1,7 @@
 //! The file with the pre-shared key.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -18,14 +18,21 @@ const OTHERS: u32 = 0o027;
 /// Says which file, and why: it cannot be read, everybody may read it, it holds no key.
 pub fn load(path: &Path) -> Result<Key, String> {
     let cannot = |error: std::io::Error| format!("cannot read the key {}: {error}", path.display());
-    let file = File::open(path).map_err(cannot)?;
-    let mode = file.metadata().map_err(cannot)?.permissions().mode();
-    if mode & OTHERS != 0 {
+    let file = File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!("there is no key {}: `ossec-broker genkey` makes one", path.display()),
+        _ => cannot(error),
+    })?;
+    let metadata = file.metadata().map_err(cannot)?;
+    if metadata.is_dir() {
+        return Err(cannot(ErrorKind::IsADirectory.into()));
+    }
+    if metadata.permissions().mode() & OTHERS != 0 {
         return Err(format!("cannot use the key {}: others may read or write it; chmod 600 it", path.display()));
     }
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(cannot)?;
-    Key::from_text(&text).map_err(|why| format!("cannot use the key {}: {why}", path.display()))
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(cannot)?;
+    Key::from_text(&String::from_utf8_lossy(&bytes))
+        .map_err(|why| format!("cannot use the key {}: {why}", path.display()))
 }
 
 /// A key that nobody has.
@@ -72,7 +79,9 @@ mod tests {
         let refused = load(&Scratch::new(&key.to_text(), 0o644).0);
         assert!(refused.is_err_and(|why| why.contains("others may read or write it") && !why.contains(&key.to_text())));
         assert!(load(&Scratch::new("secret", 0o600).0).is_err_and(|why| !why.contains("secret")));
-        assert!(load(Path::new("/nowhere")).is_err_and(|why| why.contains("/nowhere")));
+        assert!(load(&Scratch::new("\u{fffd}", 0o600).0).is_err_and(|why| why.contains("genkey")));
+        assert!(load(Path::new("/nowhere")).is_err_and(|why| why.contains("/nowhere") && why.contains("genkey")));
+        assert!(load(&std::env::temp_dir()).is_err_and(|why| why.contains("directory")));
         assert!(load(&Scratch::new(&key.to_text(), 0o660).0).is_err());
         assert_ne!(generate(), Ok(key));
     }

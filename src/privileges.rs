@@ -2,6 +2,7 @@
 
 use caps::securebits::set_keepcaps;
 use caps::{CapSet, CapsHashSet};
+use nix::errno::Errno;
 use nix::sys::prctl::set_no_new_privs;
 use nix::unistd::{Uid, User, initgroups, setgid, setuid};
 
@@ -20,7 +21,10 @@ pub fn become_user(name: &str, kept: &[Right]) -> Result<(), String> {
     let had = caps::read(None, CapSet::Permitted).map_err(|error| cannot(&error))?;
     // For the change of user alone.
     set_keepcaps(true).map_err(|error| cannot(&error))?;
-    initgroups(&group_name, user.gid).map_err(|error| cannot(&error))?;
+    initgroups(&group_name, user.gid).map_err(|error| match error {
+        Errno::EPERM => cannot(&"only root can"),
+        _ => cannot(&error),
+    })?;
     setgid(user.gid).map_err(|error| cannot(&error))?;
     setuid(user.uid).map_err(|error| cannot(&error))?;
     set_keepcaps(false).map_err(|error| cannot(&error))?;

@@ -130,13 +130,14 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("client --server 127.0.0.1", "send to itself"),
         ("client --server a --source b", "source"),
         ("client --server a --nonsense", "nonsense"),
+        ("client --server a --nonsense", "see ossec-broker client --help"),
         ("server --process any --process other", "stands alone"),
         ("server --max-connections 0", "above zero"),
         ("server --allow-source 10.0.0.0/33", "no prefix of addresses"),
         ("server --inject never", "neither spoof nor local"),
         ("server --inject local --allow-source fd00::/8", "for --inject spoof"),
         ("server --allow-source fd00::/8", "needs --psk-file"),
-        ("proxy", "proxy"),
+        ("proxy", "see ossec-broker --help"),
         ("--help --nonsense", "railing arguments"),
     ];
     for (line, hint) in table {

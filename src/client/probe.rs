@@ -253,7 +253,12 @@ impl<'a> Prober<'a> {
             Ok(peer)
         });
         match begun {
-            Ok(peer) => self.peers.push(peer),
+            Ok(peer) => {
+                if self.turn == 1 {
+                    self.trouble = format!("no answer from {address} yet");
+                }
+                self.peers.push(peer);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable && self.config.source.is_some() => {
                 self.trouble = format!("cannot connect to {address}: --source is no address of this host");
             }

@@ -7,6 +7,7 @@ use crate::time::Time;
 
 /// The same complaint is logged once in this time.
 const COMPLAINT_GAP: Duration = Duration::from_mins(1);
+
 /// Repeated trouble, told once a minute.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
@@ -41,13 +42,18 @@ impl Complaints {
         if self.told.is_some_and(|told| now.since(told) < COMPLAINT_GAP) {
             return;
         }
-        let lines = self.lines();
-        if !lines.is_empty() {
+        if self.tell_rest() {
             *self = Self { told: Some(now), ..Self::default() };
         }
-        for line in lines {
+    }
+
+    /// Logs what has come together; whether there was anything.
+    pub(super) fn tell_rest(&self) -> bool {
+        let lines = self.lines();
+        for line in &lines {
             log::warn!("{line}");
         }
+        !lines.is_empty()
     }
 
     fn lines(&self) -> Vec<String> {
@@ -56,7 +62,7 @@ impl Complaints {
             lines.push("no descriptors left: newcomers wait; raise the limit of open files".into());
         }
         if let Some((address, why)) = &self.newest {
-            lines.push(format!("{} connections refused, the last from {address}: {why}", self.strange));
+            lines.push(format!("{} refused, the last from {address}: {why}", connections(self.strange)));
         }
         if let Some(why) = &self.injecting {
             lines.push(format!("{why}; its client holds"));
@@ -68,8 +74,15 @@ impl Complaints {
             (self.slow, "cut off: they did not read what they were told"),
         ];
         lines.extend(
-            counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} connections {what}")),
+            counted
+                .iter()
+                .filter(|(count, _)| *count > 0)
+                .map(|(count, what)| format!("{} {what}", connections(*count))),
         );
         lines
     }
+}
+
+fn connections(count: u64) -> String {
+    format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }
