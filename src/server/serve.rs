@@ -5,6 +5,8 @@
 
 mod carry;
 mod door;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,66 @@
+use std::io::Write;
+use std::net::TcpStream;
+
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::net::HostPort;
+use crate::remoted::Names;
+use crate::server::Inject;
+
+/// How long the server has, so that a test that fails ends.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[test]
+fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
+    let config = Config {
+        listen: None,
+        default_port: 1_517,
+        remoted: HostPort { host: "127.0.0.1".into(), port: 1_514 },
+        inject: Inject::Spoof,
+        allowed_sources: Vec::new(),
+        user: None,
+        names: None,
+        required: Vec::new(),
+        psk_file: None,
+        settle: Duration::ZERO,
+        connections_max: 1,
+    };
+    let listener = net::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let mut client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+    let (ask_search, asked) = bounded(1);
+    let (found, founds) = bounded(1);
+    let nobody = Names::These(vec!["no such process".into()]);
+    let parts = Parts {
+        key: None,
+        places: 1,
+        sources: 1,
+        wanted: Wanted { port: 1_514, names: nobody, required: Vec::new() },
+        remoted: Vec::new(),
+        listener,
+        poll: Poll::new().expect("descriptors"),
+        ask_search,
+        founds,
+    };
+    let mut server = Server::new(&config, parts).expect("descriptors");
+    client.write_all(b"ping\n").expect("it listens");
+    let deadline = net::now() + PATIENCE;
+    let mut events = Events::with_capacity(8);
+    while asked.try_recv().is_err() {
+        assert!(net::now() < deadline, "it does not search");
+        let at = server.next_turn().unwrap_or(deadline).min(deadline);
+        server.poll.poll(&mut events, Some(at.since(net::now()))).expect("the system waits");
+        server.take_events(net::now(), &events);
+        server.turn(net::now());
+    }
+    assert_eq!(server.waiting.len(), 1, "it waits for what the search finds");
+
+    server.sample(net::now());
+    assert_eq!(server.waiting.len(), 1, "also when another look is due meanwhile");
+
+    while !server.waiting.is_empty() {
+        found.send(Found::default()).expect("the server is there");
+        server.take_found();
+    }
+    assert_eq!(server.told, Some(Verdict::NoProcess));
+}
