@@ -13,13 +13,9 @@ const WRONG_SPAN: Duration = Duration::from_secs(5);
 const TRANSLATED: &str = "10.77.0.200";
 
 impl Scene {
-    /// remoted and a server with a key that finds it up, with options for both.
+    /// remoted and a server that finds it up, with a key.
     fn served_with_key(remoted: &[&str], server: &[&str]) -> Self {
-        let mut scene = Self::empty_with_key();
-        scene.start_remoted_and_wait(remoted);
-        scene.start_server(server);
-        scene.wait_until_up();
-        scene
+        Self::empty_with_key().served(remoted, server)
     }
 
     /// ... and a client, with options for it.

@@ -31,10 +31,8 @@ fn a_burst_of_large_datagrams_is_paced_over_tcp() {
     burst(Scene::empty_with_key(), 9_000, "5500");
 }
 
-fn burst(mut scene: Scene, count: u64, size: &str) {
-    scene.start_remoted_and_wait(&SLOW);
-    scene.start_server(&[]);
-    scene.wait_until_up();
+fn burst(scene: Scene, count: u64, size: &str) {
+    let mut scene = scene.served(&SLOW, &[]);
     // Room for all of it, should the client have no turn on a busy machine meanwhile.
     scene.start_client(&["--rcvbuf", "128MiB"]);
     let traffic = scene.send_as(AGENT, count, &["--rate", "12000", "--size", size]);

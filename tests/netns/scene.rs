@@ -99,10 +99,16 @@ impl Scene {
 
     /// Everything is started, with options for the stand-in for remoted, and the link comes up.
     pub(crate) fn brought_up(mut self, remoted: &[&str]) -> Self {
-        self.start_remoted_and_wait(remoted);
-        self.start_server(&[]);
-        self.wait_until_up();
+        self = self.served(remoted, &[]);
         self.start_client(&[]);
+        self
+    }
+
+    /// remoted and a server that finds it up, with options for both.
+    pub(crate) fn served(mut self, remoted: &[&str], server: &[&str]) -> Self {
+        self.start_remoted_and_wait(remoted);
+        self.start_server(server);
+        self.wait_until_up();
         self
     }
 
