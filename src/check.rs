@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::keyfile;
 use crate::net::HostPort;
 use crate::seal::{Key, Seal};
-use crate::wire::{Assembler, Features, Frame, Hello, Ping, Pong, VERSION, Verdict};
+use crate::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION, Verdict};
 
 /// How long to wait for the server at each step.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,7 +55,13 @@ fn ask(broker: &HostPort, key: Option<&Key>) -> io::Result<Pong> {
     let mut stream = connect(&broker.resolve()?)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let hello = Hello { version: VERSION, features: Features::NONE, stream: crate::net::random(), interval_ms: 1_000 };
+    let hello = Hello {
+        version: VERSION,
+        features: Features::NONE,
+        stream: crate::net::random(),
+        interval_ms: 1_000,
+        target: Target::NONE,
+    };
     let (mut out, mut unsealed) = (Vec::new(), Vec::new());
     let mut seal = Seal::client(key, &mut out);
     Frame::Hello(hello).encode(&mut unsealed);

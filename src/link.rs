@@ -377,9 +377,11 @@ impl Link {
         }
         match pong.verdict {
             Verdict::Up => self.handle_good(now, &probe, pong, flight),
-            Verdict::Stopped | Verdict::Stalled | Verdict::Starting(_) | Verdict::NoProcess | Verdict::NoSocket => {
-                Outcome::default()
-            }
+            Verdict::Stopped
+            | Verdict::Stalled
+            | Verdict::Starting(_)
+            | Verdict::NoProcess(_)
+            | Verdict::NoSocket(_) => Outcome::default(),
         }
     }
 
@@ -524,7 +526,7 @@ impl Link {
     /// Whether remoted's socket, and with it what lay there, is gone.
     fn other_life(&mut self, pong: &Pong) -> Option<Rewind> {
         match pong.verdict {
-            Verdict::NoProcess | Verdict::NoSocket => {
+            Verdict::NoProcess(_) | Verdict::NoSocket(_) => {
                 let fresh = self.incarnation.take().is_some();
                 self.forget_path();
                 fresh.then_some(Rewind::Gone)

@@ -26,7 +26,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crate::time::Time;
-use crate::wire::{Incarnation, Reason, Verdict};
+use crate::wire::{Incarnation, Port, Reason, Receives, Verdict};
 
 /// How long a queue may stand still before remoted counts as stalled: longer than a pause for a busy disk, shorter than an
 /// administrator's patience.
@@ -121,15 +121,17 @@ struct Watched {
 impl Judge {
     /// A judge that has seen nothing: remoted counts as absent.
     pub const fn new(settle: Duration) -> Self {
-        Self { settle, life: None, companion_seen: false, verdict: Verdict::NoProcess, read: 0 }
+        Self { settle, life: None, companion_seen: false, verdict: Verdict::NoProcess(Port::Free), read: 0 }
     }
 
     /// Takes in a sample. The verdict is then that of this moment.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
         self.verdict = match sample.presence {
-            Presence::NoProcess => self.absent(Verdict::NoProcess),
-            Presence::NoSocket => self.absent(Verdict::NoSocket),
-            Presence::Stopped | Presence::Running if sample.sockets.is_empty() => self.absent(Verdict::NoSocket),
+            Presence::NoProcess => self.absent(Verdict::NoProcess(Port::Free)),
+            Presence::NoSocket => self.absent(Verdict::NoSocket(Receives::Nowhere)),
+            Presence::Stopped | Presence::Running if sample.sockets.is_empty() => {
+                self.absent(Verdict::NoSocket(Receives::Nowhere))
+            }
             Presence::Stopped => {
                 self.observe(now, sample);
                 Verdict::Stopped
@@ -199,7 +201,7 @@ impl Judge {
         let analysis_gone = sample.companion == Some(false) && self.companion_seen;
         self.companion_seen |= sample.companion == Some(true);
         let Some(life) = &self.life else {
-            return Verdict::NoSocket;
+            return Verdict::NoSocket(Receives::Nowhere);
         };
         let stalled = |socket: &Watched| socket.latest.rx_queue > 0 && now.since(socket.moved) >= STALL;
         if life.sockets.iter().any(stalled) {

@@ -21,7 +21,7 @@ mod tests;
 pub use codec::{Assembler, WireError};
 pub use data::{Data, DataItem, DataWriter};
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use codec::{Fields, Writer};
@@ -72,15 +72,37 @@ pub enum Verdict {
     /// It owns its socket, runs and reads.
     Up,
     /// No process of an accepted name exists.
-    NoProcess,
-    /// The process exists and owns no UDP socket on the port.
-    NoSocket,
+    NoProcess(Port),
+    /// The process exists and owns no UDP socket on the port that receives where datagrams go.
+    NoSocket(Receives),
     /// The process is stopped.
     Stopped,
     /// Datagrams wait in its socket and it reads none.
     Stalled,
     /// It is there and should not be sent to yet.
     Starting(Reason),
+}
+
+/// What became of remoted's port where no process of an accepted name is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// No socket is bound to it.
+    Free,
+    /// A socket is bound to it: its owner has another name, or cannot be seen from the server.
+    Taken,
+}
+
+/// Where remoted receives instead of the address that datagrams go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receives {
+    /// Nowhere.
+    Nowhere,
+    /// At other addresses alone.
+    Elsewhere,
+    /// At all addresses of IPv4, and datagrams go to one of IPv6.
+    Ipv4Alone,
+    /// At all addresses of IPv6, and datagrams go to one of IPv4.
+    Ipv6Alone,
 }
 
 /// Why remoted should not be sent to although it is there.
@@ -101,8 +123,12 @@ impl Verdict {
     const fn to_wire(self) -> (u8, u8) {
         match self {
             Self::Up => (1, 0),
-            Self::NoProcess => (2, 0),
-            Self::NoSocket => (3, 0),
+            Self::NoProcess(Port::Free) => (2, 0),
+            Self::NoProcess(Port::Taken) => (2, 1),
+            Self::NoSocket(Receives::Nowhere) => (3, 0),
+            Self::NoSocket(Receives::Elsewhere) => (3, 1),
+            Self::NoSocket(Receives::Ipv4Alone) => (3, 2),
+            Self::NoSocket(Receives::Ipv6Alone) => (3, 3),
             Self::Stopped => (4, 0),
             Self::Stalled => (5, 0),
             Self::Starting(Reason::Unknown) => (6, 0),
@@ -112,12 +138,17 @@ impl Verdict {
         }
     }
 
-    /// An unknown verdict of a newer peer must not release anything, and must not rewind either: `Starting` is that.
+    /// An unknown verdict of a newer peer must not release anything, and must not rewind either: `Starting` is that. An unknown reason
+    /// leaves the verdict what it is.
     const fn from_wire(verdict: u8, reason: u8) -> Self {
         match (verdict, reason) {
             (1, _) => Self::Up,
-            (2, _) => Self::NoProcess,
-            (3, _) => Self::NoSocket,
+            (2, 1) => Self::NoProcess(Port::Taken),
+            (2, _) => Self::NoProcess(Port::Free),
+            (3, 1) => Self::NoSocket(Receives::Elsewhere),
+            (3, 2) => Self::NoSocket(Receives::Ipv4Alone),
+            (3, 3) => Self::NoSocket(Receives::Ipv6Alone),
+            (3, _) => Self::NoSocket(Receives::Nowhere),
             (4, _) => Self::Stopped,
             (5, _) => Self::Stalled,
             (6, 1) => Self::Starting(Reason::Settling),
@@ -132,8 +163,18 @@ impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Up => "up",
-            Self::NoProcess => "no process",
-            Self::NoSocket => "no socket",
+            Self::NoProcess(Port::Free) => "no process",
+            Self::NoProcess(Port::Taken) => "no process that can be seen, although its port is taken",
+            Self::NoSocket(Receives::Nowhere) => "no socket",
+            Self::NoSocket(Receives::Elsewhere) => {
+                "no socket at the address that datagrams go to: it receives at others alone"
+            }
+            Self::NoSocket(Receives::Ipv4Alone) => {
+                "no socket at the address that datagrams go to: it receives IPv4 alone"
+            }
+            Self::NoSocket(Receives::Ipv6Alone) => {
+                "no socket at the address that datagrams go to: it receives IPv6 alone"
+            }
             Self::Stopped => "stopped",
             Self::Stalled => "stalled",
             Self::Starting(Reason::Unknown) => "not ready",
@@ -168,6 +209,26 @@ impl Features {
     }
 }
 
+/// Where a client's datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The address; `None` where a peer sends none, or is older than this field.
+    pub address: Option<IpAddr>,
+    /// The UDP port; 0 likewise.
+    pub port: u16,
+}
+
+impl Target {
+    /// That of a peer which sends none.
+    pub const NONE: Self = Self { address: None, port: 0 };
+}
+
+impl From<SocketAddr> for Target {
+    fn from(target: SocketAddr) -> Self {
+        Self { address: Some(target.ip().to_canonical()), port: target.port() }
+    }
+}
+
 /// The client's first frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -179,6 +240,8 @@ pub struct Hello {
     pub stream: u128,
     /// Longest silence between two heartbeats, in milliseconds: the server takes a longer one for a dead peer.
     pub interval_ms: u32,
+    /// Where the client sends its datagrams, or over transport tcp would send them: the server says of remoted what holds there.
+    pub target: Target,
 }
 
 /// The server's answer to `Hello`.
@@ -368,6 +431,7 @@ impl Frame {
         match self {
             Self::Hello(h) => {
                 w.u32(MAGIC).u16(h.version).u32(h.features.0).u128(h.stream).u32(h.interval_ms);
+                w.address(h.target.address).u16(h.target.port);
             }
             Self::Welcome(h) => {
                 w.u16(h.version).u32(h.features.0);
@@ -438,7 +502,8 @@ impl Frame {
                     return Err(WireError::Foreign);
                 }
                 let (version, features, stream, interval_ms) = (f.u16(), Features(f.u32()), f.u128(), f.u32());
-                Self::Hello(Hello { version, features, stream, interval_ms })
+                let target = Target { address: f.address(), port: f.u16() };
+                Self::Hello(Hello { version, features, stream, interval_ms, target })
             }
             2 => Self::Welcome(Welcome { version: f.u16(), features: Features(f.u32()) }),
             3 => Self::Refusal(Refusal { text: f.text(TEXT_BYTES_MAX) }),

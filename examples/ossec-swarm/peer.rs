@@ -8,7 +8,7 @@ use ossec_broker::net::framed::{Filled, Framed};
 use ossec_broker::net::{self};
 use ossec_broker::seal::Key;
 use ossec_broker::time::Time;
-use ossec_broker::wire::{Features, Frame, Hello, VERSION};
+use ossec_broker::wire::{Features, Frame, Hello, Target, VERSION};
 
 /// A connection, or an attempt at one.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Peer {
                 return Ok(Vec::new());
             }
             let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
-            let hello = Hello { version: VERSION, features, stream, interval_ms };
+            let hello = Hello { version: VERSION, features, stream, interval_ms, target: Target::NONE };
             self.framed.send(&Frame::Hello(hello)).map_err(|broken| broken.to_string())?;
             self.greeted = Some(net::now());
         }

@@ -21,7 +21,7 @@ use crate::relay::{Bells, Relay, SessionRef, Transport};
 use crate::seal::Key;
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::wire::{Attach, Features, Frame, Hello, Ping, Reply, VERSION};
+use crate::wire::{Attach, Features, Frame, Hello, Ping, Reply, Target, VERSION};
 use peer::{Peer, Stage};
 
 /// A name is not asked for again before this is over.
@@ -45,7 +45,7 @@ pub(super) struct Prober<'a> {
     /// Heartbeats under way on it, oldest first.
     probes: VecDeque<Probe>,
     turn: usize,
-    /// What a connection begins with.
+    /// What a connection begins with; where its datagrams go is filled in by each.
     hello: Hello,
     /// That nothing protects the connection was said.
     plain_told: bool,
@@ -87,7 +87,7 @@ impl<'a> Prober<'a> {
             chosen: None,
             probes: VecDeque::new(),
             turn: 0,
-            hello: Hello { version: VERSION, features, stream, interval_ms },
+            hello: Hello { version: VERSION, features, stream, interval_ms, target: Target::NONE },
             plain_told: false,
             trouble: "not connected yet".into(),
             report: Report::new(now),
@@ -247,8 +247,9 @@ impl<'a> Prober<'a> {
         self.turn = self.turn.wrapping_add(1);
         let token = Token(self.tokens);
         self.tokens = (self.tokens + 1) % DOORBELL.0;
+        let target = self.target(address);
         let begun = net::dial(address, self.config.source).and_then(|stream| {
-            let mut peer = Peer::new(stream, self.key.as_ref(), address, token, now);
+            let mut peer = Peer::new(stream, self.key.as_ref(), address, target, token, now);
             self.poll.registry().register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(peer)
         });
@@ -361,12 +362,11 @@ impl<'a> Prober<'a> {
             return Err("closed the connection");
         }
         self.shared.takes_empty.store(features.has(Features::EMPTY_DATAGRAMS), Ordering::Relaxed);
-        let address = peer.address;
+        let (address, target) = (peer.address, peer.target);
         self.peers.retain(|peer| peer.token == token);
         self.chosen = Some(token);
         self.probes.clear();
         self.dialer.handle_link();
-        let target = self.target(address);
         log::debug!("connected to {address}; datagrams go to {target}");
         if self.key.is_none() && !address.ip().is_loopback() && !std::mem::replace(&mut self.plain_told, true) {
             log::warn!("no key (--psk-file): heartbeats are plain");

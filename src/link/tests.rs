@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::Reason;
+use crate::wire::{Port, Reason, Receives};
 
 const SETTINGS: Settings =
     Settings { interval: Duration::from_secs(1), lease: Duration::from_millis(100), timeout: Duration::from_secs(2) };
@@ -187,8 +187,8 @@ fn what_each_verdict_does_in_the_same_and_in_another_incarnation() {
         (Verdict::Stalled, other, changed, false),
         (starting, INCARNATION, None, false),
         (starting, other, changed, false),
-        (Verdict::NoProcess, Incarnation::default(), gone, false),
-        (Verdict::NoSocket, Incarnation::default(), gone, false),
+        (Verdict::NoProcess(Port::Free), Incarnation::default(), gone, false),
+        (Verdict::NoSocket(Receives::Nowhere), Incarnation::default(), gone, false),
     ];
     for (verdict, incarnation, rewind, released) in table {
         let mut link = up();
@@ -477,7 +477,7 @@ fn the_server_may_slow_heartbeats_down_and_ask_for_one() {
     beat(&mut link, 50, IDLE, Pong { window: 0, ask_again_ms: 300, ..good() });
     assert_eq!(link.permit(ms(52)), None, "no window");
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(351)), "when it said to ask again");
-    beat(&mut link, 351, IDLE, Pong { verdict: Verdict::NoProcess, ..good() });
+    beat(&mut link, 351, IDLE, Pong { verdict: Verdict::NoProcess(Port::Free), ..good() });
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(1_351)), "remoted is away: one an interval");
     link.handle_notice();
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(352)), "the server says that this has changed");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{Incarnation, Verdict};
+use crate::wire::{Incarnation, Port, Receives, Verdict};
 
 mod histories;
 mod stream;

@@ -106,7 +106,7 @@ impl Responder {
         match self.judge.verdict() {
             Verdict::Up if self.judge.queue() == 0 => None,
             Verdict::Up | Verdict::Stalled => Some(QUEUE_WATCH_GAP),
-            Verdict::NoProcess | Verdict::NoSocket | Verdict::Stopped | Verdict::Starting(_) => Some(WATCH_GAP),
+            Verdict::NoProcess(_) | Verdict::NoSocket(_) | Verdict::Stopped | Verdict::Starting(_) => Some(WATCH_GAP),
         }
     }
 

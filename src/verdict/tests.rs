@@ -46,17 +46,21 @@ fn the_whole_table_of_verdicts() {
     let missing = Sample { missing: Some("ossec-logcollector".into()), ..running(0) };
     let settling = Verdict::Starting(Reason::Settling);
     let table = [
-        ("nothing was ever seen", vec![], Verdict::NoProcess),
-        ("no process", vec![(0, absent(Presence::NoProcess))], Verdict::NoProcess),
-        ("no socket", vec![(0, absent(Presence::NoSocket))], Verdict::NoSocket),
-        ("running without a socket", vec![(0, Sample { sockets: vec![], ..running(0) })], Verdict::NoSocket),
+        ("nothing was ever seen", vec![], Verdict::NoProcess(Port::Free)),
+        ("no process", vec![(0, absent(Presence::NoProcess))], Verdict::NoProcess(Port::Free)),
+        ("no socket", vec![(0, absent(Presence::NoSocket))], Verdict::NoSocket(Receives::Nowhere)),
+        (
+            "running without a socket",
+            vec![(0, Sample { sockets: vec![], ..running(0) })],
+            Verdict::NoSocket(Receives::Nowhere),
+        ),
         ("an old process", vec![(0, running(0))], Verdict::Up),
         ("a process of two seconds", vec![(0, young(2))], settling),
         ("the same a second later", vec![(0, young(2)), (1_000, young(3))], Verdict::Up),
         ("of unknown age, just seen", vec![(0, Sample { age: None, ..running(0) })], settling),
         ("stopped", vec![(0, running(0)), (1, stopped.clone())], Verdict::Stopped),
         ("stopped and going on", vec![(0, running(0)), (1, stopped), (2, running(0))], Verdict::Up),
-        ("gone", vec![(0, running(0)), (1, absent(Presence::NoProcess))], Verdict::NoProcess),
+        ("gone", vec![(0, running(0)), (1, absent(Presence::NoProcess))], Verdict::NoProcess(Port::Free)),
         (
             "a queue that stands still for too long",
             vec![(0, running(0)), (1, running(832)), (2_001, running(832))],

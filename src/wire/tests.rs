@@ -7,10 +7,14 @@ use super::*;
 
 mod layout;
 
-const VERDICTS: [Verdict; 9] = [
+const VERDICTS: [Verdict; 13] = [
     Verdict::Up,
-    Verdict::NoProcess,
-    Verdict::NoSocket,
+    Verdict::NoProcess(Port::Free),
+    Verdict::NoProcess(Port::Taken),
+    Verdict::NoSocket(Receives::Nowhere),
+    Verdict::NoSocket(Receives::Elsewhere),
+    Verdict::NoSocket(Receives::Ipv4Alone),
+    Verdict::NoSocket(Receives::Ipv6Alone),
     Verdict::Stopped,
     Verdict::Stalled,
     Verdict::Starting(Reason::Unknown),
@@ -52,9 +56,11 @@ fn ping() -> Ping {
 }
 
 fn frames() -> Vec<Frame> {
-    let hello = Hello { version: VERSION, features: Features(5), stream: 1 << 100, interval_ms: 1_000 };
+    let target = Target { address: Some(IpAddr::from([10, 0, 0, 1])), port: 1_514 };
+    let hello = Hello { version: VERSION, features: Features(5), stream: 1 << 100, interval_ms: 1_000, target };
     let mut all = vec![
         Frame::Hello(hello),
+        Frame::Hello(Hello { target: Target::NONE, ..hello }),
         Frame::Welcome(Welcome { version: VERSION, features: Features(1) }),
         Frame::Refusal(Refusal { text: "too many connections".into() }),
         Frame::Ping(ping()),
@@ -125,6 +131,8 @@ fn an_unknown_kind_is_passed_over_and_an_unknown_verdict_releases_nothing() {
     assert_eq!(Verdict::from_wire(99, 1), Verdict::Starting(Reason::Unknown));
     assert_eq!(Verdict::from_wire(0, 0), Verdict::Starting(Reason::Unknown));
     assert_eq!(Verdict::from_wire(6, 77), Verdict::Starting(Reason::Unknown));
+    assert_eq!(Verdict::from_wire(2, 77), Verdict::NoProcess(Port::Free));
+    assert_eq!(Verdict::from_wire(3, 77), Verdict::NoSocket(Receives::Nowhere));
 }
 
 #[test]
@@ -261,14 +269,22 @@ fn any_data() -> impl Strategy<Value = Data> {
     })
 }
 
+/// Any address as it can be read, or none.
+fn address() -> impl Strategy<Value = Option<IpAddr>> {
+    prop::option::of(any::<IpAddr>()).prop_map(|address| {
+        address.map(|address| address.to_canonical()).filter(|address| *address != Ipv6Addr::UNSPECIFIED)
+    })
+}
+
 /// Any frame as it can be read: a text is safe and short.
 fn any_frame() -> impl Strategy<Value = Frame> {
-    let hello = (any::<u16>(), any::<u32>(), any::<u128>(), any::<u32>());
+    let hello = (any::<u16>(), any::<u32>(), any::<u128>(), any::<u32>(), address(), any::<u16>());
     let text =
         prop::collection::vec(any::<char>().prop_filter("a control", |c| !c.is_control()), 0..TEXT_BYTES_MAX / 4);
     prop_oneof![
-        hello.prop_map(|(version, features, stream, interval_ms)| {
-            Frame::Hello(Hello { version, features: Features(features), stream, interval_ms })
+        hello.prop_map(|(version, features, stream, interval_ms, address, port)| {
+            let target = Target { address, port };
+            Frame::Hello(Hello { version, features: Features(features), stream, interval_ms, target })
         }),
         any::<(u16, u32)>()
             .prop_map(|(version, features)| Frame::Welcome(Welcome { version, features: Features(features) })),
@@ -276,11 +292,7 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         any_ping().prop_map(Frame::Ping),
         any_pong().prop_map(Frame::Pong),
         verdict().prop_map(|verdict| Frame::Notice(Notice { verdict })),
-        prop::option::of(any::<IpAddr>()).prop_map(|source| {
-            let source =
-                source.map(|address| address.to_canonical()).filter(|address| *address != Ipv6Addr::UNSPECIFIED);
-            Frame::Attach(Attach { source })
-        }),
+        address().prop_map(|source| Frame::Attach(Attach { source })),
         (any::<u32>(), prop::option::of(any::<u64>()), number(), number()).prop_map(
             |(epoch, from, reached, window)| {
                 Frame::Resume(Resume { epoch, from: from.map(Seq), reached: Seq(reached), window })

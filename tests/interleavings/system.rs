@@ -8,7 +8,7 @@ use std::time::Duration;
 use ossec_broker::relay::{Relay, Snapshot};
 use ossec_broker::streams::{ConnectionId, Streams, Told};
 use ossec_broker::time::Time;
-use ossec_broker::wire::{Features, Frame, Incarnation, Notice, Ping, Pong, VERSION, Verdict, Welcome};
+use ossec_broker::wire::{Features, Frame, Incarnation, Notice, Ping, Pong, Port, VERSION, Verdict, Welcome};
 use shuttle::rand::Rng;
 
 use crate::net::udp::Inside;
@@ -264,7 +264,7 @@ fn pong(ping: &Ping, up: bool) -> Pong {
     let window = if up { [0, 832, 832, 2_000, 100_000][thread_rng().gen_range(0..5)] } else { 0 };
     Pong {
         number: ping.number,
-        verdict: if up { Verdict::Up } else { Verdict::NoProcess },
+        verdict: if up { Verdict::Up } else { Verdict::NoProcess(Port::Free) },
         incarnation: Incarnation(1),
         pid: 1,
         read: 0,

@@ -60,6 +60,8 @@ impl From<Broken> for Trouble {
 pub(super) struct Peer {
     pub(super) framed: Framed,
     pub(super) address: SocketAddr,
+    /// Where datagrams go while this is the connection in use.
+    pub(super) target: SocketAddr,
     pub(super) token: Token,
     /// When the attempt began.
     pub(super) since: Time,
@@ -67,8 +69,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream, key: Option<&Key>, address: SocketAddr, token: Token, now: Time) -> Self {
-        Self { framed: Framed::client(stream, key), address, token, since: now, stage: Stage::Connecting }
+    pub(super) fn new(
+        stream: TcpStream,
+        key: Option<&Key>,
+        address: SocketAddr,
+        target: SocketAddr,
+        token: Token,
+        now: Time,
+    ) -> Self {
+        Self { framed: Framed::client(stream, key), address, target, token, since: now, stage: Stage::Connecting }
     }
 
     /// Does what the connection is ready for: the frames that came in, and whether the peer has closed it after them. The error says why the
@@ -102,7 +111,7 @@ impl Peer {
         if self.framed.stream().peer_addr().is_err() {
             return Ok(false);
         }
-        self.framed.send(&Frame::Hello(*hello))?;
+        self.framed.send(&Frame::Hello(Hello { target: self.target.into(), ..*hello }))?;
         self.stage = Stage::Greeted { at: net::now() };
         Ok(true)
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::buffer::Tally;
 use crate::relay::Counters;
+use crate::wire::Port;
 
 const WALL: u64 = 1_795_485_600;
 
@@ -72,7 +73,10 @@ fn an_outage_that_changes_its_reason_is_one_outage() {
     let mut bench = Bench::up();
     assert_eq!(bench.stand(Standing::Unanswered, 1_500), ["link down: no route to host; holding"]);
     assert_eq!(bench.stand(Standing::Unreachable, 2_000), Vec::<String>::new(), "that is the same to the reader");
-    assert_eq!(bench.stand(Standing::Remote(Verdict::NoProcess), 2_000), ["link down: remoted no process; holding"]);
+    assert_eq!(
+        bench.stand(Standing::Remote(Verdict::NoProcess(Port::Free)), 2_000),
+        ["link down: remoted no process; holding"]
+    );
     assert_eq!(bench.stand(Standing::Up, 2_000), ["link up after 5s"]);
 }
 

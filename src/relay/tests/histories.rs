@@ -8,7 +8,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::link::Probe;
-use crate::wire::{Reason, Seq};
+use crate::wire::{Port, Reason, Receives, Seq};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -59,8 +59,8 @@ const VERDICTS: [Verdict; 8] = [
     Verdict::Up,
     Verdict::Up,
     Verdict::Up,
-    Verdict::NoProcess,
-    Verdict::NoSocket,
+    Verdict::NoProcess(Port::Free),
+    Verdict::NoSocket(Receives::Nowhere),
     Verdict::Stopped,
     Verdict::Stalled,
     Verdict::Starting(Reason::Settling),

@@ -53,7 +53,7 @@ fn only_an_acknowledgement_confirms() {
 #[test]
 fn what_the_server_says_of_remoted_unasked_holds_at_once() {
     let mut bench = sent(over_tcp());
-    for verdict in [Verdict::NoSocket, Verdict::Up] {
+    for verdict in [Verdict::NoSocket(Receives::Nowhere), Verdict::Up] {
         bench.relay.handle_notice(verdict);
         let expected = if verdict == Verdict::Up { Standing::Up } else { Standing::Remote(verdict) };
         assert_eq!(bench.relay.snapshot(bench.now()).standing, expected);
@@ -64,7 +64,7 @@ fn what_the_server_says_of_remoted_unasked_holds_at_once() {
 fn while_remoted_is_away_everything_stays_within_reach_of_max_age() {
     let mut bench = sent(Config { max_age: Some(Duration::from_secs(5)), ..over_tcp() });
     bench.relay.handle_ack(&ack(10));
-    bench.relay.handle_notice(Verdict::NoProcess);
+    bench.relay.handle_notice(Verdict::NoProcess(Port::Free));
     bench.arrive(10..20);
     assert_eq!(bench.release(), [0; 0]);
     bench.at += 6_000;

@@ -1,14 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{Features, Incarnation, Notice, Verdict};
+use crate::wire::{Features, Incarnation, Notice, Target, Verdict};
 
 const fn ms(n: u64) -> Time {
     Time::from_millis(1_000_000 + n)
 }
 
 const fn hello(version: u16, interval_ms: u32) -> Frame {
-    Frame::Hello(Hello { version, features: Features::NONE, stream: 5, interval_ms })
+    Frame::Hello(Hello { version, features: Features::NONE, stream: 5, interval_ms, target: Target::NONE })
 }
 
 fn ping(number: u64) -> Frame {

@@ -7,6 +7,7 @@ use super::*;
 use crate::net::HostPort;
 use crate::remoted::Names;
 use crate::server::Inject;
+use crate::wire::Port;
 
 /// How long the server has, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -62,5 +63,5 @@ fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
         found.send(Found::default()).expect("the server is there");
         server.take_found();
     }
-    assert_eq!(server.told, Some(Verdict::NoProcess));
+    assert_eq!(server.told, Some(Verdict::NoProcess(Port::Free)));
 }

@@ -148,7 +148,7 @@ proptest! {
                     judge.handle_sample(ms(world.now), &absent(presence));
                     seen.samples.clear();
                     prop_assert_eq!((judge.queue(), judge.drops(), judge.pid()), (0, 0, 0));
-                    prop_assert!(matches!(judge.verdict(), Verdict::NoProcess | Verdict::NoSocket));
+                    prop_assert!(matches!(judge.verdict(), Verdict::NoProcess(_) | Verdict::NoSocket(_)));
                 }
             }
             prop_assert!(judge.read() >= read, "F falls");

@@ -5,7 +5,7 @@ const LENGTH_BYTES: usize = 4;
 /// The widths of a frame's fields, as in docs/protocol.md. A text has none.
 const fn widths(frame: &Frame) -> &'static [usize] {
     match frame {
-        Frame::Hello(_) => &[4, 2, 4, 16, 4],
+        Frame::Hello(_) => &[4, 2, 4, 16, 4, 16, 2],
         Frame::Welcome(_) | Frame::Reply(_) => &[2, 4],
         Frame::Refusal(_) => &[],
         Frame::Attach(_) => &[16],
@@ -40,10 +40,13 @@ fn kind_and_body(frame: &Frame) -> (u8, Vec<u8>) {
 fn every_field_lies_where_the_protocol_says() {
     let wide = |number: u64| number.to_be_bytes().to_vec();
     let narrow = |number: u32| number.to_be_bytes().to_vec();
-    let hello = Hello { version: 1, features: Features(5), stream: 7, interval_ms: 1_000 };
+    let target = Target { address: Some(IpAddr::from([10, 0, 0, 1])), port: 1_514 };
+    let hello = Hello { version: 1, features: Features(5), stream: 7, interval_ms: 1_000, target };
+    let target = [wide(0), narrow(0xffff), vec![10, 0, 0, 1, 0x05, 0xea]].concat();
+    let elsewhere = Verdict::NoSocket(Receives::Elsewhere);
     let starting = Verdict::Starting(Reason::AnalysisGone);
     let table = [
-        (Frame::Hello(hello), 1, vec![b"OSBK\0\x01".to_vec(), narrow(5), wide(0), wide(7), narrow(1_000)]),
+        (Frame::Hello(hello), 1, vec![b"OSBK\0\x01".to_vec(), narrow(5), wide(0), wide(7), narrow(1_000), target]),
         (Frame::Welcome(Welcome { version: 1, features: Features(2) }), 2, vec![vec![0, 1], narrow(2)]),
         (Frame::Refusal(Refusal { text: "no".into() }), 3, vec![b"no".to_vec()]),
         (
@@ -65,6 +68,7 @@ fn every_field_lies_where_the_protocol_says() {
                 .collect(),
         ),
         (Frame::Notice(Notice { verdict: starting }), 6, vec![vec![6, 2]]),
+        (Frame::Notice(Notice { verdict: elsewhere }), 6, vec![vec![3, 1]]),
         (Frame::Attach(Attach { source: None }), 7, vec![wide(0), wide(0)]),
         (
             Frame::Attach(Attach { source: Some(IpAddr::from([10, 0, 0, 5])) }),
