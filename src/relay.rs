@@ -224,7 +224,8 @@ impl Relay {
             dropped: self.counters.dropped_total(),
             next_cost: self.buffer.peek().map_or(0, |entry| buffer_cost(entry.bytes.len())),
             unconfirmed_cost: self.unconfirmed_cost,
-            lease_ms: u32::try_from(probe.lease().as_millis()).unwrap_or(u32::MAX),
+            // Rounded up: what the server books must not end before the lease does.
+            lease_ms: u32::try_from(probe.lease().as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX),
         };
         self.counters.heartbeats += 1;
         Some((probe, ping))

@@ -18,7 +18,7 @@ mod tests;
 
 use snow::{Builder, HandshakeState, TransportState};
 
-use crate::wire::{Assembler, Frame, Refusal};
+use crate::wire::{Assembler, Frame, Refusal, give_back};
 
 /// What a sealed connection begins with.
 const MAGIC: &[u8; 4] = b"OSBN";
@@ -155,6 +155,11 @@ impl Seal {
         matches!(self.stage, Stage::Sealed(_))
     }
 
+    /// Bytes of memory that are set aside for what waits.
+    pub const fn capacity(&self) -> usize {
+        self.incoming.capacity() + self.waiting.capacity()
+    }
+
     /// Takes in what was read. What it means goes to `input`; what is to be written at once to `out`, also where an error follows.
     ///
     /// # Errors
@@ -193,6 +198,7 @@ impl Seal {
                     assert_eq!(written, Ok(piece.len() + TAG_BYTES), "a message of this length can be sealed");
                 }
                 self.waiting.clear();
+                give_back(&mut self.waiting);
             }
         }
     }
@@ -262,6 +268,7 @@ impl Seal {
             taken += LENGTH_BYTES + length;
         }
         self.incoming.drain(..taken);
+        give_back(&mut self.incoming);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ mod data;
 #[cfg(test)]
 mod tests;
 
-pub use codec::{Assembler, WireError};
+pub use codec::{Assembler, WireError, give_back};
 pub use data::{Data, DataItem, DataWriter};
 
 use std::net::{IpAddr, SocketAddr};

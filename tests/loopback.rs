@@ -16,7 +16,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use ossec_broker::wire::{Assembler, Features, Frame, Incarnation, Pong, Resume, Seq, VERSION, Verdict, Welcome};
+use ossec_broker::wire::{
+    Assembler, Features, Frame, Hello, Incarnation, Ping, Pong, Resume, Seq, Target, VERSION, Verdict, Welcome,
+};
 use ports::free_port;
 use socket2::{Domain, Socket, Type};
 use uninterrupted::uninterrupted;
@@ -389,6 +391,39 @@ fn the_plain_request_is_answered_as_in_2015() {
     assert_eq!(ask(broker, b"ping\n"), b"pong\n");
     drop(receiver);
     assert_eq!(ask(broker, b"ping\n"), b"ossec_not_found\n");
+}
+
+/// The answers to one client are a gap apart, however fast it asks.
+#[test]
+fn a_client_that_asks_as_fast_as_it_can_is_answered_no_sooner_than_the_gap() {
+    const PINGS: u64 = 16;
+    let (_receiver, remoted) = receiver();
+    let broker = free_port(0);
+    let _server = server(broker, remoted);
+    wait_until_listening(broker);
+    let mut connection = TcpStream::connect(("127.0.0.1", broker)).expect("the server listens");
+    connection.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    say(&mut connection, &Frame::Hello(hello()));
+    let mut input = Assembler::default();
+    let Frame::Welcome(_) = next_frame(&mut connection, &mut input).0 else { panic!("a greeting comes first") };
+    let mut pings = Vec::new();
+    for number in 1..=PINGS {
+        Frame::Ping(Ping { number, ..Ping::default() }).encode(&mut pings);
+    }
+    let begun = ossec_broker::net::now();
+    connection.write_all(&pings).expect("written");
+    let mut gap = Duration::MAX;
+    for number in 1..=PINGS {
+        let Frame::Pong(pong) = next_frame(&mut connection, &mut input).0 else { panic!("only pongs come") };
+        assert_eq!(pong.number, number, "in order");
+        gap = gap.min(Duration::from_micros(pong.gap_us.into()));
+    }
+    let took = ossec_broker::net::now().since(begun);
+    assert!(took >= (PINGS as u32 - 1) * gap, "{PINGS} answers after {took:?}, with a gap of {gap:?}");
+}
+
+fn hello() -> Hello {
+    Hello { version: VERSION, features: Features::NONE, stream: 1, interval_ms: 1_000, target: Target::NONE }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::sys::socket::getsockopt;
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
 use crate::seal::{Key, Seal, SealError};
-use crate::wire::{Assembler, Frame, WireError};
+use crate::wire::{Assembler, Frame, WireError, give_back};
 
 sockopt_impl!(
     /// How much may wait unsent in a TCP connection before it counts as full.
@@ -18,8 +18,32 @@ sockopt_impl!(
 );
 sockopt_impl!(
     /// The state of a TCP connection.
-    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info
+    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, TcpState
 );
+
+/// The beginning of the kernel's `struct tcp_info`, up to what Linux 4.1 tells: the kernel says how much it wrote, and `nix` takes less than was
+/// asked for as an error of the program. So nothing is asked for that an older kernel lacks; the structure that `libc` knows grows with each version.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TcpState {
+    _flags: [u8; 8],
+    _timers: [u32; 2],
+    /// Bytes in a segment.
+    sent_mss: u32,
+    _received_mss: u32,
+    /// Segments that were sent and not acknowledged.
+    unacknowledged: u32,
+    _counts: [u32; 4],
+    _ages: [u32; 3],
+    /// Milliseconds since the newest acknowledgement came.
+    last_acknowledgement: u32,
+    /// Bytes in a packet of the path.
+    path_mtu: u32,
+    _estimates: [u32; 10],
+    _pacing: [u64; 2],
+    /// Bytes that were acknowledged, the connection's beginning included.
+    bytes_acknowledged: u64,
+}
 
 /// What may wait to be written before the peer counts as one that does not read. Some hundreds of frames.
 const UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
@@ -131,7 +155,7 @@ impl Framed {
         &self.stream
     }
 
-    /// Reads what has come in, without waiting.
+    /// Reads what has come in, without waiting. Frames that were read before an error are there all the same.
     pub fn fill(&mut self) -> Result<Filled, Broken> {
         let mut read = [0; READ_BYTES];
         for _ in 0..READS_MAX {
@@ -140,9 +164,13 @@ impl Framed {
                 Ok(bytes) => {
                     self.read += bytes as u64;
                     let opened = self.seal.open(&read[..bytes], &mut self.assembler, &mut self.unwritten);
-                    // A step of the handshake, or why there is none.
-                    self.flush()?;
+                    // A step of the handshake, or why there is none. Where it cannot be written any more, the peer's last words may still be
+                    // unread: reading goes on, and meets the end by itself.
+                    let flushed = self.flush();
                     opened?;
+                    if let Err(broken @ Broken::SlowReader) = flushed {
+                        return Err(broken);
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Filled::Dry),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -182,8 +210,13 @@ impl Framed {
     /// While something is under way: how long ago the other host acknowledged something. It says nothing of a program that does not read, whose
     /// host goes on acknowledging probes of the full window: with those nothing is under way.
     pub fn acknowledged(&self) -> Option<Duration> {
-        let info = getsockopt(&self.stream, TcpInfo).ok().filter(|info| info.tcpi_unacked > 0)?;
-        Some(Duration::from_millis(info.tcpi_last_ack_recv.into()))
+        let state = getsockopt(&self.stream, TcpInfo).ok().filter(|state| state.unacknowledged > 0)?;
+        Some(Duration::from_millis(state.last_acknowledgement.into()))
+    }
+
+    /// Bytes of memory that are set aside.
+    pub const fn capacity(&self) -> usize {
+        self.seal.capacity() + self.assembler.capacity() + self.unsealed.capacity() + self.unwritten.capacity()
     }
 
     /// Writes what is left to write, as far as the socket takes it.
@@ -203,6 +236,8 @@ impl Framed {
             }
         };
         self.unwritten.drain(..written);
+        give_back(&mut self.unsealed);
+        give_back(&mut self.unwritten);
         if self.unwritten.len() > UNWRITTEN_BYTES_MAX { Err(Broken::SlowReader) } else { outcome }
     }
 }

@@ -2,8 +2,11 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
+use super::framed::Framed;
 use super::udp::{Inbox, SendError, kernel_drops, send_batch, send_from, take_refusal, watch};
 use super::*;
+use crate::seal::Key;
+use crate::wire::{Frame, Ping, Reply, SessionName};
 
 /// How long what must come may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -126,4 +129,61 @@ fn hosts_and_ports_are_written_as_they_are_read() {
 fn the_clock_goes_forward() {
     let first = now();
     assert!(now() >= first && first > Time::ZERO);
+}
+
+/// Two ends of a connection.
+fn connection(key: Option<&Key>) -> (Framed, Framed) {
+    let listener = listen(any_port("127.0.0.1")).expect("a free port");
+    let stream = dial(listener.local_addr().expect("it is bound"), None).expect("it begins");
+    let mut accepted = listener.accept();
+    while accepted.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+        std::thread::yield_now();
+        accepted = listener.accept();
+    }
+    let (client, server) = (Framed::client(stream, key), accepted.expect("it comes").0);
+    (client, Framed::server(server, key.cloned()))
+}
+
+/// Moves what there is until a frame arrives at `to`.
+fn carry(from: &mut Framed, to: &mut Framed) -> Frame {
+    loop {
+        from.flush().expect("the other end reads");
+        from.fill().expect("the other end is there");
+        to.flush().expect("the other end reads");
+        to.fill().expect("the other end is there");
+        if let Some(frame) = to.next_frame().expect("it makes sense") {
+            return frame;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_large_frame_leaves_no_memory_behind_at_either_end() {
+    let key = Key::new([7; 32]);
+    for key in [None, Some(&key)] {
+        let (mut client, mut server) = connection(key);
+        let name = SessionName { id: 1, generation: 1 };
+        let large = Frame::Reply(Reply { name, bytes: vec![1; 65_000] });
+        for small in [false, true] {
+            let (from, to) = if small { (&mut server, &mut client) } else { (&mut client, &mut server) };
+            from.send(&large).expect("it is connected");
+            assert_eq!(carry(from, to), large);
+        }
+        // Nothing is left to be read.
+        for end in [&mut client, &mut server] {
+            assert_eq!(end.next_frame(), Ok(None));
+            assert!(end.capacity() <= 16 << 10, "{} bytes are kept", end.capacity());
+        }
+    }
+}
+
+/// What the kernel tells of a connection has grown with each version: an older one must be able to fill what is asked for.
+#[test]
+fn the_state_of_a_connection_is_asked_for_as_far_as_linux_4_1_tells_it() {
+    assert_eq!(size_of::<framed::TcpState>(), 128);
+    let (mut client, mut server) = connection(None);
+    let ping = Frame::Ping(Ping::default());
+    client.send(&ping).expect("it is connected");
+    assert_eq!(carry(&mut client, &mut server), ping);
 }

@@ -421,3 +421,13 @@ fn replies_are_taken_from_remoted_alone() {
     assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 2], 1_515))), None);
     assert_eq!(bench.counters().replies, 1);
 }
+
+#[test]
+fn the_server_books_a_grant_for_no_less_than_the_lease_lasts() {
+    let mut bench = Bench::connected(config());
+    // 100 ms, a round trip of 1.3 ms and four times half of it.
+    bench.relay.handle_connected(ms(0), Duration::from_micros(1_300), SocketAddr::from(TARGET));
+    let (probe, ping) = bench.relay.begin_heartbeat(ms(0)).expect("it is connected");
+    assert!(probe.lease().subsec_nanos() % 1_000_000 > 0, "a fraction is what this is about: {:?}", probe.lease());
+    assert!(Duration::from_millis(ping.lease_ms.into()) >= probe.lease(), "{} ms", ping.lease_ms);
+}

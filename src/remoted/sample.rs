@@ -61,7 +61,6 @@ impl Inspector {
             owners: holders.owners,
             companion: self.companion(found),
             missing: self.missing(found),
-            places: None,
         }
     }
 

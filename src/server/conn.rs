@@ -1,10 +1,12 @@
 //! One client's connection: the socket, and the conversation over it.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Shutdown};
+use std::time::Duration;
 
 use mio::net::TcpStream;
 
-use super::conversation::{Access, Conversation, Garbage, Request};
+use super::conversation::{Access, Conversation, Garbage, Question, Request};
 use crate::net::framed::{Broken, Filled, Framed};
 use crate::seal::Key;
 use crate::time::Time;
@@ -20,6 +22,9 @@ pub(super) struct Conn {
     /// The server has a key.
     keyed: bool,
     conversation: Conversation,
+    /// What it asks and was not told yet, the oldest first; the conversation bounds how much. It is told one answer at a time.
+    asked: VecDeque<Question>,
+    answered: Option<Time>,
 }
 
 /// Why a connection is to be closed.
@@ -46,22 +51,45 @@ impl From<Broken> for Close {
 impl Conn {
     pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, id: ClientId, key: Option<Key>) -> Self {
         let keyed = key.is_some();
-        Self { framed: Framed::server(stream, key), address, id, keyed, conversation: Conversation::new(now) }
+        let (framed, conversation) = (Framed::server(stream, key), Conversation::new(now));
+        Self { framed, address, id, keyed, conversation, asked: VecDeque::new(), answered: None }
     }
 
-    /// Reads and writes what the connection is ready for. The requests that came in, and what reading has left behind.
-    pub(super) fn attend(&mut self, now: Time, offers: Features) -> Result<(Vec<Request>, Filled), Close> {
-        self.framed.flush()?;
+    /// It wants an answer. Whether it wanted none before.
+    pub(super) fn ask(&mut self, question: Question) -> bool {
+        self.asked.push_back(question);
+        self.asked.len() == 1
+    }
+
+    /// What it is to be answered at this moment, and whether it asks for more. It gets no answer before the last one is `gap` old: then it can put
+    /// no more work on this server than it was told to, however much it asks.
+    pub(super) fn next_question(&mut self, now: Time, gap: Duration) -> (Option<Question>, bool) {
+        let due = self.answered.is_none_or(|answered| answered + gap <= now);
+        let question = if due { self.asked.pop_front() } else { None };
+        if question.is_some() {
+            self.answered = Some(now);
+        }
+        (question, !self.asked.is_empty())
+    }
+
+    /// Reads and writes what the connection is ready for. The requests that came in, and what reading has left behind: also where it broke, what
+    /// had come before is heard.
+    pub(super) fn attend(
+        &mut self,
+        now: Time,
+        offers: Features,
+    ) -> Result<(Vec<Request>, Result<Filled, Broken>), Close> {
+        let flushed = self.framed.flush();
         let before = self.framed.read();
-        let filled = self.framed.fill()?;
+        let filled = self.framed.fill();
         if self.framed.read() > before {
             self.conversation.handle_alive(now);
         }
         let access = self.access(offers);
         let (input, output) = self.framed.ends();
         let heard = self.conversation.handle_input(now, access, input, output);
-        self.framed.flush()?;
-        Ok((heard.map_err(Close::Garbage)?, filled))
+        let flushed = flushed.and_then(|()| self.framed.flush());
+        Ok((heard.map_err(Close::Garbage)?, filled.and_then(|filled| flushed.map(|()| filled))))
     }
 
     /// One that closes its sending side after a plain request still wants the answer.
@@ -120,5 +148,67 @@ impl Conn {
         self.framed.flush()?;
         let _ = self.framed.stream().shutdown(Shutdown::Write);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::net;
+    use crate::wire::{Frame, Hello, Ping, Target, VERSION};
+
+    /// A connection on both ends of which this test stands.
+    fn connected() -> (std::net::TcpStream, Conn) {
+        let listener = net::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let client = std::net::TcpStream::connect(address).expect("it listens");
+        let (stream, _) = listener.accept().expect("it is connected");
+        (client, Conn::new(net::now(), stream, address.ip(), 1, None))
+    }
+
+    #[test]
+    fn a_client_that_asks_without_a_pause_gets_one_answer_in_each_gap() {
+        let (_client, mut conn) = connected();
+        let (at, gap) = (Time::from_millis, Duration::from_millis(10));
+        let ping = |number| Question::Ping(Ping { number, ..Ping::default() });
+        assert_eq!(conn.next_question(at(0), gap), (None, false), "it asks nothing");
+        assert!(conn.ask(ping(1)), "it wants an answer from here on");
+        assert!(!conn.ask(ping(2)) && !conn.ask(ping(3)), "it does already");
+        assert_eq!(conn.next_question(at(100), gap), (Some(ping(1)), true), "nobody waits for the first one");
+        assert_eq!(conn.next_question(at(109), gap), (None, true), "its last answer is too young");
+        assert_eq!(conn.next_question(at(110), gap), (Some(ping(2)), true), "in the order of the questions");
+        assert_eq!(conn.next_question(at(111), Duration::from_millis(1)), (Some(ping(3)), false));
+        assert!(conn.ask(ping(4)));
+        assert_eq!(
+            conn.next_question(at(900), gap),
+            (Some(ping(4)), false),
+            "one that asks at its leisure is answered at once"
+        );
+    }
+
+    #[test]
+    fn what_came_before_a_connection_broke_is_heard() {
+        let (mut client, mut conn) = connected();
+        let hello =
+            Hello { version: VERSION, features: Features::NONE, stream: 1, interval_ms: 1_000, target: Target::NONE };
+        let (mut bytes, ping) = (Vec::new(), Ping { number: 7, ..Ping::default() });
+        Frame::Hello(hello).encode(&mut bytes);
+        Frame::Ping(ping).encode(&mut bytes);
+        client.write_all(&bytes).expect("it is connected");
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("an option");
+        // A reset, behind what it has sent.
+        drop(client);
+        let (requests, left) = loop {
+            match conn.attend(net::now(), Features::NONE).expect("it makes sense") {
+                (requests, Ok(Filled::Dry)) if requests.is_empty() => {}
+                heard => break heard,
+            }
+        };
+        assert_eq!(requests, [Request::Answer(Question::Ping(ping))]);
+        assert!(left.is_err(), "the end is told, too: {left:?}");
     }
 }

@@ -35,7 +35,7 @@ pub enum Inject {
 }
 
 /// Tokens of these sockets start here: below are those of connections.
-const TOKENS_FROM: usize = usize::MAX / 2;
+pub(super) const TOKENS_FROM: usize = usize::MAX / 2;
 /// Batches read from one socket before others have their turn.
 const BATCHES_MAX: usize = 4;
 /// Ports below are for this host's own services: whoever has the key must not take one from a service that starts later.

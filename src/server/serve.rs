@@ -20,7 +20,7 @@ use super::Config;
 use super::complaints::Complaints;
 use super::conn::{Close, Conn};
 use super::conversation::{Garbage, Question, Request};
-use super::inject::Injector;
+use super::inject::{Injector, TOKENS_FROM};
 use crate::gate::Gate;
 use crate::net::framed::{Broken, Filled};
 use crate::net::{self};
@@ -29,10 +29,12 @@ use crate::seal::Key;
 use crate::streams::Offence;
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::verdict::Sample;
+use crate::verdict::{ClientId, Sample};
 use crate::wire::{Frame, Incarnation, Notice, Verdict};
 
 const LISTENER: Token = Token(usize::MAX - 1);
+/// Tokens of connections lie below: behind them are the injector's.
+const CONNECTION_TOKENS: usize = TOKENS_FROM;
 
 /// Least time between two samples: more often would only measure the measuring.
 const SAMPLE_GAP_MIN: Duration = Duration::from_millis(1);
@@ -82,10 +84,13 @@ pub(super) struct Server<'a> {
     /// Connections that have not said what they are, by address.
     strangers: HashMap<IpAddr, usize>,
     tokens: usize,
+    /// Connections so far: each has a number of its own.
+    admitted: ClientId,
     /// Connections with more to read than one turn takes.
     unread: Vec<Token>,
     unread_replies: Vec<Token>,
-    waiting: Vec<(Token, Question)>,
+    /// Connections that want an answer.
+    waiting: Vec<Token>,
     inspector: Inspector,
     found: Found,
     gate: Gate,
@@ -122,6 +127,7 @@ impl<'a> Server<'a> {
             conns: HashMap::new(),
             strangers: HashMap::new(),
             tokens: 0,
+            admitted: 0,
             unread: Vec::new(),
             unread_replies: Vec::new(),
             waiting: Vec::new(),
@@ -283,11 +289,13 @@ impl<'a> Server<'a> {
                 if let Some(offence) = offence {
                     return self.close(token, &Close::Garbage(Garbage::Datagrams(offence)));
                 }
-                if filled == Filled::Ended && self.conns.get(&token).is_some_and(|conn| !conn.awaits_last_answer()) {
-                    return self.close(token, &Close::Ended);
-                }
-                if filled == Filled::More && !self.unread.contains(&token) {
-                    self.unread.push(token);
+                match filled {
+                    Err(broken) => self.close(token, &Close::Broken(broken)),
+                    Ok(Filled::Ended) if self.conns.get(&token).is_some_and(|conn| !conn.awaits_last_answer()) => {
+                        self.close(token, &Close::Ended);
+                    }
+                    Ok(Filled::More) if !self.unread.contains(&token) => self.unread.push(token),
+                    Ok(Filled::Dry | Filled::More | Filled::Ended) => {}
                 }
             }
             Err(close) => self.close(token, &close),
@@ -296,11 +304,15 @@ impl<'a> Server<'a> {
 
     /// What a connection asks for waits for a look at remoted; what it brings does not.
     fn take(&mut self, now: Time, token: Token, request: Request) -> Result<(), Offence> {
-        let Some(conn) = self.conns.get(&token) else {
+        let Some(conn) = self.conns.get_mut(&token) else {
             return Ok(());
         };
         match request {
-            Request::Answer(question) => self.waiting.push((token, question)),
+            Request::Answer(question) => {
+                if conn.ask(question) {
+                    self.waiting.push(token);
+                }
+            }
             Request::Attach(stream, source) => self.attach(now, token, stream, source),
             Request::Session(session) => self.gate.handle_session(conn.id, session)?,
             Request::Data(data) => self.gate.handle_data(conn.id, data)?,
@@ -342,7 +354,7 @@ impl<'a> Server<'a> {
             self.forget_stranger(conn.address);
         }
         self.gate.handle_gone(net::now(), conn.id);
-        self.waiting.retain(|(waiting, _)| *waiting != token);
+        self.waiting.retain(|waiting| *waiting != token);
     }
 
     fn search(&mut self, now: Time) {
@@ -387,14 +399,22 @@ impl<'a> Server<'a> {
         }
         self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
         self.gate.handle_sample(now, &sample);
-        for (token, question) in std::mem::take(&mut self.waiting) {
-            self.answer(now, token, question);
+        for token in std::mem::take(&mut self.waiting) {
+            self.answer(now, token);
         }
         self.tell_change(&sample);
     }
 
-    fn answer(&mut self, now: Time, token: Token, question: Question) {
+    /// Gives a connection one of the answers that it wants, if it is time for it.
+    fn answer(&mut self, now: Time, token: Token) {
         let Some(conn) = self.conns.get_mut(&token) else {
+            return;
+        };
+        let (question, more) = conn.next_question(now, self.gap);
+        if more {
+            self.waiting.push(token);
+        }
+        let Some(question) = question else {
             return;
         };
         let outcome = match question {
@@ -402,7 +422,7 @@ impl<'a> Server<'a> {
             // It was refused meanwhile.
             Question::Ping(_) if !conn.is_client() => Ok(()),
             Question::Ping(ping) => {
-                let pong = self.gate.handle_ping(now, conn.id, conn.address, None, &ping, self.gap);
+                let pong = self.gate.handle_ping(now, conn.id, conn.address, &ping, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,

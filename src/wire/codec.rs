@@ -5,6 +5,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::{FRAME_BYTES_MAX, Frame};
 
 const LENGTH_BYTES: usize = 4;
+/// What an empty buffer of a connection keeps: room for heartbeats. One large frame must not cost each of thousands of connections its size for ever.
+const KEPT_BYTES: usize = 4 * 1024;
+
+/// Gives the memory of an emptied buffer back, all but the room that heartbeats need.
+pub fn give_back(buffer: &mut Vec<u8>) {
+    if buffer.is_empty() && buffer.capacity() > KEPT_BYTES {
+        *buffer = Vec::new();
+    }
+}
 
 /// Why a peer's bytes make no sense; the connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +56,11 @@ impl Assembler {
         self.bytes.extend_from_slice(read);
     }
 
+    /// Bytes of memory that are set aside.
+    pub const fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// What has come in and is not part of a frame taken out.
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.start..]
@@ -56,6 +70,11 @@ impl Assembler {
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         loop {
             let Some((head, after)) = self.bytes[self.start..].split_first_chunk::<LENGTH_BYTES>() else {
+                if self.rest().is_empty() {
+                    self.start = 0;
+                    self.bytes.clear();
+                    give_back(&mut self.bytes);
+                }
                 return Ok(None);
             };
             let length = u32::from_be_bytes(*head);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mio::{Interest, Token};
 
-use super::{Close, Conn, LISTENER, Server};
+use super::{CONNECTION_TOKENS, Close, Conn, Server};
 use crate::net::{self};
 use crate::time::Time;
 use crate::wire::{Frame, Refusal};
@@ -55,10 +55,9 @@ impl Server<'_> {
     fn admit(&mut self, now: Time, stream: mio::net::TcpStream, address: IpAddr) {
         // Answers are small and waited for.
         let _ = stream.set_nodelay(true);
-        let token = Token(self.tokens);
-        // Wrapping takes an age; the two highest are taken.
-        self.tokens = (self.tokens + 1) % LISTENER.0;
-        let mut conn = Conn::new(now, stream, address, token.0 as u64, self.key.clone());
+        let token = self.free_token();
+        self.admitted += 1;
+        let mut conn = Conn::new(now, stream, address, self.admitted, self.key.clone());
         let most = (self.places.min(self.config.connections_max) / 4).clamp(NEW_PER_ADDRESS_MIN, NEW_PER_ADDRESS_MAX);
         let crowded = self.strangers.get(&neighbourhood(address)).is_some_and(|&count| count >= most);
         if crowded {
@@ -77,6 +76,17 @@ impl Server<'_> {
                 self.note_stranger(address);
             }
             Err(error) => log::debug!("cannot wait for {address}: {error}"),
+        }
+    }
+
+    /// A token that no connection has, below those of others: with 32 bits they are used up within weeks, and a connection may last for months.
+    fn free_token(&mut self) -> Token {
+        loop {
+            let token = Token(self.tokens);
+            self.tokens = (self.tokens + 1) % CONNECTION_TOKENS;
+            if !self.conns.contains_key(&token) {
+                return token;
+            }
         }
     }
 

@@ -12,9 +12,8 @@ use crate::wire::Port;
 /// How long the server has, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-#[test]
-fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
-    let config = Config {
+fn config() -> Config {
+    Config {
         listen: None,
         default_port: 1_517,
         remoted: HostPort { host: "127.0.0.1".into(), port: 1_514 },
@@ -25,16 +24,18 @@ fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
         required: Vec::new(),
         psk_file: None,
         settle: Duration::ZERO,
-        connections_max: 1,
-    };
+        connections_max: 4,
+    }
+}
+
+/// A server that finds nobody, and a connection to it that was not accepted yet.
+fn served(config: &Config, ask_search: Sender<()>, founds: Receiver<Found>) -> (Server<'_>, TcpStream) {
     let listener = net::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-    let mut client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
-    let (ask_search, asked) = bounded(1);
-    let (found, founds) = bounded(1);
+    let client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
     let nobody = Names::These(vec!["no such process".into()]);
     let parts = Parts {
         key: None,
-        places: 1,
+        places: 4,
         sources: 1,
         wanted: Wanted { port: 1_514, names: nobody, required: Vec::new() },
         remoted: Vec::new(),
@@ -43,7 +44,34 @@ fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
         ask_search,
         founds,
     };
-    let mut server = Server::new(&config, parts).expect("descriptors");
+    (Server::new(config, parts).expect("descriptors"), client)
+}
+
+#[test]
+fn tokens_of_connections_begin_anew_below_those_of_others_and_pass_over_what_is_taken() {
+    let config = config();
+    let (_founds, founds) = bounded(1);
+    let (mut server, _first) = served(&config, bounded(1).0, founds);
+    server.accept(net::now());
+    assert_eq!(server.conns.keys().copied().collect::<Vec<_>>(), [Token(0)]);
+    server.tokens = CONNECTION_TOKENS - 1;
+    let address = server.listener.local_addr().expect("it is bound");
+    let _others = [(); 2].map(|()| TcpStream::connect(address).expect("it listens"));
+    server.accept(net::now());
+    let mut tokens: Vec<usize> = server.conns.keys().map(|token| token.0).collect();
+    tokens.sort_unstable();
+    assert_eq!(tokens, [0, 1, CONNECTION_TOKENS - 1], "the first connection keeps its token");
+    assert!(tokens.iter().all(|&token| !Injector::owns(Token(token)) && ![LISTENER, DOORBELL].contains(&Token(token))));
+    let ids: std::collections::HashSet<u64> = server.conns.values().map(|conn| conn.id).collect();
+    assert_eq!(ids.len(), 3);
+}
+
+#[test]
+fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
+    let config = config();
+    let (ask_search, asked) = bounded(1);
+    let (found, founds) = bounded(1);
+    let (mut server, mut client) = served(&config, ask_search, founds);
     client.write_all(b"ping\n").expect("it listens");
     let deadline = net::now() + PATIENCE;
     let mut events = Events::with_capacity(8);
