@@ -98,15 +98,16 @@ impl Gate {
         now: Time,
         connection: ConnectionId,
         address: IpAddr,
+        destination: Option<IpAddr>,
         ping: &Ping,
         gap: Duration,
     ) -> Pong {
         if self.streams.carries(connection) {
             // Its datagrams do not go to remoted by themselves.
             let ping = Ping { unsent: 0, unconfirmed_cost: 0, ..*ping };
-            return self.responder.handle_ping(now, connection, address, &ping, gap);
+            return self.responder.handle_ping(now, connection, address, None, &ping, gap);
         }
-        self.responder.handle_ping(now, connection, address, ping, gap)
+        self.responder.handle_ping(now, connection, address, destination, ping, gap)
     }
 
     /// A connection carries a stream from here on. The one that did before, if any, is to be closed.

@@ -287,7 +287,8 @@ impl Streams {
         Ok(())
     }
 
-    /// remoted was looked at: which life of it was seen (the default: none), what it has read so far, and what waits in its socket.
+    /// remoted was looked at: which life of it was seen (the default: none), what it has read so far, and what waits in its socket. Of several
+    /// sockets the judge gives a sum and a queue that hold for all of them: the queue is 0 only if all are empty.
     ///
     /// What was injected since the last look may not be in the socket yet: a busy system leaves it to ksoftirqd (up to Linux 6.4). So the queue that
     /// it stands in is the one at the look after that. Returns whether there is such a step, and another look soon shows more.

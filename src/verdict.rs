@@ -11,18 +11,25 @@
 //! | starting | there for less than `--settle`; or the analysis daemon once seen beside it is gone; or a `--require`d process is missing |
 //! | up | otherwise |
 //!
-//! **F** is the sum of all falls of the sockets' queues from one sample to the next: a lower bound of what remoted read, since a fall that
-//! is refilled between two samples is not seen.
+//! **F** is the sum of all falls of the socket's queue from one sample to the next: a lower bound of what remoted read, since a fall that
+//! is refilled between two samples is not seen. What had come in at a sample has been read when F reaches F and the queue of that sample.
+//!
+//! With several sockets a sum of falls would let what one of them reads stand for what waits in another. So at a *checkpoint* each socket
+//! is given the sum of falls at which it has read what lies in it, and F stands still until each has come that far, or was seen empty; F is then
+//! what had come in by the checkpoint, the queue is what has come in since, and the next checkpoint begins.
 
+mod places;
 mod responder;
 #[cfg(test)]
 mod tests;
 mod windows;
 
+pub use places::{Place, Places};
 pub use responder::Responder;
 pub use windows::{ClientId, Grant, Request, Room, Windows};
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::time::Time;
@@ -37,8 +44,12 @@ pub const STALL: Duration = Duration::from_secs(2);
 pub enum Presence {
     /// No process of an accepted name exists.
     NoProcess,
+    /// The same, and yet a socket is bound to the port: by a process of another name, or by one that cannot be seen.
+    Taken,
     /// A process of an accepted name exists, but none owns a UDP socket on the port.
     NoSocket,
+    /// The same: those that it owns do not receive at the address of `--remoted`.
+    Elsewhere,
     /// An owner of a socket is stopped (`SIGSTOP`, a debugger).
     Stopped,
     /// Every owner can run.
@@ -82,6 +93,8 @@ pub struct Sample {
     pub companion: Option<bool>,
     /// The first of the names asked for with `--require` that no running process has.
     pub missing: Option<String>,
+    /// Where they receive; `None` where that is not known: in another network namespace, a container.
+    pub places: Option<Places>,
 }
 
 /// A socket that was not read for this long counts as not being read at the moment.
@@ -95,6 +108,8 @@ pub struct Judge {
     companion_seen: bool,
     verdict: Verdict,
     read: u64,
+    /// Where remoted receives, as far as that is known.
+    places: Option<Places>,
 }
 
 /// One incarnation under observation.
@@ -106,6 +121,10 @@ struct Life {
     settled: Time,
     sockets: Vec<Watched>,
     drops: u64,
+    /// F when it began.
+    base: u64,
+    /// What had come into its sockets at the newest checkpoint, F at the beginning included.
+    checkpoint: u64,
 }
 
 /// One socket under observation.
@@ -116,19 +135,83 @@ struct Watched {
     moved: Time,
     /// It was seen to be empty or to fall.
     has_moved: bool,
+    /// The sum of its falls.
+    fallen: u64,
+    /// The sum at which it passes the newest checkpoint; `None`: it has passed.
+    passes_at: Option<u64>,
+}
+
+impl Watched {
+    const fn new(now: Time, latest: Socket) -> Self {
+        Self { latest, moved: now, has_moved: false, fallen: 0, passes_at: None }
+    }
+
+    /// Adds up what has happened since the last sample. How many datagrams were dropped.
+    fn handle_seen(&mut self, now: Time, seen: &Socket) -> u64 {
+        let fall = self.latest.rx_queue.saturating_sub(seen.rx_queue);
+        self.fallen += fall;
+        if fall > 0 || seen.rx_queue == 0 || self.latest.rx_queue == 0 {
+            (self.moved, self.has_moved) = (now, true);
+        }
+        self.passes_at = self.passes_at.filter(|&sum| seen.rx_queue > 0 && self.fallen < sum);
+        // The kernel's counter has 32 bits and wraps.
+        let drops = u64::from(seen.drops.wrapping_sub(self.latest.drops));
+        self.latest = *seen;
+        drops
+    }
+
+    /// What has come in since it was seen first, at least, and what lay in it then.
+    const fn arrived(&self) -> u64 {
+        self.fallen + self.latest.rx_queue
+    }
+}
+
+impl Life {
+    /// What has come into the sockets, at least, F at the beginning included.
+    fn arrived(&self) -> u64 {
+        self.base + self.sockets.iter().map(Watched::arrived).sum::<u64>()
+    }
+
+    /// F, and the next checkpoint if the last one has been passed.
+    fn read(&mut self, before: u64) -> u64 {
+        if let [only] = &self.sockets[..] {
+            return self.base + only.fallen;
+        }
+        if self.sockets.iter().any(|socket| socket.passes_at.is_some()) {
+            return before;
+        }
+        let passed = self.checkpoint;
+        self.checkpoint = self.arrived();
+        for socket in &mut self.sockets {
+            socket.passes_at = (socket.latest.rx_queue > 0).then_some(socket.arrived());
+        }
+        // With nothing in any socket, it is passed as soon as it is set.
+        let empty = self.sockets.iter().all(|socket| socket.passes_at.is_none());
+        if empty { self.checkpoint } else { passed }
+    }
 }
 
 impl Judge {
     /// A judge that has seen nothing: remoted counts as absent.
     pub const fn new(settle: Duration) -> Self {
-        Self { settle, life: None, companion_seen: false, verdict: Verdict::NoProcess(Port::Free), read: 0 }
+        Self {
+            settle,
+            life: None,
+            companion_seen: false,
+            verdict: Verdict::NoProcess(Port::Free),
+            read: 0,
+            places: None,
+        }
     }
 
     /// Takes in a sample. The verdict is then that of this moment.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
+        self.places.clone_from(&sample.places);
         self.verdict = match sample.presence {
             Presence::NoProcess => self.absent(Verdict::NoProcess(Port::Free)),
+            Presence::Taken => self.absent(Verdict::NoProcess(Port::Taken)),
             Presence::NoSocket => self.absent(Verdict::NoSocket(Receives::Nowhere)),
+            Presence::Elsewhere => self.absent(Verdict::NoSocket(Receives::Elsewhere)),
             Presence::Stopped | Presence::Running if sample.sockets.is_empty() => {
                 self.absent(Verdict::NoSocket(Receives::Nowhere))
             }
@@ -148,6 +231,15 @@ impl Judge {
         self.verdict
     }
 
+    /// The same for a client whose datagrams arrive at this address of the server's host, if that is known: remoted may receive elsewhere alone.
+    pub fn verdict_at(&self, destination: Option<IpAddr>) -> Verdict {
+        match (self.verdict, &self.places, destination) {
+            (Verdict::NoProcess(_) | Verdict::NoSocket(_), _, _) => self.verdict,
+            (_, Some(places), Some(at)) => places.receive_at(at).map_or_else(Verdict::NoSocket, |()| self.verdict),
+            (_, _, _) => self.verdict,
+        }
+    }
+
     /// Which life of remoted the newest sample showed; the default where it showed none.
     pub fn incarnation(&self) -> Incarnation {
         self.life.as_ref().map_or_else(Incarnation::default, |life| life.incarnation)
@@ -163,8 +255,14 @@ impl Judge {
         self.read
     }
 
-    /// Bytes that waited in remoted's sockets at the newest sample.
+    /// What F still lacks of all that had come in at the newest sample: when F has grown by so much, all that lay in any of remoted's sockets
+    /// has been read. It is 0 if and only if all of them were empty. With one socket it is what lies in it, with several it may be more.
     pub fn queue(&self) -> u64 {
+        self.life.as_ref().map_or(0, |life| life.arrived() - self.read)
+    }
+
+    /// Bytes that lay in remoted's sockets at the newest sample.
+    pub fn backlog(&self) -> u64 {
         self.life.iter().flat_map(|life| &life.sockets).map(|socket| socket.latest.rx_queue).sum()
     }
 
@@ -220,17 +318,10 @@ impl Judge {
     /// Adds up what has happened to the sockets since the last sample.
     fn observe(&mut self, now: Time, sample: &Sample) {
         let incarnation = incarnation(sample);
-        let life = match self.life.take().filter(|life| life.incarnation == incarnation) {
+        let mut life = match self.life.take().filter(|life| life.incarnation == incarnation) {
             Some(mut life) => {
                 for (watched, seen) in life.sockets.iter_mut().zip(&sample.sockets) {
-                    let fall = watched.latest.rx_queue.saturating_sub(seen.rx_queue);
-                    self.read += fall;
-                    if fall > 0 || seen.rx_queue == 0 || watched.latest.rx_queue == 0 {
-                        (watched.moved, watched.has_moved) = (now, true);
-                    }
-                    // The kernel's counter has 32 bits and wraps.
-                    life.drops += u64::from(seen.drops.wrapping_sub(watched.latest.drops));
-                    watched.latest = *seen;
+                    life.drops += watched.handle_seen(now, seen);
                 }
                 life
             }
@@ -238,14 +329,13 @@ impl Judge {
                 incarnation,
                 pid: sample.owners.first().map_or(0, |owner| owner.pid),
                 settled: now + self.settle.saturating_sub(sample.age.unwrap_or_default()),
-                sockets: sample
-                    .sockets
-                    .iter()
-                    .map(|&latest| Watched { latest, moved: now, has_moved: false })
-                    .collect(),
+                sockets: sample.sockets.iter().map(|&latest| Watched::new(now, latest)).collect(),
                 drops: 0,
+                base: self.read,
+                checkpoint: self.read,
             },
         };
+        self.read = life.read(self.read);
         self.life = Some(life);
     }
 }

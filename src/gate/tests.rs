@@ -17,6 +17,7 @@ fn sample(queue: u64, drops: u32) -> Sample {
         age: Some(Duration::from_hours(1)),
         companion: None,
         missing: None,
+        places: None,
     }
 }
 

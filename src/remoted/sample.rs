@@ -61,6 +61,7 @@ impl Inspector {
             owners: holders.owners,
             companion: self.companion(found),
             missing: self.missing(found),
+            places: None,
         }
     }
 

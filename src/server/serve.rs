@@ -422,7 +422,7 @@ impl<'a> Server<'a> {
             // It was refused meanwhile.
             Question::Ping(_) if !conn.is_client() => Ok(()),
             Question::Ping(ping) => {
-                let pong = self.gate.handle_ping(now, conn.id, conn.address, &ping, self.gap);
+                let pong = self.gate.handle_ping(now, conn.id, conn.address, None, &ping, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,

@@ -53,7 +53,7 @@ impl Responder {
             self.overflowed = Some(now);
         }
         if self.judge.verdict() == Verdict::Up {
-            self.windows.handle_queue(now, self.judge.queue(), self.overflows(now));
+            self.windows.handle_queue(now, self.judge.backlog(), self.overflows(now));
         }
     }
 
@@ -62,14 +62,28 @@ impl Responder {
         self.windows.handle_gone(client);
     }
 
-    /// Answers a client at this address from the newest sample. `gap`: least time between the beginnings of two heartbeats.
-    pub fn handle_ping(&mut self, now: Time, client: ClientId, address: IpAddr, ping: &Ping, gap: Duration) -> Pong {
-        let grant = self.grant(now, request(client, address, ping), ping.unsent_cost());
+    /// Answers a client at this address from the newest sample. `destination`: where its datagrams arrive at the server's host, if that is known
+    /// and matters. `gap`: least time between the beginnings of two heartbeats.
+    pub fn handle_ping(
+        &mut self,
+        now: Time,
+        client: ClientId,
+        address: IpAddr,
+        destination: Option<IpAddr>,
+        ping: &Ping,
+        gap: Duration,
+    ) -> Pong {
+        let verdict = self.judge.verdict_at(destination);
+        let grant = if verdict == Verdict::Up {
+            self.grant(now, request(client, address, ping), ping.unsent_cost())
+        } else {
+            Grant { window: 0, ask_again: Duration::ZERO }
+        };
         let active = self.windows.active(now);
         let judge = &self.judge;
         Pong {
             number: ping.number,
-            verdict: judge.verdict(),
+            verdict,
             incarnation: judge.incarnation(),
             pid: judge.pid(),
             read: judge.read(),
@@ -116,7 +130,7 @@ impl Responder {
         }
         let room = Room {
             buffer: self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT),
-            queue: self.judge.queue(),
+            queue: self.judge.backlog(),
             overflows: self.overflows(now),
             reads: self.judge.is_reading(now),
         };

@@ -23,11 +23,20 @@ fn running(rx_queue: u64) -> Sample {
         age: Some(Duration::from_hours(1)),
         companion: None,
         missing: None,
+        places: None,
     }
 }
 
 fn absent(presence: Presence) -> Sample {
-    Sample { presence, sockets: Vec::new(), owners: Vec::new(), age: None, companion: None, missing: None }
+    Sample {
+        presence,
+        sockets: Vec::new(),
+        owners: Vec::new(),
+        age: None,
+        companion: None,
+        missing: None,
+        places: None,
+    }
 }
 
 fn judged(samples: &[(u64, Sample)]) -> Judge {
@@ -48,7 +57,9 @@ fn the_whole_table_of_verdicts() {
     let table = [
         ("nothing was ever seen", vec![], Verdict::NoProcess(Port::Free)),
         ("no process", vec![(0, absent(Presence::NoProcess))], Verdict::NoProcess(Port::Free)),
+        ("no process that can be seen", vec![(0, absent(Presence::Taken))], Verdict::NoProcess(Port::Taken)),
         ("no socket", vec![(0, absent(Presence::NoSocket))], Verdict::NoSocket(Receives::Nowhere)),
+        ("no socket there", vec![(0, absent(Presence::Elsewhere))], Verdict::NoSocket(Receives::Elsewhere)),
         (
             "running without a socket",
             vec![(0, Sample { sockets: vec![], ..running(0) })],
@@ -152,4 +163,41 @@ fn a_judge_that_has_just_come_has_seen_nobody_read() {
     judge.handle_sample(Time::from_millis(10), &running(4_000));
     assert!(judge.is_reading(Time::from_millis(10)));
     assert!(!judge.is_reading(Time::from_millis(400)), "not for some time");
+}
+
+#[test]
+fn of_several_sockets_what_one_reads_proves_nothing_of_another() {
+    let two =
+        |first, second| Sample { sockets: vec![socket(first), Socket { inode: 8, ..socket(second) }], ..running(0) };
+    let mut judge = judged(&[(0, two(1_000, 500))]);
+    let mark = judge.read() + judge.queue();
+    let mut is_read = |at, first, second| {
+        judge.handle_sample(ms(at), &two(first, second));
+        judge.read() >= mark
+    };
+    assert!(!is_read(1, 0, 500));
+    assert!(!is_read(2, 9_000, 500));
+    assert!(!is_read(3, 0, 500), "the first has read far more than the mark");
+    assert!(is_read(4, 700, 0));
+    assert_eq!(judge.queue(), 700 + 9_000, "what has come in since the checkpoint waits for the next one");
+    judge.handle_sample(ms(5), &two(0, 0));
+    assert_eq!((judge.read(), judge.queue()), (10_000 + 1_200, 0), "with all of them empty nothing does");
+}
+
+#[test]
+fn a_client_whose_datagrams_arrive_where_remoted_does_not_receive_is_told_so_and_it_alone() {
+    let places = Places { remoted: vec![Place::AllOfV4], strangers: Vec::new() };
+    let at = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
+    let known = |presence| Sample { presence, places: Some(places.clone()), ..running(0) };
+    let v4_alone = Verdict::NoSocket(Receives::Ipv4Alone);
+    for (sample, expected) in [
+        (known(Presence::Running), [Verdict::Up, Verdict::Up, v4_alone]),
+        (known(Presence::Stopped), [Verdict::Stopped, Verdict::Stopped, v4_alone]),
+        (Sample { places: None, ..running(0) }, [Verdict::Up; 3]),
+        (absent(Presence::NoProcess), [Verdict::NoProcess(Port::Free); 3]),
+        (absent(Presence::NoSocket), [Verdict::NoSocket(Receives::Nowhere); 3]),
+    ] {
+        let judge = judged(&[(0, running(0)), (1, sample)]);
+        assert_eq!([None, at("10.0.0.1"), at("fd00::1")].map(|at| judge.verdict_at(at)), expected);
+    }
 }

@@ -133,11 +133,19 @@ impl Remoted {
             (true, false) => Presence::Running,
         };
         if !self.alive {
-            return Sample { presence, sockets: vec![], owners: vec![], age: None, companion: None, missing: None };
+            return Sample {
+                presence,
+                sockets: vec![],
+                owners: vec![],
+                age: None,
+                companion: None,
+                missing: None,
+                places: None,
+            };
         }
         let socket = Socket { inode: self.life, rx_queue: self.queued, drops: self.drops, buffer: Some(BUFFER) };
         let age = if self.life == 1 { Duration::from_hours(1) } else { Duration::from_nanos(now - self.born) };
         let owners = vec![Owner { pid: 100 + self.life as u32, start_ticks: self.born / (10 * MS) }];
-        Sample { presence, sockets: vec![socket], owners, age: Some(age), companion: None, missing: None }
+        Sample { presence, sockets: vec![socket], owners, age: Some(age), companion: None, missing: None, places: None }
     }
 }

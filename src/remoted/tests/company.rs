@@ -64,6 +64,7 @@ fn with_any_name_the_port_alone_counts() {
         age: None,
         companion: None,
         missing: None,
+        places: None,
     };
     assert_eq!(sample, expected);
     assert!(!found.is_outdated_by(&sample));

@@ -25,6 +25,7 @@ fn nothing_is_there_before_the_first_search() {
         owners: vec![],
         age: None,
         companion: None,
+        places: None,
         missing: Some("systemd".into()),
     };
     assert_eq!(sample, expected);

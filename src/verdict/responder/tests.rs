@@ -1,4 +1,6 @@
 use super::*;
+use crate::verdict::{Place, Places, Presence, Socket};
+use crate::wire::Receives;
 
 #[test]
 fn what_a_client_says_of_itself_is_believed_within_reason() {
@@ -8,4 +10,29 @@ fn what_a_client_says_of_itself_is_believed_within_reason() {
     assert!(request.wants);
     assert_eq!(request.next_cost, u64::from(buffer_cost(DATAGRAM_BYTES_MAX)));
     assert_eq!((request.unconfirmed_cost, request.lease), (CLAIM_BYTES_MAX, LEASE_MAX));
+}
+
+#[test]
+fn a_client_that_remoted_does_not_receive_from_gets_no_window() {
+    let mut responder = Responder::new(Duration::ZERO);
+    let sample = Sample {
+        presence: Presence::Running,
+        sockets: vec![Socket { inode: 1, rx_queue: 0, drops: 0, buffer: None }],
+        owners: Vec::new(),
+        age: None,
+        companion: None,
+        missing: None,
+        places: Some(Places { remoted: vec![Place::AllOfV4], strangers: Vec::new() }),
+    };
+    responder.handle_sample(Time::from_millis(1), &sample);
+    let ping = Ping { unsent: 1, held: 1, held_bytes: 100, next_cost: 832, lease_ms: 100, ..Ping::default() };
+    let mut answer = |client, destination: [u16; 8]| {
+        let (address, destination) = (IpAddr::from([10, 0, 0, 1]), Some(IpAddr::from(destination).to_canonical()));
+        let pong =
+            responder.handle_ping(Time::from_millis(1), client, address, destination, &ping, Duration::from_millis(1));
+        (pong.verdict, pong.window > 0, pong.active)
+    };
+    let nowhere = Verdict::NoSocket(Receives::Ipv4Alone);
+    assert_eq!(answer(1, [0xfd00, 0, 0, 0, 0, 0, 0, 2]), (nowhere, false, 0));
+    assert_eq!(answer(2, [0, 0, 0, 0, 0, 0xffff, 0x0a00, 2]), (Verdict::Up, true, 1));
 }

@@ -130,7 +130,7 @@ impl World<'_> {
         for (client, connection, ping) in std::mem::take(&mut self.server.waiting) {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));
             let gap = Duration::from_nanos(SAMPLE_GAP);
-            let pong = self.server.gate.handle_ping(now, connection, address, &ping, gap);
+            let pong = self.server.gate.handle_ping(now, connection, address, None, &ping, gap);
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
             self.at(arrives, Event::PongArrives { client, connection, pong });
