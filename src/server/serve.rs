@@ -86,6 +86,7 @@ pub(super) struct Server<'a> {
     tokens: usize,
     /// Connections so far: each has a number of its own.
     admitted: ClientId,
+    by_id: HashMap<ClientId, Token>,
     /// Connections with more to read than one turn takes.
     unread: Vec<Token>,
     unread_replies: Vec<Token>,
@@ -128,6 +129,7 @@ impl<'a> Server<'a> {
             strangers: HashMap::new(),
             tokens: 0,
             admitted: 0,
+            by_id: HashMap::new(),
             unread: Vec::new(),
             unread_replies: Vec::new(),
             waiting: Vec::new(),
@@ -320,6 +322,11 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
+    /// The token of the connection with this number.
+    fn token(&self, id: ClientId) -> Option<Token> {
+        self.by_id.get(&id).copied()
+    }
+
     fn send(&mut self, token: Token, frame: &Frame) {
         let sent = self.conns.get_mut(&token).map(|conn| conn.framed.send(frame));
         if let Some(Err(broken)) = sent {
@@ -331,6 +338,7 @@ impl<'a> Server<'a> {
         let Some(conn) = self.conns.remove(&token) else {
             return;
         };
+        self.by_id.remove(&conn.id);
         match close {
             Close::Ended => log::debug!("{} closed its connection", conn.address),
             Close::Broken(Broken::Seal(why)) => self.complaints.strange(conn.address, why),

@@ -29,8 +29,9 @@ impl Server<'_> {
             return self.refuse(now, token, why);
         }
         log::debug!("{address} sends datagrams over its connection, in the name of {source}");
-        if let Some(before) = self.gate.handle_attach(now, id, stream, source) {
-            self.close(Token(before as usize), &Close::Replaced);
+        let before = self.gate.handle_attach(now, id, stream, source);
+        if let Some(before) = before.and_then(|before| self.token(before)) {
+            self.close(before, &Close::Replaced);
         }
     }
 
@@ -64,8 +65,9 @@ impl Server<'_> {
             self.inject_again = matches!(outcome, Outcome::Busy).then(|| now + BUSY_PAUSE);
             // What is wrong with one client must not stop the others.
             if let Outcome::Failed(why) = outcome {
-                if let Some(connection) = self.gate.handle_uninjectable(now, stream) {
-                    self.refuse(now, Token(connection as usize), why.clone());
+                let connection = self.gate.handle_uninjectable(now, stream);
+                if let Some(token) = connection.and_then(|connection| self.token(connection)) {
+                    self.refuse(now, token, why.clone());
                 }
                 self.complaints.injecting = Some(why);
             }
@@ -80,7 +82,9 @@ impl Server<'_> {
                 Told::Resume(resume) => Frame::Resume(resume),
                 Told::Ack(ack) => Frame::Ack(ack),
             };
-            self.send(Token(connection as usize), &frame);
+            if let Some(token) = self.token(connection) {
+                self.send(token, &frame);
+            }
         }
     }
 
@@ -94,7 +98,7 @@ impl Server<'_> {
             self.unread_replies.push(token);
         }
         for (stream, reply) in replies {
-            let Some(token) = self.gate.connection(stream).map(|connection| Token(connection as usize)) else {
+            let Some(token) = self.gate.connection(stream).and_then(|connection| self.token(connection)) else {
                 continue;
             };
             // By itself it would be lost on a link that is too narrow for it; the stream must not be cut for its sake.

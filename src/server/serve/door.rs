@@ -72,6 +72,7 @@ impl Server<'_> {
         }
         match self.poll.registry().register(&mut conn.framed, token, Interest::READABLE | Interest::WRITABLE) {
             Ok(()) => {
+                self.by_id.insert(conn.id, token);
                 self.conns.insert(token, conn);
                 self.note_stranger(address);
             }
