@@ -58,6 +58,9 @@ struct Args {
     /// address to read from ([::]:1514 for both families; 0.0.0.0:1514 where there is no IPv6)
     #[argh(option, arg_name = "addr:port")]
     listen: Option<SocketAddr>,
+    /// of an IPv6 address take nothing of IPv4
+    #[argh(switch)]
+    only_v6: bool,
     /// file to append the fate of each datagram to
     #[argh(option, arg_name = "file")]
     journal: Option<PathBuf>,
@@ -122,7 +125,7 @@ fn bind(args: &Args) -> Result<UdpSocket, Box<dyn Error>> {
     let at = |address: SocketAddr| {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         if address.is_ipv6() && address.ip().is_unspecified() {
-            socket.set_only_v6(false)?;
+            socket.set_only_v6(args.only_v6)?;
         }
         if let Some(bytes) = args.rcvbuf {
             // By force where that is allowed: what the kernel lets everybody ask for is hardly more than its default.

@@ -135,15 +135,15 @@ struct ServerArgs {
     #[argh(option, arg_name = "addr")]
     listen: Option<Host>,
 
-    /// remoted; its port is the one looked for (127.0.0.1:1514)
+    /// remoted; its port is the one looked for; with an address that is not the loopback's, only a socket that receives there counts (127.0.0.1:1514)
     #[argh(option, arg_name = "host:port", default = "Host::of(\"127.0.0.1\", DEFAULT_PORT_REMOTED)")]
     remoted: Host,
 
-    /// name of the process that owns the port, repeatable; `any`: the port alone (ossec-remoted, wazuh-remoted)
+    /// name of the process that owns the port, or the path of its executable, also of one in a container, repeatable; `any`: the port alone (ossec-remoted, wazuh-remoted)
     #[argh(option, arg_name = "name")]
     process: Vec<String>,
 
-    /// a process that must be running too, repeatable
+    /// a process beside remoted that must be running too, by name or path, repeatable
     #[argh(option, arg_name = "name")]
     require: Vec<String>,
 
@@ -314,6 +314,10 @@ fn server_config(args: ServerArgs) -> Result<server::Config, String> {
     }
     if let Some(empty) = [&args.process, &args.require].into_iter().flatten().find(|name| name.is_empty()) {
         return Err(format!("{empty:?} is no name of a process"));
+    }
+    let is_relative = |name: &&String| name.contains('/') && !name.starts_with('/');
+    if let Some(path) = args.process.iter().chain(&args.require).find(is_relative) {
+        return Err(format!("{path}: a process is named by its name, or by the whole path of its executable"));
     }
     if args.inject.0 == server::Inject::Local && !args.allow_source.is_empty() {
         return Err("--allow-source is for --inject spoof".into());

@@ -7,7 +7,7 @@ pub mod framed;
 pub mod udp;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use mio::net::{TcpListener, TcpStream, UdpSocket};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -156,6 +156,20 @@ pub fn bind_foreign(address: SocketAddr) -> io::Result<UdpSocket> {
     }
     socket.bind(&address.into())?;
     Ok(UdpSocket::from_std(socket.into()))
+}
+
+/// Whether an address is one of this host's: the system would reach it from itself. Nothing is sent.
+///
+/// Not by binding: where `ip_nonlocal_bind` is set, as beside failover software, every address can be bound.
+pub fn is_own(address: IpAddr) -> bool {
+    let from = |unspecified: IpAddr| {
+        let socket = std::net::UdpSocket::bind((unspecified, 0))?;
+        // Any port: to connect is only to ask for the way.
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    };
+    let unspecified = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    from(unspecified).is_ok_and(|local| local.ip() == address)
 }
 
 /// The name of an address's family, for people.

@@ -9,7 +9,8 @@
 //!
 //! A process counts when it has an accepted name *and* owns an unconnected UDP socket on the port. Neither alone is
 //! enough: another program can sit on the port, and a remoted that failed to bind it is no use. The search looks in our
-//! own network namespace first, then in that of the process (a remoted in a container).
+//! own network namespace first, then in that of the process (a remoted in a container). A look shows all sockets on the
+//! port: one that the search has not seen calls for another search.
 //!
 //! Guarantees: nothing that the system does makes this room panic, hang or grow without bound. A process id that was
 //! given to another process is not taken for the old one, because its start time differs. What cannot be read counts as
@@ -31,7 +32,8 @@ mod tests;
 
 use std::net::IpAddr;
 
-use crate::verdict::{Owner, Presence, Sample};
+use crate::verdict::{Owner, Place, Places, Presence, Sample, Socket};
+use crate::wire::Receives;
 
 pub use sample::Inspector;
 pub use search::{search, search_in};
@@ -50,12 +52,13 @@ const PROCESSES_MAX: usize = 64;
 /// each core.
 const SOCKETS_MAX: usize = 256;
 
-/// The process names that are accepted as remoted's.
+/// The processes that are accepted as remoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Names {
     /// No process is looked for: whatever is bound to the port in our own network namespace counts.
     Any,
-    /// These, compared with `/proc/PID/comm`, which the kernel cuts after 15 bytes.
+    /// These: a name is compared with `/proc/PID/comm`, which the kernel cuts after 15 bytes. One with a slash is the path of an executable, also
+    /// of one in a container (`/proc/PID/root/…`, the folder where its file system is mounted): the process must run that very file.
     These(Vec<String>),
 }
 
@@ -80,6 +83,8 @@ impl Default for Names {
 pub struct Wanted {
     /// The UDP port of remoted.
     pub port: u16,
+    /// Only sockets count that receive at one of these addresses; all, if there are none.
+    pub addresses: Vec<IpAddr>,
     /// Who may own it.
     pub names: Names,
     /// Further processes that must run, by name, compared as those of [`Names::These`].
@@ -91,17 +96,23 @@ pub struct Wanted {
 pub struct Found {
     /// Who owns the sockets, in order of process id.
     holders: Vec<Holder>,
-    /// Processes of an accepted name that own none of them.
+    /// Processes of an accepted name that own none.
     bare: Vec<Owner>,
-    /// Where the sockets are listed; each inode in one table only.
-    tables: Vec<Table>,
-    /// Where those of our own network namespace receive.
-    places: Vec<Place>,
+    /// Processes of an accepted name that own sockets on the port, but none that receives at [`Wanted::addresses`].
+    elsewhere: Vec<Owner>,
+    /// The sockets that qualify, and through whose eyes each is seen; each comes once.
+    watched: Vec<(View, u64)>,
+    /// The inodes of all sockets on the port that the search saw, whosever they are.
+    known: Vec<u64>,
+    /// Where the sockets of our own network namespace receive, as the newest look shows them.
+    places: Places,
     /// No process was looked for: [`Names::Any`].
     port_alone: bool,
     companion: Companion,
     /// Who has each name of [`Wanted::required`], in its order.
     required: Vec<Option<Owner>>,
+    /// Network namespaces that the holders live in, as far as that is known.
+    networks: usize,
     /// Bytes of receive buffer that a socket gets which asks for none; stands in where a table does not tell.
     buffer_default: u64,
 }
@@ -124,35 +135,7 @@ enum Companion {
     Seen(Owner),
 }
 
-/// A table of UDP sockets, and those in it that qualify.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Table {
-    view: View,
-    family: Family,
-    inodes: Vec<u64>,
-}
-
-/// What a socket is bound to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    family: Family,
-    /// Canonical: no IPv4-mapped one.
-    address: IpAddr,
-}
-
-impl Place {
-    /// A dual-stack socket receives from both families. One for IPv6 alone looks the same in `/proc`.
-    fn receives_at(&self, target: IpAddr) -> bool {
-        self.address == target
-            || self.address.is_unspecified()
-                && match self.family {
-                    Family::V4 => target.is_ipv4(),
-                    Family::V6 => true,
-                }
-    }
-}
-
-/// Through whose eyes a table is read.
+/// Through whose eyes a table of sockets is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum View {
     /// Our own network namespace.
@@ -168,10 +151,23 @@ enum Family {
     V6,
 }
 
+impl Family {
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
+/// A socket on the port as one look shows it, whosever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// Its figures.
+    pub socket: Socket,
+    /// What it is bound to.
+    place: Place,
+}
+
 impl Found {
     /// Whether there is a socket to watch. If not, only another search can find one.
     pub fn qualifies(&self) -> bool {
-        !self.tables.is_empty()
+        !self.watched.is_empty()
     }
 
     /// Whether `/proc/PID/fd` of a process with an accepted name may not be read, so that name and port had to do.
@@ -185,7 +181,22 @@ impl Found {
 
     /// Whether remoted's socket is one of our own network namespace.
     pub fn is_at_home(&self) -> bool {
-        self.tables.iter().any(|table| table.view == View::Own)
+        self.watched.iter().any(|(view, _)| *view == View::Own)
+    }
+
+    /// The processes that count together as remoted although they live in several network namespaces: each may be another host's. None otherwise.
+    pub fn scattered(&self) -> Vec<u32> {
+        if self.networks < 2 {
+            return Vec::new();
+        }
+        self.holders.iter().map(|holder| holder.process.pid).collect()
+    }
+
+    /// Keeps where the sockets receive, as a look shows it.
+    pub fn note_places(&mut self, sample: &Sample) {
+        if let Some(places) = &sample.places {
+            self.places.clone_from(places);
+        }
     }
 
     /// Whether what is sent to this address of our own host and remoted's port reaches one of its sockets.
@@ -193,16 +204,22 @@ impl Found {
     /// # Errors
     /// Where they receive instead, for people.
     pub fn receives_at(&self, target: IpAddr) -> Result<(), String> {
-        if self.places.iter().any(|place| place.receives_at(target)) {
-            return Ok(());
+        if self.qualifies() && !self.is_at_home() {
+            return Err("is in another network namespace, a container: start the server there".into());
         }
-        match self.places.first() {
-            Some(place) if place.address.is_unspecified() => Err("receives IPv4 alone".into()),
-            Some(place) => {
-                Err(format!("receives at {} alone (--remoted at the server says where to inject)", place.address))
+        let instead = match self.places.receive_at(target) {
+            Ok(()) => return Ok(()),
+            Err(instead) => instead,
+        };
+        Err(match (instead, self.places.remoted.first()) {
+            (Receives::Ipv4Alone, _) => "receives IPv4 alone".into(),
+            (Receives::Ipv6Alone, _) => "receives IPv6 alone".into(),
+            (Receives::Elsewhere, Some(Place::One(address))) => {
+                format!("receives at {address} alone (--remoted at the server says where to inject)")
             }
-            None => Err("is in another network namespace, a container: start the server there".into()),
-        }
+            (Receives::Elsewhere, _) => "does not receive there: another program's socket does".into(),
+            (Receives::Nowhere, _) => "has no socket".into(),
+        })
     }
 
     /// Leaves out what is in other network namespaces: where remoted was seen at home, what stands elsewhere is another host's.
@@ -211,7 +228,14 @@ impl Found {
         if self.is_at_home() {
             return self;
         }
-        Self { holders: Vec::new(), tables: Vec::new(), places: Vec::new(), companion: Companion::NotExpected, ..self }
+        Self {
+            holders: Vec::new(),
+            watched: Vec::new(),
+            places: Places::default(),
+            companion: Companion::NotExpected,
+            networks: 0,
+            ..self
+        }
     }
 
     /// Whether `sample`, taken of this, calls for another search: something that was found is gone, or has not been
@@ -223,9 +247,8 @@ impl Found {
     /// Whether remoted itself, or a part of it, is not where it was found.
     pub fn is_lost_in(&self, sample: &Sample) -> bool {
         let running = matches!(sample.presence, Presence::Running | Presence::Stopped);
-        let sockets: usize = self.tables.iter().map(|table| table.inodes.len()).sum();
         let owners = self.holders.iter().filter(|holder| holder.proven).count();
-        !running || sample.sockets.len() < sockets || sample.owners.len() < owners
+        !running || sample.sockets.len() < self.watched.len() || sample.owners.len() < owners
     }
 }
 

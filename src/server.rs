@@ -5,10 +5,12 @@
 
 mod complaints;
 mod conn;
+mod destination;
 mod inject;
 // Public for `fuzz/` alone.
 #[doc(hidden)]
 pub mod conversation;
+mod news;
 mod search;
 mod serve;
 
@@ -91,17 +93,21 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
             config.connections_max
         );
     }
+    let remoted = remoted_addresses(&config.remoted)?;
     let wanted = Wanted {
         port: config.remoted.port,
+        addresses: narrowing(&remoted),
         names: config.names.clone().map_or(Names::Any, Names::These),
         required: config.required.clone(),
     };
-    match &config.names {
-        Some(names) => log::info!("looking for {} on UDP port {}", names.join(" or "), config.remoted.port),
-        None => log::info!("looking for any process on UDP port {}", config.remoted.port),
+    let who = config.names.as_ref().map_or_else(|| "any process".into(), |names| names.join(" or "));
+    let at = if wanted.addresses.is_empty() { String::new() } else { format!(" of {:?}", wanted.addresses) };
+    log::info!("looking for {who} on UDP port {}{at}", config.remoted.port);
+    for path in config.names.iter().flatten().filter(|name| name.contains('/')) {
+        if let Err(error) = std::fs::metadata(path) {
+            log::warn!("--process {path}: {error}; looking for it again each time");
+        }
     }
-
-    let remoted = remoted_addresses(&config.remoted)?;
     // Clients of this host alone, who have no other address, are those without a key.
     let spoofs = config.inject == Inject::Spoof && key.is_some();
     if let Some(user) = &config.user {
@@ -187,6 +193,13 @@ fn remoted_addresses(remoted: &HostPort) -> Result<Vec<SocketAddr>, String> {
         addresses.push(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), remoted.port));
     }
     Ok(addresses)
+}
+
+/// The addresses that a named remoted must receive at; none for one of the loopback, the default, which means that of this host wherever it does.
+fn narrowing(remoted: &[SocketAddr]) -> Vec<IpAddr> {
+    let addresses: Vec<IpAddr> = remoted.iter().map(|address| address.ip().to_canonical()).collect();
+    let anywhere = addresses.iter().any(|address| address.is_loopback() || address.is_unspecified());
+    if anywhere { Vec::new() } else { addresses }
 }
 
 /// The likely cause, where there is one.

@@ -5,7 +5,7 @@
 //! * a line of a table counts or does not whatever the other lines are;
 //! * a process may have any name;
 //! * the inode of a link is the number that stands there;
-//! * an answer of `NETLINK_SOCK_DIAG` gives no socket but those asked for, and no more than fit in it.
+//! * an answer of `NETLINK_SOCK_DIAG` gives no more sockets than fit in it.
 #![no_main]
 
 use std::ffi::OsStr;
@@ -26,7 +26,6 @@ const STAT_REST: &[u8] = b") R 4008 4008 3310 0 -1 4194304 101 0 0 0 0 0 0 0 20 
 
 /// Of the request that is being answered.
 const SEQUENCE: u32 = 7;
-const INODES: [u64; 3] = [100, 200, (5 << 32) + 300];
 /// `struct nlmsghdr` and `struct inet_diag_msg`.
 const MESSAGE_BYTES_MIN: usize = 16 + 72;
 
@@ -64,13 +63,12 @@ fn link(target: &[u8]) {
 }
 
 fn answer(datagram: &[u8]) {
-    let mut sockets = Vec::new();
-    let _ = collect(datagram, SEQUENCE, &INODES, &mut sockets);
+    let mut sights = Vec::new();
+    let _ = collect(datagram, SEQUENCE, &mut sights);
     assert!(
-        sockets.len() <= datagram.len() / MESSAGE_BYTES_MIN,
+        sights.len() <= datagram.len() / MESSAGE_BYTES_MIN,
         "{} sockets in {} bytes",
-        sockets.len(),
+        sights.len(),
         datagram.len()
     );
-    assert!(sockets.iter().all(|socket| INODES.contains(&socket.inode)), "{sockets:?}");
 }

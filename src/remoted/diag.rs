@@ -23,8 +23,8 @@ use netlink_sys::{Socket as NetlinkSocket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::Family;
-use crate::verdict::Socket;
+use super::{Family, Sight};
+use crate::verdict::{Place, Socket};
 
 /// Failures in a row after which the kernel is not asked again: each attempt may make it look for a module.
 const FAILURES_MAX: u8 = 3;
@@ -61,13 +61,12 @@ impl Diag {
         Self { failures: FAILURES_MAX, ..Self::new(0) }
     }
 
-    /// Adds those of our own network namespace's sockets on the port that have one of the `inodes`. Whether the kernel
-    /// told of all there are.
-    pub(super) fn dump(&mut self, family: Family, inodes: &[u64], sockets: &mut Vec<Socket>) -> bool {
+    /// Adds our own network namespace's sockets of this family on the port. Whether the kernel told of all there are.
+    pub(super) fn dump(&mut self, family: Family, sights: &mut Vec<Sight>) -> bool {
         if self.failures >= FAILURES_MAX {
             return false;
         }
-        let outcome = self.try_dump(family, inodes, sockets);
+        let outcome = self.try_dump(family, sights);
         self.account(outcome)
     }
 
@@ -92,12 +91,12 @@ impl Diag {
         (self.failures >= FAILURES_MAX).then(|| self.last_error.take())?
     }
 
-    fn try_dump(&mut self, family: Family, inodes: &[u64], sockets: &mut Vec<Socket>) -> io::Result<()> {
+    fn try_dump(&mut self, family: Family, sights: &mut Vec<Sight>) -> io::Result<()> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(Connection::open(self.port)?),
         };
-        connection.dump(family, inodes, sockets)
+        connection.dump(family, sights)
     }
 }
 
@@ -127,7 +126,7 @@ impl Connection {
         })
     }
 
-    fn dump(&mut self, family: Family, inodes: &[u64], sockets: &mut Vec<Socket>) -> io::Result<()> {
+    fn dump(&mut self, family: Family, sights: &mut Vec<Sight>) -> io::Result<()> {
         let request = match family {
             Family::V4 => &mut self.request_v4,
             Family::V6 => &mut self.request_v6,
@@ -139,7 +138,7 @@ impl Connection {
             // With MSG_TRUNC the length is that of the datagram, even where the buffer was too short for it.
             let length = self.socket.recv(&mut &mut self.datagram[..], libc::MSG_TRUNC)?;
             let datagram = self.datagram.get(..length).ok_or_else(|| invalid("a truncated answer"))?;
-            if collect(datagram, self.sequence, inodes, sockets)? {
+            if collect(datagram, self.sequence, sights)? {
                 return Ok(());
             }
         }
@@ -171,12 +170,11 @@ fn request(family: Family, port: u16) -> Vec<u8> {
     bytes
 }
 
-/// Takes the sockets with one of the `inodes` out of one datagram of the answer to request `sequence`. Whether it was
-/// the last one.
+/// Takes the sockets out of one datagram of the answer to request `sequence`. Whether it was the last one.
 ///
 /// # Errors
 /// That of the kernel, or `InvalidData` for what is no such answer.
-pub fn collect(datagram: &[u8], sequence: u32, inodes: &[u64], sockets: &mut Vec<Socket>) -> io::Result<bool> {
+pub fn collect(datagram: &[u8], sequence: u32, sights: &mut Vec<Sight>) -> io::Result<bool> {
     let mut rest = datagram;
     while !rest.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(invalid)?;
@@ -188,7 +186,7 @@ pub fn collect(datagram: &[u8], sequence: u32, inodes: &[u64], sockets: &mut Vec
         }
         match message.payload {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                sockets.extend(socket(&response, inodes)?);
+                sights.push(sight(&response)?);
             }
             NetlinkPayload::Noop => {}
             NetlinkPayload::Done(done) if done.code == 0 => return Ok(true),
@@ -200,24 +198,26 @@ pub fn collect(datagram: &[u8], sequence: u32, inodes: &[u64], sockets: &mut Vec
     Ok(false)
 }
 
-/// The socket in one message, if it is one of the `inodes`.
-fn socket(response: &InetResponse, inodes: &[u64]) -> io::Result<Option<Socket>> {
-    // The message has 32 bits of the inode; the kernel's counter for those of sockets has no more.
-    let wanted = inodes.iter().find(|&&inode| inode as u32 == response.header.inode);
-    let Some(&inode) = wanted else { return Ok(None) };
-    let memory = response.nlas.iter().find_map(|attribute| match attribute {
+/// The socket in one message.
+fn sight(response: &InetResponse) -> io::Result<Sight> {
+    let attributes = &response.nlas;
+    let memory = attributes.iter().find_map(|attribute| match attribute {
         Nla::MemInfo(memory) => Some(memory),
         _ => None,
     });
     let memory = memory.ok_or_else(|| invalid("an answer without SK_MEMINFO"))?;
-    Ok(Some(Socket {
-        inode,
+    // `/proc` does not tell; kernels since 4.5 do, of each socket of IPv6.
+    let v6_only = attributes.iter().any(|attribute| matches!(attribute, Nla::SkV6Only(true)));
+    let socket = Socket {
+        // 32 bits of it: the kernel's counter for those of sockets has no more.
+        inode: u64::from(response.header.inode),
         // Not `memory.receive_queue`: that still has what was read but not yet given back by the kernel
         // (`udp_rmem_release`).
         rx_queue: u64::from(response.header.recv_queue),
         drops: memory.drops,
         buffer: Some(u64::from(memory.receive_queue_max)),
-    }))
+    };
+    Ok(Sight { socket, place: Place::of(response.header.socket_id.source_address, v6_only) })
 }
 
 /// The error in a message, where the kernel gives it as a negative number. Not `ErrorMessage::to_io`, which panics on

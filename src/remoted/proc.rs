@@ -11,10 +11,11 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Family, View};
-use crate::verdict::Owner;
+use super::{Family, Sight, View};
+use crate::verdict::{Owner, Place, Socket};
 
 /// Most bytes of `/proc/PID/stat` that are read: 52 fields of at most 20 digits, and the name.
 const STAT_BYTES_MAX: usize = 2_048;
@@ -51,6 +52,38 @@ pub enum Life {
     Stopped,
     /// It can run.
     Running,
+}
+
+/// A file, whatever path leads to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// What tells one host's processes from those of containers on it; `None` where that may not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Surroundings {
+    network: Option<PathBuf>,
+    pids: Option<PathBuf>,
+    root: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// Whether two processes may belong to one OSSEC: they share network and process ids, and, where both have changed their root as OSSEC's do,
+    /// that too. What is not known does not part them; nor does a mount namespace, which an init system gives to each of its services.
+    pub(super) fn are_beside(&self, other: &Self) -> bool {
+        let agree = |one: &Option<PathBuf>, other: &Option<PathBuf>| one.is_none() || other.is_none() || one == other;
+        let changed = |root: &Option<PathBuf>| root.clone().filter(|root| root != Path::new("/"));
+        agree(&self.network, &other.network)
+            && agree(&self.pids, &other.pids)
+            && agree(&changed(&self.root), &changed(&other.root))
+    }
+}
+
+/// What `/proc/PID/exe` shows of a file that is not there any more.
+fn deleted(path: &str) -> String {
+    format!("{path} (deleted)")
 }
 
 /// A proc file system.
@@ -104,8 +137,37 @@ impl Proc {
     /// Whether a process lives in our own network namespace; `None` where that may not be read.
     pub(super) fn shares_our_network(&self, pid: u32) -> Option<bool> {
         let ours = fs::read_link(self.root.join("self/ns/net")).ok()?;
-        let its = fs::read_link(self.of(pid, "ns/net")).ok()?;
-        Some(ours == its)
+        Some(ours == self.network(pid)?)
+    }
+
+    /// The name of a process's network namespace.
+    pub(super) fn network(&self, pid: u32) -> Option<PathBuf> {
+        fs::read_link(self.of(pid, "ns/net")).ok()
+    }
+
+    /// What a process shares with those that belong to it.
+    pub(super) fn surroundings(&self, pid: u32) -> Surroundings {
+        let link = |name| fs::read_link(self.of(pid, name)).ok();
+        Surroundings { network: self.network(pid), pids: link("ns/pid"), root: link("root") }
+    }
+
+    /// The file at a path, as the system tells files apart.
+    pub(super) fn file(path: &Path) -> Option<FileId> {
+        let file = fs::metadata(path).ok()?;
+        Some(FileId { device: file.dev(), inode: file.ino() })
+    }
+
+    /// Whether a process executes that file: the one that is there, or one of this host that has been replaced since it was started.
+    pub(super) fn executes(&self, pid: u32, path: &str, file: Option<FileId>) -> bool {
+        let link = self.of(pid, "exe");
+        if file.is_some() && file == Self::file(&link) {
+            return true;
+        }
+        // A container's file may have the same path.
+        let deleted =
+            fs::read_link(&link).is_ok_and(|target| target.as_os_str().as_bytes() == deleted(path).as_bytes());
+        let ours = || fs::read_link(self.root.join("self/ns/pid")).ok();
+        deleted && ours().is_some_and(|ours| self.surroundings(pid).pids == Some(ours))
     }
 
     /// Those of the sockets `among` that a process has open.
@@ -199,15 +261,21 @@ pub struct Row {
     port: u16,
     state: u8,
     /// Bytes of buffer in use, already without what the kernel has yet to give back.
-    pub(super) rx_queue: u64,
+    rx_queue: u64,
     pub(super) inode: u64,
-    pub(super) drops: u32,
+    drops: u32,
 }
 
 impl Row {
     /// Whether the socket receives from everybody on this port.
     pub fn receives_on(&self, port: u16) -> bool {
         self.port == port && self.state == STATE_UNCONNECTED
+    }
+
+    /// The same as NETLINK_SOCK_DIAG tells it. `/proc` tells neither the size of the buffer nor whether a socket of IPv6 takes IPv4, too.
+    pub(super) fn sight(self, buffer: u64) -> Sight {
+        let socket = Socket { inode: self.inode, rx_queue: self.rx_queue, drops: self.drops, buffer: Some(buffer) };
+        Sight { socket, place: Place::of(self.address, false) }
     }
 }
 

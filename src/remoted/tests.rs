@@ -5,6 +5,7 @@ mod company;
 pub(super) mod garbled;
 mod live;
 mod namespaces;
+mod newcomers;
 mod owners;
 mod tree;
 
@@ -18,7 +19,7 @@ const SOCKET: Socket = Socket { inode: 700, rx_queue: 0x1_0000, drops: 3, buffer
 const ROW: (u16, u8, u64, u64, u32) = (PORT, UNCONNECTED, 0x1_0000, 700, 3);
 
 fn ossec() -> Wanted {
-    Wanted { port: PORT, names: Names::default(), required: Vec::new() }
+    Wanted { port: PORT, addresses: Vec::new(), names: Names::default(), required: Vec::new() }
 }
 
 fn look(tree: &Tree, wanted: &Wanted) -> (Found, Sample) {
@@ -46,7 +47,8 @@ fn owner(pid: u32) -> Owner {
 }
 
 fn wanted(port: u16, names: &[&str]) -> Wanted {
-    Wanted { port, names: Names::These(names.iter().map(|&name| name.to_owned()).collect()), required: Vec::new() }
+    let names = Names::These(names.iter().map(|&name| name.to_owned()).collect());
+    Wanted { port, addresses: Vec::new(), names, required: Vec::new() }
 }
 
 #[test]

@@ -7,11 +7,13 @@ use std::time::Duration;
 use mio::net::TcpStream;
 
 use super::conversation::{Access, Conversation, Garbage, Question, Request};
+use super::destination::Destination;
 use crate::net::framed::{Broken, Filled, Framed};
+use crate::net::{self};
 use crate::seal::Key;
 use crate::time::Time;
 use crate::verdict::ClientId;
-use crate::wire::{Assembler, Features, Pong};
+use crate::wire::{Assembler, Features, Pong, Verdict};
 
 /// A connection.
 #[derive(Debug)]
@@ -25,6 +27,10 @@ pub(super) struct Conn {
     /// What it asks and was not told yet, the oldest first; the conversation bounds how much. It is told one answer at a time.
     asked: VecDeque<Question>,
     answered: Option<Time>,
+    /// Where a client's datagrams arrive; known since its greeting.
+    destination: Option<Destination>,
+    /// What a client was told of remoted last.
+    told: Option<Verdict>,
 }
 
 /// Why a connection is to be closed.
@@ -52,7 +58,17 @@ impl Conn {
     pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, id: ClientId, key: Option<Key>) -> Self {
         let keyed = key.is_some();
         let (framed, conversation) = (Framed::server(stream, key), Conversation::new(now));
-        Self { framed, address, id, keyed, conversation, asked: VecDeque::new(), answered: None }
+        Self {
+            framed,
+            address,
+            id,
+            keyed,
+            conversation,
+            asked: VecDeque::new(),
+            answered: None,
+            destination: None,
+            told: None,
+        }
     }
 
     /// It wants an answer. Whether it wanted none before.
@@ -118,8 +134,33 @@ impl Conn {
         self.conversation.is_client()
     }
 
+    /// It has greeted: looks up where its datagrams arrive.
+    pub(super) fn note_destination(&mut self) {
+        let Some((target, streams)) = self.conversation.target() else {
+            return;
+        };
+        let reached = self.framed.stream().local_addr().ok().map(|reached| reached.ip().to_canonical());
+        self.destination = Some(Destination::new(target, self.address, reached, streams, net::is_own));
+    }
+
+    /// The address of this host that its datagrams arrive at, if that is known and matters.
+    pub(super) fn destination(&self) -> Option<IpAddr> {
+        self.destination?.address()
+    }
+
+    /// Why this server is not the one that it should ask.
+    pub(super) fn mismatch(&self, watched: u16, at_home: bool) -> Option<String> {
+        self.destination?.mismatch(watched, at_home)
+    }
+
+    /// A client is told this of remoted unasked: whether that is news to it.
+    pub(super) fn is_told(&mut self, verdict: Verdict) -> bool {
+        self.is_client() && self.told.replace(verdict) != Some(verdict)
+    }
+
     /// Answers a heartbeat.
     pub(super) fn answer(&mut self, pong: Pong) -> Result<(), Close> {
+        self.told = Some(pong.verdict);
         self.conversation.answer(pong, self.framed.ends().1);
         Ok(self.framed.flush()?)
     }

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use crate::streams::{Offence, StreamId};
 use crate::time::Time;
-use crate::wire::{Assembler, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, VERSION, Welcome, WireError};
+use crate::wire::{
+    Assembler, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, Target, VERSION, Welcome, WireError,
+};
 
 /// A connection that has not said what it is by then is closed.
 const GREETING_MAX: Duration = Duration::from_secs(5);
@@ -51,7 +53,7 @@ enum Stage {
     /// What has come in is no plain request, and none comes any more.
     Ungreeted,
     /// One of our clients, which may be silent for this long.
-    Client { silence: Duration, stream: Option<u128> },
+    Client { silence: Duration, stream: Option<u128>, target: Target },
     /// A plain request, with this line end, that is being answered.
     Plain { end: &'static [u8] },
     /// Answered or refused; the other side is to close.
@@ -146,6 +148,14 @@ impl Conversation {
         matches!(self.stage, Stage::Client { .. })
     }
 
+    /// Where a client says that its datagrams go, and whether they come over the connection.
+    pub const fn target(&self) -> Option<(Target, bool)> {
+        match self.stage {
+            Stage::Client { target, stream, .. } => Some((target, stream.is_some())),
+            Stage::New | Stage::Ungreeted | Stage::Plain { .. } | Stage::Closing => None,
+        }
+    }
+
     /// Something has come in: over a narrow link a single frame may take longer than a client may be silent.
     pub fn handle_alive(&mut self, now: Time) {
         if let Stage::Client { silence, .. } = self.stage {
@@ -224,7 +234,7 @@ impl Conversation {
                 self.welcome(now, access, &hello, output).map(|()| None)
             }
             (Stage::New | Stage::Ungreeted, _) => Err(Garbage::Ungreeted),
-            (Stage::Client { silence, stream: Some(stream) }, Frame::Attach(attach)) => {
+            (Stage::Client { silence, stream: Some(stream), .. }, Frame::Attach(attach)) => {
                 self.deadline = now + silence;
                 Ok(Some(Request::Attach(stream, attach.source)))
             }
@@ -259,7 +269,7 @@ impl Conversation {
         let silence = (3 * Duration::from_millis(u64::from(hello.interval_ms))).clamp(SILENCE_MIN, SILENCE_MAX);
         let features = Features(hello.features.0 & offers.0);
         let stream = features.has(Features::STREAM).then_some(hello.stream);
-        self.stage = Stage::Client { silence, stream };
+        self.stage = Stage::Client { silence, stream, target: hello.target };
         self.deadline = now + silence;
         Frame::Welcome(Welcome { version: VERSION, features }).encode(output);
         Ok(())

@@ -5,6 +5,7 @@
 
 mod carry;
 mod door;
+mod look;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +20,9 @@ use mio::{Events, Interest, Poll, Token};
 use super::Config;
 use super::complaints::Complaints;
 use super::conn::{Close, Conn};
-use super::conversation::{Garbage, Question, Request};
+use super::conversation::{Garbage, Request};
 use super::inject::{Injector, TOKENS_FROM};
+use super::news::News;
 use crate::gate::Gate;
 use crate::net::framed::{Broken, Filled};
 use crate::net::{self};
@@ -29,8 +31,8 @@ use crate::seal::Key;
 use crate::streams::Offence;
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::verdict::{ClientId, Sample};
-use crate::wire::{Frame, Incarnation, Notice, Verdict};
+use crate::verdict::ClientId;
+use crate::wire::Frame;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 /// Tokens of connections lie below: behind them are the injector's.
@@ -40,14 +42,8 @@ const CONNECTION_TOKENS: usize = TOKENS_FROM;
 const SAMPLE_GAP_MIN: Duration = Duration::from_millis(1);
 /// ... and the most: a sample during which this process was not running took long and says nothing of the next.
 const SAMPLE_GAP_MAX: Duration = Duration::from_millis(10);
-/// Sampling may take this part of one core at most.
-const SAMPLE_SHARE: u32 = 10;
 /// ... and the most between two looks, whether anybody asks or not: the log says what became of remoted also where no client is.
 const LOOK_GAP_MAX: Duration = Duration::from_secs(5);
-/// Least time between two searches of `/proc`.
-const SEARCH_GAP: Duration = Duration::from_secs(1);
-/// The same while remoted is up and only a process beside it is not found: perhaps it cannot be seen from here.
-const SEARCH_GAP_UP: Duration = Duration::from_secs(30);
 /// How long a stop waits for remoted to read what was injected.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 /// How often silent connections are looked for.
@@ -105,13 +101,12 @@ pub(super) struct Server<'a> {
     search_open: bool,
     sampled: Option<Time>,
     gap: Duration,
-    told: Option<Verdict>,
-    /// Which life of remoted the log was told of.
-    told_life: Incarnation,
+    news: News,
     swept: Time,
     accept_again: Option<Time>,
     complaints: Complaints,
     unreadable_told: bool,
+    scattered_told: bool,
 }
 
 impl<'a> Server<'a> {
@@ -144,12 +139,12 @@ impl<'a> Server<'a> {
             search_open: false,
             sampled: None,
             gap: SAMPLE_GAP_MIN,
-            told: None,
-            told_life: Incarnation::default(),
+            news: News::default(),
             swept: net::now(),
             accept_again: None,
             complaints: Complaints::default(),
             unreadable_told: false,
+            scattered_told: false,
         })
     }
 
@@ -276,6 +271,7 @@ impl<'a> Server<'a> {
         let outcome = conn.attend(now, self.config.offers());
         if conn.is_client() && !was_client {
             log::debug!("client {} connected", conn.address);
+            conn.note_destination();
             let address = conn.address;
             self.forget_stranger(address);
         }
@@ -363,120 +359,5 @@ impl<'a> Server<'a> {
         }
         self.gate.handle_gone(net::now(), conn.id);
         self.waiting.retain(|waiting| *waiting != token);
-    }
-
-    fn search(&mut self, now: Time) {
-        if self.ask_search.try_send(()).is_ok() {
-            self.searched = Some(now);
-            self.search_open = true;
-        }
-    }
-
-    fn take_found(&mut self) {
-        while let Ok(found) = self.founds.try_recv() {
-            if found.fd_unreadable() && !self.unreadable_told {
-                self.unreadable_told = true;
-                log::warn!(
-                    "cannot see which sockets remoted owns: going by process name and port; run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
-                );
-            }
-            self.found = found;
-            self.search_open = false;
-            self.sample(net::now());
-        }
-    }
-
-    /// Looks at remoted and answers everybody who waits, unless remoted has to be searched for first.
-    fn sample(&mut self, now: Time) {
-        let sample = self.inspector.sample(&self.found);
-        let after = net::now();
-        if let Some(notice) = self.inspector.notice() {
-            log::warn!("{notice}");
-        }
-        let lost = self.found.is_lost_in(&sample);
-        let gap = if lost || self.gate.judge().verdict() != Verdict::Up { SEARCH_GAP } else { SEARCH_GAP_UP };
-        let stale =
-            self.found.is_outdated_by(&sample) && self.searched.is_none_or(|searched| now.since(searched) >= gap);
-        if stale && !self.search_open {
-            self.search(now);
-        }
-        self.sampled = Some(now);
-        // What was found last is not there any more: the answer waits for what the search finds.
-        if lost && self.search_open && !self.waiting.is_empty() {
-            return;
-        }
-        self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
-        self.gate.handle_sample(now, &sample);
-        for token in std::mem::take(&mut self.waiting) {
-            self.answer(now, token);
-        }
-        self.tell_change(&sample);
-    }
-
-    /// Gives a connection one of the answers that it wants, if it is time for it.
-    fn answer(&mut self, now: Time, token: Token) {
-        let Some(conn) = self.conns.get_mut(&token) else {
-            return;
-        };
-        let (question, more) = conn.next_question(now, self.gap);
-        if more {
-            self.waiting.push(token);
-        }
-        let Some(question) = question else {
-            return;
-        };
-        let outcome = match question {
-            Question::Plain => conn.answer_plain(now, self.gate.judge().verdict() == Verdict::Up),
-            // It was refused meanwhile.
-            Question::Ping(_) if !conn.is_client() => Ok(()),
-            Question::Ping(ping) => {
-                let pong = self.gate.handle_ping(now, conn.id, conn.address, None, &ping, self.gap);
-                log::trace!(
-                    "{} holds {}, {} unsent: remoted {}, window {}",
-                    conn.address,
-                    ping.held,
-                    ping.unsent,
-                    pong.verdict,
-                    pong.window
-                );
-                conn.answer(pong)
-            }
-        };
-        if let Err(close) = outcome {
-            self.close(token, &close);
-        }
-    }
-
-    /// Logs a changed verdict, and tells the clients.
-    fn tell_change(&mut self, sample: &Sample) {
-        let verdict = self.gate.judge().verdict();
-        let life = self.gate.judge().incarnation();
-        let restarted = verdict == Verdict::Up && std::mem::replace(&mut self.told_life, life) != life;
-        if self.told == Some(verdict) && !restarted {
-            return;
-        }
-        match (verdict, &sample.missing) {
-            (Verdict::Up, _) => {
-                let buffer = self.gate.judge().buffer().map_or_else(|| "unknown".into(), |bytes| bytes.to_string());
-                // Without the right to look, its process is not known.
-                let process = match self.gate.judge().pid() {
-                    0 => String::new(),
-                    pid => format!("process {pid}, "),
-                };
-                log::info!("remoted up: {process}receive buffer {buffer} bytes");
-            }
-            (Verdict::Starting(_), Some(name)) => log::warn!("remoted {verdict}: {name}"),
-            (Verdict::Starting(_), None) => log::info!("remoted {verdict}"),
-            _ => log::warn!("remoted {verdict}"),
-        }
-        // Clients learn of another life of remoted from their next heartbeat.
-        if self.told.replace(verdict).is_none_or(|before| before == verdict) {
-            return;
-        }
-        let clients: Vec<Token> =
-            self.conns.iter().filter(|(_, conn)| conn.is_client()).map(|(token, _)| *token).collect();
-        for token in clients {
-            self.send(token, &Frame::Notice(Notice { verdict }));
-        }
     }
 }

@@ -21,6 +21,7 @@ mod load;
 mod network;
 mod outages;
 mod programs;
+mod reach;
 mod replies;
 mod scene;
 mod stops;

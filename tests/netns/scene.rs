@@ -135,6 +135,19 @@ impl Scene {
         });
     }
 
+    /// Starts one more remoted, with the same journal, and waits until it has its socket.
+    pub(crate) fn start_second_remoted(&mut self, options: &[&str]) -> Process {
+        let before = self.net.udp_sockets(Side::Server, 1514).len();
+        let journal = self.journal.path().to_str().expect("is plain text").to_owned();
+        let options = [&["--journal", &journal], options].concat();
+        let second = self.start(Side::Server, example("ossec-remoted"), "second-remoted", &options);
+        wait_until("the second remoted has its socket", || {
+            let sockets = self.net.udp_sockets(Side::Server, 1514).len();
+            (sockets > before).then_some(()).ok_or_else(|| format!("{sockets} on the port"))
+        });
+        second
+    }
+
     /// Starts whatever stands in remoted's place.
     pub(crate) fn start_receiver(&mut self, program: PathBuf, options: &[&str]) {
         self.remoted = Some(self.start(Side::Server, program, "remoted", options));

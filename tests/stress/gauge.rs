@@ -13,7 +13,7 @@ pub(crate) struct Gauge {
 
 impl Gauge {
     pub(crate) fn new(port: u16) -> Self {
-        let wanted = Wanted { port, names: Names::Any, required: Vec::new() };
+        let wanted = Wanted { port, addresses: Vec::new(), names: Names::Any, required: Vec::new() };
         Self { inspector: Inspector::new(wanted.clone()), wanted, found: Found::default() }
     }
 

@@ -229,6 +229,22 @@ impl Namespaces {
         );
     }
 
+    /// What the other host sends to `address`, which nobody has, goes to this host's own instead. It may bind any address, as beside failover
+    /// software.
+    pub(crate) fn translate_destination(&self, side: Side, address: &str) {
+        self.ip(side.other(), &["route", "add", address, "via", side.ipv4()]);
+        run(self.command(side, "sh").args(["-c", "echo 1 >/proc/sys/net/ipv4/ip_nonlocal_bind"]));
+        self.nft(
+            side,
+            &format!(
+                "add table ip translation
+add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
+                 add rule ip translation out iif {WIRE} ip daddr {address} dnat to {}\n",
+                side.ipv4()
+            ),
+        );
+    }
+
     /// How strictly the host checks that an answer would go where a packet comes from: rp_filter, 0 to 2.
     pub(crate) fn check_return_paths(&self, side: Side, strictness: &str) {
         for device in ["all", "default", "lo", WIRE] {
@@ -328,7 +344,7 @@ impl Namespaces {
     }
 
     /// The lines of `/proc/net/udp{,6}` for the sockets on that port.
-    fn udp_sockets(&self, side: Side, port: u16) -> Vec<String> {
+    pub(crate) fn udp_sockets(&self, side: Side, port: u16) -> Vec<String> {
         let tables = run(self.command(side, "cat").args(["/proc/self/net/udp", "/proc/self/net/udp6"]));
         let suffix = format!(":{port:04X}");
         let is_there = |line: &&str| line.split_ascii_whitespace().nth(1).is_some_and(|at| at.ends_with(&suffix));

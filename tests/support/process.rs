@@ -27,6 +27,11 @@ impl Process {
         Self { child, name: name.to_owned(), output }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, by its name (`STOP`). The shell's own `kill` needs no package.
     pub(crate) fn signal(&self, signal: &str) {
         namespaces::run(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]));

@@ -54,36 +54,28 @@ fn done(code: i32) -> NetlinkPayload<SockDiagMessage> {
     NetlinkPayload::Done(done)
 }
 
-fn expected(inode: u64) -> Socket {
-    Socket { inode, rx_queue: 4_096, drops: 44, buffer: Some(212_992) }
+fn expected(inode: u64, place: Place) -> Sight {
+    Sight { socket: Socket { inode, rx_queue: 4_096, drops: 44, buffer: Some(212_992) }, place }
 }
 
 #[test]
-fn an_answer_gives_the_known_sockets_of_its_request() {
-    let mut sockets = Vec::new();
+fn an_answer_gives_the_sockets_of_its_request() {
+    let mut sights = Vec::new();
     let stale = bytes(SEQUENCE - 1, response(100, &[memory()]));
     let stale_end = bytes(SEQUENCE - 1, done(0));
-    let known = bytes(SEQUENCE, response(100, &[Nla::Shutdown(0), Nla::SkV6Only(false), memory()]));
-    let stranger = bytes(SEQUENCE, response(101, &[memory()]));
+    let dual = bytes(SEQUENCE, response(101, &[Nla::Shutdown(0), Nla::SkV6Only(false), memory()]));
+    let v6_only = bytes(SEQUENCE, response(102, &[memory(), Nla::SkV6Only(true)]));
     // One byte longer than its header, and padded.
     let mut noop = bytes(SEQUENCE, NetlinkPayload::Noop);
     noop[..4].copy_from_slice(&17_u32.to_ne_bytes());
     noop.extend([0; 4]);
     let end = bytes(SEQUENCE, done(0));
 
-    let first = [stale, stale_end, noop, stranger, known].concat();
-    assert!(!collect(&first, SEQUENCE, &[100, 200], &mut sockets).expect("a good answer"));
+    let first = [stale, stale_end, noop, dual, v6_only].concat();
+    assert!(!collect(&first, SEQUENCE, &mut sights).expect("a good answer"));
     let second = [bytes(SEQUENCE, response(200, &[memory()])), end].concat();
-    assert!(collect(&second, SEQUENCE, &[100, 200], &mut sockets).expect("a good answer"));
-    assert_eq!(sockets, [expected(100), expected(200)]);
-}
-
-#[test]
-fn the_upper_half_of_an_inode_comes_from_the_search() {
-    let mut sockets = Vec::new();
-    let inode = (5 << 32) + 100;
-    collect(&bytes(SEQUENCE, response(100, &[memory()])), SEQUENCE, &[inode], &mut sockets).expect("a good answer");
-    assert_eq!(sockets, [expected(inode)]);
+    assert!(collect(&second, SEQUENCE, &mut sights).expect("a good answer"));
+    assert_eq!(sights, [expected(101, Place::All), expected(102, Place::AllOfV6), expected(200, Place::All)]);
 }
 
 #[test]
@@ -97,7 +89,7 @@ fn an_error_of_the_kernel_is_told() {
     };
     for (code, told) in [(-libc::ENOENT, libc::ENOENT), (i32::MIN, i32::MAX)] {
         for answer in [refused(code), done(code)] {
-            let error = collect(&bytes(SEQUENCE, answer), SEQUENCE, &[], &mut Vec::new()).expect_err("an error");
+            let error = collect(&bytes(SEQUENCE, answer), SEQUENCE, &mut Vec::new()).expect_err("an error");
             assert_eq!(error.raw_os_error(), Some(told));
         }
     }
@@ -113,7 +105,7 @@ fn what_is_no_answer_is_an_error() {
     let mut too_short = bytes(SEQUENCE, done(0));
     too_short[..4].copy_from_slice(&15_u32.to_ne_bytes());
     for answer in [without_memory, a_request, too_long, too_short, vec![0; 3]] {
-        let error = collect(&answer, SEQUENCE, &[100], &mut Vec::new()).expect_err("an error");
+        let error = collect(&answer, SEQUENCE, &mut Vec::new()).expect_err("an error");
         assert_eq!(error.kind(), ErrorKind::InvalidData);
     }
 }
@@ -135,14 +127,14 @@ fn a_lost_answer_is_given_up_and_the_next_dump_works() {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let port = socket.local_addr().expect("an address").port();
     let mut diag = Diag::new(port);
-    assert!(diag.dump(Family::V4, &[], &mut Vec::new()));
+    assert!(diag.dump(Family::V4, &mut Vec::new()));
     // The kernel passes over a message that says to be shorter than its header.
-    assert!(diag.dump(Family::V4, &[], &mut Vec::new()));
+    assert!(diag.dump(Family::V4, &mut Vec::new()));
     let connection = diag.connection.as_mut().expect("it is kept");
     assert_eq!(connection.sequence, 2);
     connection.request_v4[..4].fill(0);
-    assert!(!diag.dump(Family::V4, &[], &mut Vec::new()));
-    assert!(diag.dump(Family::V4, &[], &mut Vec::new()));
+    assert!(!diag.dump(Family::V4, &mut Vec::new()));
+    assert!(diag.dump(Family::V4, &mut Vec::new()));
     assert!(diag.take_reason().is_none());
 }
 
@@ -158,35 +150,34 @@ fn failures_in_a_row_end_it_for_good_and_are_told_once() {
         assert!(diag.take_reason().is_none());
         assert!(!diag.account(failure()));
     }
-    assert!(!diag.dump(Family::V4, &[], &mut Vec::new()));
+    assert!(!diag.dump(Family::V4, &mut Vec::new()));
     assert_eq!(diag.take_reason().and_then(|error| error.raw_os_error()), Some(libc::ENOENT));
     assert!(diag.take_reason().is_none());
 }
 
-/// What the kernel answers to a request for two sockets, one of them a stranger's.
+/// What the kernel answers to a request for two sockets.
 fn answer() -> Vec<u8> {
-    let known = response(100, &[memory(), Nla::Shutdown(0)]);
-    let stranger = response(101, &[Nla::SkV6Only(false), memory()]);
-    [bytes(SEQUENCE, known), bytes(SEQUENCE, stranger), bytes(SEQUENCE, done(0))].concat()
+    let one = response(100, &[memory(), Nla::Shutdown(0)]);
+    let other = response(101, &[Nla::SkV6Only(false), memory()]);
+    [bytes(SEQUENCE, one), bytes(SEQUENCE, other), bytes(SEQUENCE, done(0))].concat()
 }
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic_nor_tell_of_sockets_that_were_not_asked_for(
+    fn no_bytes_make_it_panic_nor_tell_of_more_sockets_than_fit_in_them(
         answer in prop_oneof![1 => prop::collection::vec(any::<u8>(), 0..200), 4 => garbled(answer())],
     ) {
-        let mut sockets = Vec::new();
-        let _ = collect(&answer, SEQUENCE, &[100], &mut sockets);
-        prop_assert!(sockets.iter().all(|socket| socket.inode == 100), "{:?}", sockets);
+        let mut sights = Vec::new();
+        let _ = collect(&answer, SEQUENCE, &mut sights);
         // struct nlmsghdr and struct inet_diag_msg.
-        prop_assert!(sockets.len() <= answer.len() / (16 + 72), "{:?}", sockets);
+        prop_assert!(sights.len() <= answer.len() / (16 + 72), "{:?}", sights);
     }
 
     #[test]
     fn what_was_told_before_an_answer_breaks_off_is_taken(after in garbled(answer())) {
-        let mut sockets = Vec::new();
+        let mut sights = Vec::new();
         let whole = [bytes(SEQUENCE, response(200, &[memory()])), after].concat();
-        let _ = collect(&whole, SEQUENCE, &[100, 200], &mut sockets);
-        prop_assert_eq!(sockets.first(), Some(&expected(200)));
+        let _ = collect(&whole, SEQUENCE, &mut sights);
+        prop_assert_eq!(sights.first(), Some(&expected(200, Place::All)));
     }
 }

@@ -1,6 +1,6 @@
 //! Companion, required processes, the port alone, and crowds.
 
-use super::tree::Tree;
+use super::tree::{CONTAINER, OUR_NETWORK, Tree};
 use super::*;
 
 #[test]
@@ -64,7 +64,7 @@ fn with_any_name_the_port_alone_counts() {
         age: None,
         companion: None,
         missing: None,
-        places: None,
+        places: Some(Places { remoted: vec![Place::All], strangers: vec![] }),
     };
     assert_eq!(sample, expected);
     assert!(!found.is_outdated_by(&sample));
@@ -88,4 +88,90 @@ fn a_crowd_is_looked_at_as_far_as_the_limits() {
         tree.process(pid, "ossec-remoted", &[700]);
     }
     assert_eq!(look(&tree, &ossec()).1.owners.len(), PROCESSES_MAX);
+}
+
+/// Another OSSEC on the same system, with an analysis daemon that comes first.
+fn with_neighbour(network: &str, pids: &str, root: &str) -> Tree {
+    let tree = usual();
+    tree.lives_in(20, "pid:[1]", "/var/ossec");
+    tree.lives_in(40, "pid:[1]", "/var/ossec");
+    tree.process_in(network, 10, "ossec-analysisd", &[]);
+    tree.process_in(network, 11, "ossec-db", &[]);
+    tree.lives_in(10, pids, root);
+    tree.lives_in(11, pids, root);
+    tree
+}
+
+#[test]
+fn the_companion_and_the_required_are_those_of_the_same_ossec() {
+    let wanted = Wanted { required: vec!["ossec-db".into()], ..ossec() };
+    for (network, pids, root, is_beside) in [
+        (OUR_NETWORK, "pid:[1]", "/var/ossec", true),
+        // It has not changed its root: not everything of OSSEC's does.
+        (OUR_NETWORK, "pid:[1]", "/", true),
+        (CONTAINER, "pid:[1]", "/var/ossec", false),
+        (OUR_NETWORK, "pid:[2]", "/var/ossec", false),
+        (OUR_NETWORK, "pid:[1]", "/opt/ossec", false),
+    ] {
+        let tree = with_neighbour(network, pids, root);
+        let what = format!("{network} {pids} {root}");
+        let (found, sample) = look(&tree, &wanted);
+        assert_eq!((sample.companion, sample.missing.is_none()), (Some(true), is_beside), "{what}");
+        // The neighbour's is stopped.
+        tree.remove("10");
+        let sample = again(&tree, &wanted, &found);
+        // Which of two of one OSSEC is seen is up to the system.
+        assert!(is_beside || sample.companion == Some(true), "{what}");
+        // Ours is.
+        let tree = with_neighbour(network, pids, root);
+        tree.remove("20");
+        assert_eq!(look(&tree, &wanted).1.companion, Some(is_beside), "{what}");
+    }
+}
+
+#[test]
+fn what_may_not_be_read_of_a_process_parts_it_from_nobody() {
+    let tree = with_neighbour(CONTAINER, "pid:[2]", "/opt/ossec");
+    tree.remove("20");
+    tree.remove("10/ns");
+    tree.remove("10/root");
+    assert_eq!(look(&tree, &ossec()).1.companion, Some(true));
+}
+
+#[test]
+fn a_path_names_the_process_that_executes_that_very_file() {
+    let tree = Tree::new();
+    let files = ["here", "there"].map(|name| tree.root().join(format!("{name}/ossec-remoted")));
+    for (file, (pid, inode)) in files.iter().zip([(40, 700), (41, 710)]) {
+        tree.write(file.strip_prefix(tree.root()).expect("below it").to_str().expect("text"), "a program");
+        let network = format!("net:[{pid}]");
+        tree.process_in(&network, pid, "ossec-remoted", &[inode]);
+        tree.udp(&format!("{pid}/net/udp6"), &[(PORT, UNCONNECTED, 0, inode, 0)]);
+        tree.link(&format!("{pid}/exe"), file);
+    }
+    let (found, sample) = look(&tree, &ossec());
+    assert_eq!((sample.owners, found.scattered()), (vec![owner(40), owner(41)], vec![40, 41]));
+
+    let path = files[1].to_str().expect("text");
+    let (found, sample) = look(&tree, &wanted(PORT, &[path]));
+    assert_eq!((sample.owners, found.scattered()), (vec![owner(41)], vec![]));
+    assert_eq!(sample.companion, Some(false), "its name is remoted's");
+    // Only the other one is left.
+    tree.remove("41");
+    assert_eq!(look(&tree, &wanted(PORT, &[path])).1.presence, Presence::NoProcess);
+    assert_eq!(look(&tree, &wanted(PORT, &["/no/such/file"])).1.presence, Presence::NoProcess);
+}
+
+#[test]
+fn a_program_that_was_replaced_under_its_path_is_the_one_that_was_named() {
+    let tree = usual();
+    tree.link("self/ns/pid", "pid:[1]");
+    tree.lives_in(40, "pid:[1]", "/var/ossec");
+    tree.link("40/exe", "/no/such/bin/ossec-remoted (deleted)");
+    let named = wanted(PORT, &["/no/such/bin/ossec-remoted"]);
+    assert_eq!(look(&tree, &named).1.owners, [owner(40)]);
+    // In a container the path means another file.
+    tree.remove("40/ns/pid");
+    tree.link("40/ns/pid", "pid:[2]");
+    assert_eq!(look(&tree, &named).1.presence, Presence::Taken);
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 
 use super::super::search::{Sighting, claimed};
-use super::tree::{CONTAINER, Tree};
+use super::tree::{CONTAINER, Tree, hexadecimal};
 use super::*;
 
 #[test]
@@ -45,6 +45,7 @@ fn where_remoted_was_seen_at_home_one_in_a_container_is_anothers() {
     assert!(at_home.is_at_home());
     assert_eq!(again(&tree, &ossec(), &at_home.at_home()).owners, [owner(40)]);
     tree.remove("40");
+    tree.udp("net/udp6", &[]);
     let elsewhere = search_in(tree.root(), &ossec());
     assert!(elsewhere.qualifies() && !elsewhere.is_at_home());
     let left = elsewhere.at_home();
@@ -96,7 +97,7 @@ fn where_the_namespace_may_not_be_read_the_tables_of_the_process_are_tried() {
 
 #[test]
 fn where_descriptors_may_not_be_read_name_and_port_must_do() {
-    let socket = |view, inode| Sighting { view, family: Family::V4, inode, address: Ipv4Addr::UNSPECIFIED.into() };
+    let socket = |view, inode| Sighting { view, inode, place: Place::AllOfV4 };
     let ours = socket(View::Own, 700);
     let its = socket(View::Of(40), 710);
     let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));
@@ -173,10 +174,4 @@ fn a_remoted_in_a_container_receives_nothing_from_here() {
     let found = search_in(tree.root(), &ossec());
     assert!(found.qualifies());
     assert!(found.receives_at(Ipv4Addr::LOCALHOST.into()).is_err_and(|why| why.contains("container")));
-}
-
-/// As the kernel shows an address: words in the byte order of this machine.
-fn hexadecimal(octets: &[u8]) -> String {
-    let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
-    octets.chunks(4).map(|bytes| format!("{:08X}", word(bytes))).collect::<Vec<_>>().concat()
 }

@@ -48,7 +48,7 @@ fn another_program_on_the_port_is_not_remoted() {
     let tree = Tree::new();
     tree.process(50, "socat", &[700]);
     tree.udp("net/udp", &[ROW]);
-    assert_eq!(look(&tree, &ossec()).1.presence, Presence::NoProcess);
+    assert_eq!(look(&tree, &ossec()).1.presence, Presence::Taken);
     tree.process(40, "ossec-remoted", &[600]);
     let (found, sample) = look(&tree, &ossec());
     assert!(!found.qualifies());
@@ -61,7 +61,7 @@ fn a_name_in_the_arguments_does_not_count() {
     let tree = Tree::new();
     tree.process(40, "vi", &[700]);
     tree.udp("net/udp", &[ROW]);
-    assert_eq!(look(&tree, &ossec()).1.presence, Presence::NoProcess);
+    assert_eq!(look(&tree, &ossec()).1.presence, Presence::Taken);
 }
 
 #[test]
@@ -81,6 +81,7 @@ fn the_dead_do_not_count() {
         let before = search_in(tree.root(), &ossec());
         tree.state(40, "ossec-remoted", state, 40);
         assert_eq!(again(&tree, &ossec(), &before).presence, Presence::NoProcess);
+        tree.udp("net/udp6", &[]);
         assert_eq!(look(&tree, &ossec()).1.presence, Presence::NoProcess);
     }
 }
@@ -152,7 +153,7 @@ fn a_long_name_is_compared_as_far_as_the_kernel_keeps_it() {
     tree.process(40, "netflow-collect", &[700]);
     tree.udp("net/udp", &[ROW]);
     assert_eq!(look(&tree, &wanted(PORT, &["netflow-collector"])).1.owners, [owner(40)]);
-    assert_eq!(look(&tree, &wanted(PORT, &["netflow-collec"])).1.presence, Presence::NoProcess);
+    assert_eq!(look(&tree, &wanted(PORT, &["netflow-collec"])).1.presence, Presence::Taken);
 }
 
 #[test]

@@ -49,6 +49,12 @@ impl Tree {
         }
     }
 
+    /// Where a process lives besides its network.
+    pub(super) fn lives_in(&self, pid: u32, pids: &str, root: &str) {
+        self.link(&format!("{pid}/ns/pid"), pids);
+        self.link(&format!("{pid}/root"), root);
+    }
+
     pub(super) fn state(&self, pid: u32, comm: &str, state: char, start_ticks: u64) {
         let line =
             format!("{pid} ({comm}) {state} 1 1 1 0 -1 4194560 101 0 0 0 0 0 0 0 20 0 1 0 {start_ticks} 3133440 393\n");
@@ -77,7 +83,8 @@ impl Tree {
 
     pub(super) fn remove(&self, path: &str) {
         let path = self.root.join(path);
-        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("it was there");
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|file| file.is_dir());
+        if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("it was there");
     }
 
     pub(super) fn link(&self, path: &str, target: impl AsRef<Path>) {
@@ -93,6 +100,12 @@ impl Tree {
         fs::create_dir_all(path.parent().expect("below the root")).expect("a directory");
         path
     }
+}
+
+/// As the kernel shows an address: words in the byte order of this machine.
+pub(super) fn hexadecimal(octets: &[u8]) -> String {
+    let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
+    octets.chunks(4).map(|bytes| format!("{:08X}", word(bytes))).collect::<Vec<_>>().concat()
 }
 
 impl Drop for Tree {

@@ -21,18 +21,28 @@ impl Server<'_> {
             return;
         };
         let (id, address) = (conn.id, conn.address);
+        if let Some(why) = conn.mismatch(self.config.remoted.port, self.found.is_at_home()) {
+            return self.refuse_strange(now, token, why);
+        }
         let source = source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
         if source != address && !self.config.allowed_sources.iter().any(|allowed| allowed.contains(&source)) {
             let why =
                 format!("source {source} is not allowed for a client from {address} (--allow-source at the server)");
-            self.complaints.strange(address, &why);
-            return self.refuse(now, token, why);
+            return self.refuse_strange(now, token, why);
         }
         log::debug!("{address} sends datagrams over its connection, in the name of {source}");
         let before = self.gate.handle_attach(now, id, stream, source);
         if let Some(before) = before.and_then(|before| self.token(before)) {
             self.close(before, &Close::Replaced);
         }
+    }
+
+    /// Refuses a client for what it wants, and has the log say so.
+    pub(super) fn refuse_strange(&mut self, now: Time, token: Token, why: String) {
+        if let Some(conn) = self.conns.get(&token) {
+            self.complaints.strange(conn.address, &why);
+        }
+        self.refuse(now, token, why);
     }
 
     /// Tells a client why its connection is of no use; it tries again at its slowest pace.

@@ -7,7 +7,7 @@ use super::*;
 use crate::net::HostPort;
 use crate::remoted::Names;
 use crate::server::Inject;
-use crate::wire::Port;
+use crate::wire::{Port, Verdict};
 
 /// How long the server has, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -37,7 +37,7 @@ fn served(config: &Config, ask_search: Sender<()>, founds: Receiver<Found>) -> (
         key: None,
         places: 4,
         sources: 1,
-        wanted: Wanted { port: 1_514, names: nobody, required: Vec::new() },
+        wanted: Wanted { port: 1_514, addresses: Vec::new(), names: nobody, required: Vec::new() },
         remoted: Vec::new(),
         listener,
         poll: Poll::new().expect("descriptors"),
@@ -91,5 +91,5 @@ fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
         found.send(Found::default()).expect("the server is there");
         server.take_found();
     }
-    assert_eq!(server.told, Some(Verdict::NoProcess(Port::Free)));
+    assert_eq!(server.news.told(), Some(Verdict::NoProcess(Port::Free)));
 }
