@@ -8,13 +8,13 @@
 //! ```
 //!
 //! A process counts when it has an accepted name *and* owns an unconnected UDP socket on the port. Neither alone is
-//! enough: another program can sit on the port, and a remoted that failed to bind it is no use. The search looks in our
-//! own network namespace first, then in that of the process (a remoted in a container). A look shows all sockets on the
-//! port: one that the search has not seen calls for another search.
+//! enough: another program can sit on the port, and a remoted that failed to bind it is no use. The search looks in
+//! our own network namespace first, then in that of the process (a remoted in a container). A look shows all sockets
+//! on the port: one that the search has not seen calls for another search.
 //!
 //! Guarantees: nothing that the system does makes this room panic, hang or grow without bound. A process id that was
-//! given to another process is not taken for the old one, because its start time differs. What cannot be read counts as
-//! not there (a process hidden by the mount option `hidepid`).
+//! given to another process is not taken for the old one, because its start time differs. What cannot be read counts
+//! as not there (a process hidden by the mount option `hidepid`).
 //!
 //! Left out on purpose: pid files (stale after `kill -9`), `ossec-control status` (fails when any daemon is down, and
 //! deletes files), the arguments of processes (an editor that has a file of remoted's open bears its name there), and
@@ -57,8 +57,9 @@ const SOCKETS_MAX: usize = 256;
 pub enum Names {
     /// No process is looked for: whatever is bound to the port in our own network namespace counts.
     Any,
-    /// These: a name is compared with `/proc/PID/comm`, which the kernel cuts after 15 bytes. One with a slash is the path of an executable, also
-    /// of one in a container (`/proc/PID/root/…`, the folder where its file system is mounted): the process must run that very file.
+    /// These: a name is compared with `/proc/PID/comm`, which the kernel cuts after 15 bytes. One with a slash is the
+    /// path of an executable, also of one in a container (`/proc/PID/root/…`, the folder where its file system is
+    /// mounted): the process must run that very file.
     These(Vec<String>),
 }
 
@@ -184,7 +185,8 @@ impl Found {
         self.watched.iter().any(|(view, _)| *view == View::Own)
     }
 
-    /// The processes that count together as remoted although they live in several network namespaces: each may be another host's. None otherwise.
+    /// The processes that count together as remoted although they live in several network namespaces: each may be
+    /// another host's. None otherwise.
     pub fn scattered(&self) -> Vec<u32> {
         if self.networks < 2 {
             return Vec::new();
@@ -222,7 +224,8 @@ impl Found {
         })
     }
 
-    /// Leaves out what is in other network namespaces: where remoted was seen at home, what stands elsewhere is another host's.
+    /// Leaves out what is in other network namespaces: where remoted was seen at home, what stands elsewhere is
+    /// another host's.
     #[must_use]
     pub fn at_home(self) -> Self {
         if self.is_at_home() {

@@ -187,3 +187,11 @@ fn the_state_of_a_connection_is_asked_for_as_far_as_linux_4_1_tells_it() {
     client.send(&ping).expect("it is connected");
     assert_eq!(carry(&mut client, &mut server), ping);
 }
+
+#[test]
+fn an_address_is_this_hosts_if_it_is_reached_from_itself() {
+    assert!(is_own([127, 0, 0, 1].into()));
+    // Of the documentation's addresses: no host has it.
+    assert!(!is_own([192, 0, 2, 1].into()));
+    assert!(!is_own([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()));
+}

@@ -70,8 +70,9 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Whether two processes may belong to one OSSEC: they share network and process ids, and, where both have changed their root as OSSEC's do,
-    /// that too. What is not known does not part them; nor does a mount namespace, which an init system gives to each of its services.
+    /// Whether two processes may belong to one OSSEC: they share network and process ids, and, where both have
+    /// changed their root as OSSEC's do, that too. What is not known does not part them; nor does a mount namespace,
+    /// which an init system gives to each of its services.
     pub(super) fn are_beside(&self, other: &Self) -> bool {
         let agree = |one: &Option<PathBuf>, other: &Option<PathBuf>| one.is_none() || other.is_none() || one == other;
         let changed = |root: &Option<PathBuf>| root.clone().filter(|root| root != Path::new("/"));
@@ -157,7 +158,8 @@ impl Proc {
         Some(FileId { device: file.dev(), inode: file.ino() })
     }
 
-    /// Whether a process executes that file: the one that is there, or one of this host that has been replaced since it was started.
+    /// Whether a process executes that file: the one that is there, or one of this host that has been replaced since
+    /// it was started.
     pub(super) fn executes(&self, pid: u32, path: &str, file: Option<FileId>) -> bool {
         let link = self.of(pid, "exe");
         if file.is_some() && file == Self::file(&link) {
@@ -272,7 +274,8 @@ impl Row {
         self.port == port && self.state == STATE_UNCONNECTED
     }
 
-    /// The same as NETLINK_SOCK_DIAG tells it. `/proc` tells neither the size of the buffer nor whether a socket of IPv6 takes IPv4, too.
+    /// The same as NETLINK_SOCK_DIAG tells it. `/proc` tells neither the size of the buffer nor whether a socket of
+    /// IPv6 takes IPv4, too.
     pub(super) fn sight(self, buffer: u64) -> Sight {
         let socket = Socket { inode: self.inode, rx_queue: self.rx_queue, drops: self.drops, buffer: Some(buffer) };
         Sight { socket, place: Place::of(self.address, false) }

@@ -40,8 +40,9 @@ impl Inspector {
         Self { wanted, proc: Proc::at(root), diag: Diag::off(), table: Vec::new(), newcomer: false }
     }
 
-    /// Looks once, or twice where something seems to be gone: a table can leave out a live socket, and what is believed to be gone costs every
-    /// client copies. All that the sample says was so at some moment between the call and its return.
+    /// Looks once, or twice where something seems to be gone: a table can leave out a live socket, and what is
+    /// believed to be gone costs every client copies. All that the sample says was so at some moment between the call
+    /// and its return.
     ///
     /// `found` must come from a search for what this inspector was made for.
     pub fn sample(&mut self, found: &Found) -> Sample {
@@ -49,7 +50,8 @@ impl Inspector {
         if found.is_lost_in(&sample) { self.look(found) } else { sample }
     }
 
-    /// Whether the newest sample found a socket on the port that the search has not seen: it may be remoted's, so another search is due.
+    /// Whether the newest sample found a socket on the port that the search has not seen: it may be remoted's, so
+    /// another search is due.
     pub const fn sees_newcomer(&self) -> bool {
         self.newcomer
     }
@@ -102,7 +104,8 @@ impl Inspector {
         holders
     }
 
-    /// How it stands where no owner is left: a process of the right name may be without a socket, or one of another name may have the port.
+    /// How it stands where no owner is left: a process of the right name may be without a socket, or one of another
+    /// name may have the port.
     fn without_holders(&self, found: &Found, port_is_taken: bool) -> Presence {
         if self.any_lives(&found.elsewhere) {
             Presence::Elsewhere
@@ -143,8 +146,8 @@ impl Inspector {
         self.proc.life(process) != Life::Gone
     }
 
-    /// The sockets that are on the port at this moment. Those of our own network namespace are looked at in any case: where remoted was found in a
-    /// container alone, one may start here.
+    /// The sockets that are on the port at this moment. Those of our own network namespace are looked at in any case:
+    /// where remoted was found in a container alone, one may start here.
     fn sockets(&mut self, found: &Found) -> Seen {
         let mut views = vec![View::Own];
         for (view, _) in &found.watched {

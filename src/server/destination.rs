@@ -1,7 +1,8 @@
 //! Where a client's datagrams arrive, and whether this server is the one to ask about them; pure.
 //!
-//! A client says in its greeting where it sends to. Is that an address of this host, its datagrams arrive there. If not, something on the way
-//! translates addresses, and does so for the connection as well: the address that the connection reached stands in.
+//! A client says in its greeting where it sends to. Is that an address of this host, its datagrams arrive there. If
+//! not, something on the way translates addresses, and does so for the connection as well: the address that the
+//! connection reached stands in.
 
 use std::net::IpAddr;
 
@@ -20,8 +21,8 @@ pub(super) struct Destination {
 }
 
 impl Destination {
-    /// That of a client from `peer` whose connection reached the address `reached`, all in their canonical form. `is_own` says whether an address is
-    /// one of this host's.
+    /// That of a client from `peer` whose connection reached the address `reached`, all in their canonical form.
+    /// `is_own` says whether an address is one of this host's.
     pub(super) fn new(
         named: Target,
         peer: IpAddr,
@@ -37,13 +38,17 @@ impl Destination {
         Self { named, reached, here, streams }
     }
 
-    /// The address of this host that the datagrams arrive at; `None` where that is not known, or where they come over the connection.
+    /// The address of this host that the datagrams arrive at; `None` where that is not known, or where they come over
+    /// the connection.
     pub(super) fn address(&self) -> Option<IpAddr> {
         let named = self.named.address.filter(|_| !self.streams)?;
-        if self.here { Some(named) } else { self.reached }
+        // A connection that ends at the loopback came through a proxy or a tunnel, where no datagram comes from.
+        let stands_in = self.reached.filter(|reached| !reached.is_loopback());
+        if self.here { Some(named) } else { stands_in }
     }
 
-    /// Why a server that watches this port says nothing of use to the client. `at_home`: remoted is in the server's network namespace.
+    /// Why a server that watches this port says nothing of use to the client. `at_home`: remoted is in the server's
+    /// network namespace.
     pub(super) fn mismatch(&self, watched: u16, at_home: bool) -> Option<String> {
         let port = self.named.port;
         // What translates addresses, as before a container, may translate ports, too.
@@ -89,6 +94,18 @@ mod tests {
             assert_eq!(address, expected.map(ip), "{named:?} from {peer}");
             assert_eq!(destination(named, PORT, peer, true).address(), None);
         }
+    }
+
+    #[test]
+    fn a_tunnel_to_this_host_says_nothing_of_the_datagrams_way() {
+        let through = |named| {
+            let target = Target { address: Some(ip(named)), port: PORT };
+            let loopback = ip("127.0.0.1");
+            Destination::new(target, loopback, Some(loopback), false, |address| address == ip("10.0.0.3")).address()
+        };
+        assert_eq!(through("192.0.2.1"), None);
+        assert_eq!(through("10.0.0.3"), Some(ip("10.0.0.3")));
+        assert_eq!(through("127.0.0.1"), Some(ip("127.0.0.1")));
     }
 
     #[test]

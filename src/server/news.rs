@@ -47,7 +47,8 @@ impl News {
         })
     }
 
-    /// With those that own its sockets, and those that did and are gone: OSSEC up to 4.0 has a process for each `<remote>`.
+    /// With those that own its sockets, and those that did and are gone: OSSEC up to 4.0 has a process for each
+    /// `<remote>`.
     fn up(&mut self, judge: &Judge, sample: &Sample) -> Line {
         let before = std::mem::replace(&mut self.owners, sample.owners.clone());
         let (left, gone): (Vec<Owner>, Vec<Owner>) = before.into_iter().partition(|owner| self.owners.contains(owner));

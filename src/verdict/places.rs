@@ -1,8 +1,9 @@
 //! Where remoted receives: what its sockets and those of others on its port are bound to.
 //!
-//! The kernel gives a datagram to the socket that is bound most narrowly: to its very address, else to all of its family, else to all of both
-//! families (`compute_score` in its `net/ipv4/udp.c`). So a socket that is bound to one address takes what another program's wildcard socket
-//! would have got, and remoted's wildcard socket does not receive everywhere.
+//! The kernel gives a datagram to the socket that is bound most narrowly: to its very address, else to all of its
+//! family, else to all of both families (`compute_score` in its `net/ipv4/udp.c`). So a socket that is bound to one
+//! address takes what another program's wildcard socket would have got, and remoted's wildcard socket does not
+//! receive everywhere.
 
 use std::net::IpAddr;
 
@@ -33,7 +34,8 @@ impl Place {
         }
     }
 
-    /// How narrowly a socket here is bound, as seen from a datagram to `target`; `None` if it does not receive that. The narrowest one gets it.
+    /// How narrowly a socket here is bound, as seen from a datagram to `target`; `None` if it does not receive that.
+    /// The narrowest one gets it.
     pub fn rank(self, target: IpAddr) -> Option<u8> {
         match self {
             Self::One(address) => (address == target).then_some(2),

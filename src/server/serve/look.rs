@@ -15,7 +15,8 @@ use crate::wire::{Frame, Notice, Verdict};
 const SAMPLE_SHARE: u32 = 10;
 /// Least time between two searches of `/proc`.
 const SEARCH_GAP: Duration = Duration::from_secs(1);
-/// ... and the most. It is also the least while remoted is up and only a process beside it is not found: perhaps it cannot be seen from here.
+/// ... and the most. It is also the least while remoted is up and only a process beside it is not found: perhaps it
+/// cannot be seen from here.
 const SEARCH_GAP_MAX: Duration = Duration::from_secs(30);
 
 impl Server<'_> {
@@ -71,7 +72,8 @@ impl Server<'_> {
         self.tell_change(&sample);
     }
 
-    /// How long after the last search another one is due: soon where remoted is not as it was found, or a socket has come that may be its own.
+    /// How long after the last search another one is due: soon where remoted is not as it was found, or a socket has
+    /// come that may be its own.
     fn search_gap(&self, sample: &Sample) -> Duration {
         let down = self.gate.judge().verdict() != Verdict::Up && self.found.is_outdated_by(sample);
         let soon = down || self.found.is_lost_in(sample) || self.inspector.sees_newcomer();

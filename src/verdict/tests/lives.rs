@@ -186,7 +186,8 @@ fn check_seen(judge: &Judge, world: &World, seen: &mut Seen) {
     check_marks(judge, world, seen);
 }
 
-/// What confirmation rests on: what had come into any socket at a sample has been read when F reaches what F and the queue were then.
+/// What confirmation rests on: what had come into any socket at a sample has been read when F reaches what F and the
+/// queue were then.
 fn check_marks(judge: &Judge, world: &World, seen: &mut Seen) {
     for (reached, then) in seen.marks.iter().filter(|(reached, _)| judge.read() >= *reached) {
         let read = world.sockets.iter().zip(then).all(|(flow, then)| flow.read >= then.arrived);
