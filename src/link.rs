@@ -25,19 +25,23 @@ mod dial;
 mod drops;
 mod prompt;
 mod proof;
+mod routes;
 mod rtt;
+mod segments;
 mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use dial::{ATTEMPTS_MAX, Dialer};
+pub use dial::{ATTEMPTS_MAX, Attempt, Dialer, PATIENCE_MAX};
+pub use routes::{ROUTES_MAX, Route, Routes};
+pub use segments::{Segments, Sent};
 pub use stream::{Resumption, Stream};
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::time::Time;
-use crate::wire::{Incarnation, LEASE_MAX, Pong, Seq, Verdict};
+use crate::wire::{Incarnation, Pong, Seq, Verdict};
 use drops::{Drops, Finding};
 use prompt::{GRACE, Promptness};
 use proof::{Good, Proof};
@@ -74,7 +78,7 @@ pub struct Settings {
     pub interval: Duration,
     /// Added to the round trip: how long a heartbeat allows release.
     pub lease: Duration,
-    /// Bound of the lease.
+    /// Bound of the lease, unless the path itself takes longer.
     pub timeout: Duration,
 }
 
@@ -290,13 +294,13 @@ impl Link {
 
     /// How long a heartbeat that begins now would allow release.
     pub fn lease(&self) -> Duration {
-        (self.settings.lease + self.rtt.allowance()).min(self.settings.timeout).min(LEASE_MAX)
+        (self.settings.lease + self.rtt.allowance()).min(self.rtt.patience(self.settings))
     }
 
     /// A connection was made and greeted in `round_trip`. One that was there before is given up.
     pub fn handle_connected(&mut self, now: Time, round_trip: Duration, flight: Flight) -> Option<Rewind> {
         let rewind = self.handle_disconnected(now, flight);
-        self.rtt.handle_sample(round_trip);
+        self.rtt.handle_path(round_trip);
         self.connections += 1;
         self.connection = Some(Connection {
             id: self.connections,
@@ -354,7 +358,7 @@ impl Link {
         };
         let was_late = connection.redeem(now, probe.number);
         // A late one may have waited for an outage to end: it says that the path is slower, not by how much.
-        self.rtt.handle_sample(round_trip.min(LATE_LEASES_MAX * probe.lease));
+        self.rtt.handle_sample(round_trip, LATE_LEASES_MAX * probe.lease);
         connection.gap = Duration::from_micros(u64::from(pong.gap_us)).min(self.settings.interval).max(GAP_MIN);
         if round_trip > probe.lease {
             connection.answer = None;

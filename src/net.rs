@@ -222,13 +222,17 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// What a connection may have taken to send and not sent: for as long as there is more it does not count as writable.
 const NOTSENT_BYTES_MAX: u32 = 16 * 1024;
 
-/// Starts to connect to `address`, from `source` if that is given. The stream is writable when it is connected or has failed.
-pub fn dial(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+/// Starts to connect to `address`, from `source` if that is given, with segments of at most `segment_bytes_max` in both directions. The stream is
+/// writable when it is connected or has failed.
+pub fn dial(address: SocketAddr, source: Option<IpAddr>, segment_bytes_max: Option<u16>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     // What waits in the system cannot be overtaken by a heartbeat any more.
     setsockopt(&socket, framed::NotsentLowat, &NOTSENT_BYTES_MAX)?;
+    if let Some(bytes) = segment_bytes_max {
+        setsockopt(&socket, sockopt::TcpMaxSeg, &bytes.into())?;
+    }
     if let Some(source) = source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }

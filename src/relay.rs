@@ -298,6 +298,11 @@ impl Relay {
         self.way.next_deadline(now)
     }
 
+    /// Datagrams are refused although heartbeats are good.
+    pub fn is_refused(&self, now: Time) -> bool {
+        self.way.standing(now) == Standing::Refused
+    }
+
     /// The connection has been silent for too long to be waited for.
     pub fn is_silent(&self, now: Time) -> bool {
         self.way.is_silent(now)

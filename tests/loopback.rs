@@ -2,6 +2,8 @@
 
 #[path = "support/ports.rs"]
 mod ports;
+#[path = "loopback/strangers.rs"]
+mod strangers;
 #[path = "support/uninterrupted.rs"]
 mod uninterrupted;
 #[path = "support/wait.rs"]
@@ -45,6 +47,12 @@ impl Role {
         let read = move || BufReader::new(log).lines().map_while(Result::ok).try_for_each(|line| sender.send(line));
         thread::Builder::new().spawn(read).expect("a thread starts");
         lines
+    }
+
+    /// Its exit code, if it has ended by itself.
+    fn has_ended(&mut self) -> Option<Option<i32>> {
+        let child = self.0.as_mut().expect("it runs");
+        child.try_wait().expect("it is a child").map(|status| status.code())
     }
 
     /// Asks for a stop, waits for the end.

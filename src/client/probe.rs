@@ -1,56 +1,50 @@
-//! Heartbeats: the connection to the broker server, and the attempts to get a better one.
+//! Heartbeats over the connection in use. What leads to one is in `attempts`.
 
+mod attempts;
 mod peer;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll};
 
 use super::report::Report;
-use super::resolve::{Addresses, Resolver};
+use super::resolve::Resolver;
 use super::stream::Outgoing;
 use super::{Config, Shared, events};
-use crate::link::{ATTEMPTS_MAX, Dialer, Probe};
+use crate::link::{Probe, Rewind};
 use crate::net::udp::kernel_drops;
 use crate::net::{self};
 use crate::relay::{Bells, Relay, SessionRef, Transport};
 use crate::seal::Key;
 use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
-use crate::wire::{Attach, Features, Frame, Hello, Ping, Reply, Target, VERSION};
-use peer::{Peer, Stage};
+use crate::wire::{Attach, Features, Frame, Ping, Pong, Reply};
+use attempts::{Attempts, Success};
+use peer::{End, Heard, Peer, Stage};
 
-/// A name is not asked for again before this is over.
-const RESOLVE_PAUSE: Duration = Duration::from_secs(2);
+/// A round trip that the log tells of, and how often at most: who looks for the reason of slow answers finds it there.
+const SLOW: Duration = Duration::from_millis(500);
+const SLOW_GAP: Duration = Duration::from_mins(1);
 
 /// The thread that keeps the link.
 pub(super) struct Prober<'a> {
     shared: Shared,
     config: &'a Config,
-    key: Option<Key>,
     poll: Poll,
-    resolver: Resolver,
-    addresses: Option<Addresses>,
-    asked: Time,
-    dialer: Dialer,
-    /// Attempts and the connection in use, by token.
-    peers: Vec<Peer>,
-    tokens: usize,
+    attempts: Attempts<'a>,
     /// The connection in use.
-    chosen: Option<Token>,
+    chosen: Option<Peer>,
     /// Heartbeats under way on it, oldest first.
     probes: VecDeque<Probe>,
-    turn: usize,
-    /// What a connection begins with; where its datagrams go is filled in by each.
-    hello: Hello,
+    /// Nothing has come back over it yet.
+    fresh: bool,
+    /// When the log was told last that the path is slow.
+    slow_told: Option<Time>,
     /// That nothing protects the connection was said.
     plain_told: bool,
-    /// Why there is no connection, for the log.
-    trouble: String,
     report: Report,
     kernel_drops: u32,
     /// Transport tcp: what is to be written.
@@ -67,29 +61,16 @@ impl<'a> Prober<'a> {
         outgoing: Receiver<Outgoing>,
     ) -> Self {
         let now = net::now();
-        let stream = net::random();
-        let interval_ms = u32::try_from(config.relay.link.interval.as_millis()).unwrap_or(u32::MAX);
-        let features = match config.relay.transport {
-            Transport::Udp => Features::NONE,
-            Transport::Tcp => Features::STREAM.with(Features::EMPTY_DATAGRAMS),
-        };
         Self {
             shared,
             config,
-            key,
             poll,
-            resolver,
-            addresses: None,
-            asked: now,
-            dialer: Dialer::new(now, stream as u64),
-            peers: Vec::new(),
-            tokens: 0,
+            attempts: Attempts::new(config, key, resolver, now),
             chosen: None,
             probes: VecDeque::new(),
-            turn: 0,
-            hello: Hello { version: VERSION, features, stream, interval_ms, target: Target::NONE },
+            fresh: false,
+            slow_told: None,
             plain_told: false,
-            trouble: "not connected yet".into(),
             report: Report::new(now),
             kernel_drops: 0,
             outgoing,
@@ -115,9 +96,10 @@ impl<'a> Prober<'a> {
     /// Does all that is due at this moment. How long to wait for events after that.
     fn act(&mut self) -> Option<Duration> {
         let now = net::now();
-        self.give_up_attempts(now);
-        self.ask_names(now);
-        self.dial(now);
+        let (in_use, answering) = (self.chosen.as_ref().map(|peer| peer.token), self.is_answering(now));
+        if let Some(success) = self.attempts.act(now, self.poll.registry(), in_use, answering) {
+            self.adopt(success);
+        }
         let (bells, heartbeat) = self.keep_time(now);
         self.shared.ring(bells);
         if let Some((probe, ping)) = heartbeat {
@@ -135,61 +117,58 @@ impl<'a> Prober<'a> {
             (relay.bells(now), heartbeat, relay.next_deadline(now))
         };
         self.shared.ring(bells);
-        let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
-        let dial = match self.addresses {
-            Some(_) => self.dialer.next_start(attempts),
-            None => Some(self.asked + RESOLVE_PAUSE),
-        };
-        let attempt = self
-            .peers
-            .iter()
-            .filter(|peer| Some(peer.token) != self.chosen)
-            .map(|peer| peer.since + self.config.timeout)
-            .min();
-        let report = self.report.next_deadline();
-        let next = [heartbeat, link, dial, attempt, report].into_iter().flatten().min()?;
+        let (attempts, report) = (self.attempts.next_deadline(now), self.report.next_deadline());
+        let next = [heartbeat, link, attempts, report].into_iter().flatten().min()?;
         Some(next.since(net::now()))
+    }
+
+    /// The connection in use is one that answers.
+    fn is_answering(&self, now: Time) -> bool {
+        self.chosen.is_some() && !self.shared.relay.lock().is_silent(now)
     }
 
     /// What time alone brings about: lateness, silence, a heartbeat that is due.
     fn keep_time(&mut self, now: Time) -> (Bells, Option<(Probe, Ping)>) {
         let acknowledged = self.acknowledged(now);
-        let mut relay = self.shared.relay.lock();
-        relay.handle_time(now);
-        if let Some(at) = acknowledged {
-            relay.handle_alive(at);
+        let (bells, heartbeat, silent) = {
+            let mut relay = self.shared.relay.lock();
+            relay.handle_time(now);
+            if let Some(at) = acknowledged {
+                relay.handle_alive(at);
+            }
+            let silent = relay.is_silent(now);
+            let due = relay.next_heartbeat(now).is_some_and(|at| at <= now);
+            let heartbeat = if due { relay.begin_heartbeat(now) } else { None };
+            (relay.bells(now), heartbeat, silent)
+        };
+        if let Some(peer) = self.chosen.as_ref().filter(|_| silent) {
+            self.attempts.handle_silent(now, peer);
         }
-        if relay.is_silent(now) {
-            self.dialer.handle_outage(now);
-        }
-        let due = relay.next_heartbeat(now).is_some_and(|at| at <= now);
-        let heartbeat = if due { relay.begin_heartbeat(now) } else { None };
-        (relay.bells(now), heartbeat)
+        (bells, heartbeat)
     }
 
     /// Transport tcp, while something is under way: when the other host acknowledged something last.
-    fn acknowledged(&mut self, now: Time) -> Option<Time> {
+    fn acknowledged(&self, now: Time) -> Option<Time> {
         let streams = self.config.relay.transport == Transport::Tcp;
-        let ago = self.chosen_peer().filter(|_| streams)?.framed.acknowledged()?;
+        let ago = self.chosen.as_ref().filter(|_| streams)?.framed.acknowledged()?;
         Some(now.before(ago))
     }
 
     fn send_heartbeat(&mut self, probe: Probe, ping: Ping) {
         log::trace!("heartbeat {}: {} held, {} unsent", ping.number, ping.held, ping.unsent);
         self.probes.push_back(probe);
-        let sent = self.chosen_peer().map(|peer| peer.framed.send(&Frame::Ping(ping)));
+        let sent = self.chosen.as_mut().map(|peer| peer.framed.send(&Frame::Ping(ping)));
         if let Some(Err(broken)) = sent {
-            self.lose(&broken.to_string());
+            self.lose(broken.to_string());
         }
     }
 
     /// Transport tcp: writes what is ready, as far as the connection takes it.
     fn write_stream(&mut self) {
         loop {
-            let Some(peer) = self.chosen_peer().filter(|peer| !peer.framed.is_congested()) else {
+            let Some(peer) = self.chosen.as_mut().filter(|peer| !peer.framed.is_congested()) else {
                 return;
             };
-            let token = peer.token;
             let Ok(outgoing) = self.outgoing.try_recv() else {
                 return;
             };
@@ -197,187 +176,121 @@ impl<'a> Prober<'a> {
             if outgoing.epoch != self.shared.relay.lock().epoch() {
                 continue;
             }
-            if let Some(peer) = self.chosen_peer()
-                && let Err(broken) = peer.framed.send_bytes(&outgoing.bytes)
-            {
-                return self.drop_peer(token, &broken.to_string());
+            if let Err(broken) = peer.framed.send_bytes(&outgoing.bytes) {
+                return self.lose(broken.to_string());
             }
-        }
-    }
-
-    fn chosen_peer(&mut self) -> Option<&mut Peer> {
-        let chosen = self.chosen?;
-        self.peers.iter_mut().find(|peer| peer.token == chosen)
-    }
-
-    fn give_up_attempts(&mut self, now: Time) {
-        let timeout = self.config.timeout;
-        let chosen = self.chosen;
-        let trouble = &mut self.trouble;
-        self.peers.retain(|peer| {
-            let keep = Some(peer.token) == chosen || now.since(peer.since) < timeout;
-            if !keep {
-                *trouble = format!("no answer from {} within {timeout:?}", peer.address);
-            }
-            keep
-        });
-    }
-
-    /// Asks what the names mean by now, while there is no link or no answer yet.
-    fn ask_names(&mut self, now: Time) {
-        let needed = self.addresses.is_none() || self.dialer.next_start(0).is_some();
-        if needed && now.since(self.asked) >= RESOLVE_PAUSE {
-            self.asked = now;
-            self.resolver.ask();
-        }
-    }
-
-    /// Starts an attempt if one is due.
-    fn dial(&mut self, now: Time) {
-        let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count();
-        debug_assert!(attempts <= ATTEMPTS_MAX, "the dialer counts them");
-        if self.dialer.next_start(attempts).is_none_or(|at| at > now) {
-            return;
-        }
-        let Some(addresses) = &self.addresses else {
-            return;
-        };
-        self.dialer.handle_start(now);
-        let address = addresses.broker[self.turn % addresses.broker.len()];
-        self.turn = self.turn.wrapping_add(1);
-        let token = Token(self.tokens);
-        self.tokens = (self.tokens + 1) % DOORBELL.0;
-        let target = self.target(address);
-        let begun = net::dial(address, self.config.source).and_then(|stream| {
-            let mut peer = Peer::new(stream, self.key.as_ref(), address, target, token, now);
-            self.poll.registry().register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
-            Ok(peer)
-        });
-        match begun {
-            Ok(peer) => {
-                if self.turn == 1 {
-                    self.trouble = format!("no answer from {address} yet");
-                }
-                self.peers.push(peer);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable && self.config.source.is_some() => {
-                self.trouble = format!("cannot connect to {address}: --source is no address of this host");
-            }
-            Err(error) => self.trouble = format!("cannot connect to {address}: {error}"),
         }
     }
 
     fn take_events(&mut self, events: &Events) {
         for event in events {
             if event.token() == DOORBELL {
-                self.take_answers();
-            } else if let Some(at) = self.peers.iter().position(|peer| peer.token == event.token()) {
-                self.attend(at);
+                self.attempts.take_answers();
+            } else if self.chosen.as_ref().is_some_and(|peer| peer.token == event.token()) {
+                self.attend();
+            } else if let Some(success) = self.attempts.attend(net::now(), event.token()) {
+                self.adopt(success);
             }
         }
     }
 
-    fn take_answers(&mut self) {
-        while let Some(answer) = self.resolver.answer() {
-            match answer.and_then(|addresses| addresses.reachable_from(self.config.source)) {
-                Ok(addresses) => {
-                    if self.addresses.as_ref() != Some(&addresses) {
-                        log::debug!("broker server at {:?}", addresses.broker);
-                    }
-                    self.addresses = Some(addresses);
-                }
-                Err(error) => self.trouble = error,
-            }
+    /// Reads and writes what the connection in use is ready for.
+    fn attend(&mut self) {
+        let hello = self.attempts.hello();
+        let heard = self.chosen.as_mut().map(|peer| peer.attend(hello));
+        if let Some(heard) = heard {
+            self.take_heard(heard);
         }
     }
 
-    /// Reads and writes what a connection is ready for.
-    fn attend(&mut self, at: usize) {
-        let peer = &mut self.peers[at];
-        let (token, address) = (peer.token, peer.address);
-        let outcome = peer.attend(&self.hello);
-        let (frames, ended) = match outcome {
-            Ok(outcome) => outcome,
-            Err(trouble) => {
-                if trouble.is_refusal() {
-                    self.dialer.handle_refusal(net::now());
-                }
-                return self.drop_peer(token, &format!("{address}: {trouble}"));
-            }
-        };
+    /// What came in over the connection in use.
+    fn take_heard(&mut self, (frames, end): Heard) {
         for frame in frames {
+            let Some(peer) = &self.chosen else {
+                return;
+            };
+            let (broker, route) = (peer.route.broker, peer.route);
             match frame {
-                Frame::Welcome(welcome) if welcome.version == VERSION => {
-                    if let Err(why) = self.adopt(token, welcome.features) {
-                        self.dialer.handle_refusal(net::now());
-                        return self.drop_peer(token, &format!("{address} {why}"));
-                    }
-                }
-                Frame::Welcome(welcome) => {
-                    return self
-                        .drop_peer(token, &format!("{address} speaks version {} of the protocol", welcome.version));
-                }
-                Frame::Refusal(refusal) => {
-                    self.dialer.handle_refusal(net::now());
-                    return self.drop_peer(token, &format!("{address} refuses: {}", refusal.text));
-                }
-                Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(&pong),
-                Frame::Notice(notice) if Some(token) == self.chosen => {
-                    log::debug!("{address} says: remoted {}", notice.verdict);
+                Frame::Pong(pong) => self.take_pong(&pong),
+                Frame::Notice(notice) => {
+                    log::debug!("{broker} says: remoted {}", notice.verdict);
                     self.take_told(|relay| relay.handle_notice(notice.verdict));
                 }
-                Frame::Resume(resume) if Some(token) == self.chosen => {
-                    log::debug!("{address} says: go on from {:?}", resume.from);
+                Frame::Resume(resume) => {
+                    match resume.from {
+                        Some(from) => log::debug!("{broker} says: go on from {}", from.0),
+                        None => log::debug!("{broker} says: go on from the oldest that is not acknowledged"),
+                    }
                     self.take_told(|relay| relay.handle_resume(&resume));
                 }
-                Frame::Ack(ack) if Some(token) == self.chosen => self.take_told(|relay| relay.handle_ack(&ack)),
-                Frame::Reply(reply) if Some(token) == self.chosen => self.take_reply(&reply),
-                Frame::Pong(_) | Frame::Notice(_) | Frame::Resume(_) | Frame::Ack(_) | Frame::Reply(_) => {}
-                Frame::Hello(_) | Frame::Ping(_) | Frame::Attach(_) | Frame::Session(_) | Frame::Data(_) => {
-                    return self.drop_peer(token, &format!("{address} is not a broker server"));
+                Frame::Ack(ack) => self.take_told(|relay| relay.handle_ack(&ack)),
+                Frame::Reply(reply) => self.take_reply(&reply),
+                Frame::Refusal(refusal) => {
+                    let why = format!("{broker} refuses: {}", refusal.text);
+                    self.lose(why.clone());
+                    return self.attempts.handle_refused(net::now(), route, why);
+                }
+                Frame::Welcome(_)
+                | Frame::Hello(_)
+                | Frame::Ping(_)
+                | Frame::Attach(_)
+                | Frame::Session(_)
+                | Frame::Data(_) => {
+                    let why = format!("{broker} is not a broker server");
+                    self.lose(why.clone());
+                    return self.attempts.handle_refused(net::now(), route, why);
                 }
             }
         }
-        if ended {
-            self.drop_peer(token, &format!("{address} closed the connection"));
+        let (Some(peer), Some(end)) = (&self.chosen, end) else {
+            return;
+        };
+        let (broker, route) = (peer.route.broker, peer.route);
+        match end {
+            End::Closed => self.lose(format!("{broker} closed the connection")),
+            End::Trouble(trouble) => {
+                let why = format!("{broker}: {trouble}");
+                self.lose(why.clone());
+                if trouble.is_refusal() {
+                    self.attempts.handle_refused(net::now(), route, why);
+                }
+            }
         }
     }
 
     /// An attempt was answered: it is the connection from here on.
-    fn adopt(&mut self, token: Token, features: Features) -> Result<(), &'static str> {
-        let now = net::now();
-        let streams = self.config.relay.transport == Transport::Tcp;
-        if streams && !features.has(Features::STREAM) {
-            return Err("takes no datagrams over TCP: it needs a key at both ends, or both ends on one host");
-        }
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.token == token) else {
-            return Ok(());
+    fn adopt(&mut self, success: Success) {
+        let (now, Success { peer, heard }) = (net::now(), success);
+        let Stage::Answered { round_trip, features } = peer.stage else {
+            return;
         };
-        let Stage::Greeted { at } = peer.stage else {
-            return Ok(());
-        };
-        peer.stage = Stage::Ready;
-        if streams && let Err(broken) = peer.framed.send(&Frame::Attach(Attach { source: self.config.source })) {
-            log::debug!("connection lost: {broken}");
-            return Err("closed the connection");
-        }
+        let route = peer.route;
         self.shared.takes_empty.store(features.has(Features::EMPTY_DATAGRAMS), Ordering::Relaxed);
-        let (address, target) = (peer.address, peer.target);
-        self.peers.retain(|peer| peer.token == token);
-        self.chosen = Some(token);
+        self.attempts.handle_taken(&peer);
         self.probes.clear();
-        self.dialer.handle_link();
-        log::debug!("connected to {address}; datagrams go to {target}");
-        if self.key.is_none() && !address.ip().is_loopback() && !std::mem::replace(&mut self.plain_told, true) {
+        self.fresh = true;
+        log::debug!("connected to {}; datagrams go to {}", route.broker, route.target);
+        if !self.attempts.has_key()
+            && !route.broker.ip().is_loopback()
+            && !std::mem::replace(&mut self.plain_told, true)
+        {
             log::warn!("no key (--psk-file): heartbeats are plain");
         }
+        let peer = self.chosen.insert(peer);
+        let attached = match self.config.relay.transport {
+            Transport::Udp => Ok(()),
+            Transport::Tcp => peer.framed.send(&Frame::Attach(Attach { source: self.config.source })),
+        };
         let bells = {
             let mut relay = self.shared.relay.lock();
-            relay.handle_connected(now, now.since(at), target);
+            relay.handle_connected(now, round_trip, route.target);
             relay.bells(now)
         };
         self.shared.ring(bells);
-        Ok(())
+        self.take_heard(heard);
+        if let Err(broken) = attached {
+            self.lose(format!("{}: {broken}", route.broker));
+        }
     }
 
     /// The server has said something unasked.
@@ -401,25 +314,7 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// Where datagrams go: to the very host that the heartbeats reach, unless the broker server is said to stand elsewhere.
-    fn target(&self, reached: SocketAddr) -> SocketAddr {
-        match self.addresses.as_ref().and_then(|addresses| addresses.server.as_ref()) {
-            None => {
-                // With its scope, where it is a link-local address.
-                let mut target = reached;
-                target.set_port(self.config.server.port);
-                target
-            }
-            Some(servers) => {
-                let fits = |address: &&SocketAddr| {
-                    self.config.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4())
-                };
-                *servers.iter().find(fits).unwrap_or(&servers[0])
-            }
-        }
-    }
-
-    fn take_pong(&mut self, pong: &crate::wire::Pong) {
+    fn take_pong(&mut self, pong: &Pong) {
         let now = net::now();
         // Pongs come in the order of their pings; one that is not known belongs to nothing.
         while let Some(probe) = self.probes.pop_front() {
@@ -431,14 +326,17 @@ impl<'a> Prober<'a> {
                 return;
             }
             let round_trip = now.since(probe.begun());
-            let (outcome, silent, bells) = {
+            let (outcome, silent, refused, bells) = {
                 let mut relay = self.shared.relay.lock();
                 let outcome = relay.handle_pong(now, probe, pong);
-                (outcome, relay.is_silent(now), relay.bells(now))
+                (outcome, relay.is_silent(now), relay.is_refused(now), relay.bells(now))
             };
             self.shared.ring(bells);
-            if !silent {
-                self.keep_chosen();
+            if let Some(peer) = self.chosen.as_ref().filter(|_| !silent) {
+                self.attempts.handle_answering(now, peer.route, pong.verdict, refused);
+            }
+            if std::mem::take(&mut self.fresh) {
+                self.tell_path(now, round_trip);
             }
             let level = if outcome.rewind.is_some() { log::Level::Debug } else { log::Level::Trace };
             log::log!(
@@ -448,38 +346,28 @@ impl<'a> Prober<'a> {
                 pong.verdict,
                 pong.queue,
                 pong.window,
-                outcome.rewind.map_or_else(String::new, |cause| format!(", rewind: {cause:?}"))
+                outcome.rewind.map_or("", told)
             );
             return;
         }
     }
 
-    /// The connection in use answers: no other is needed.
-    fn keep_chosen(&mut self) {
-        self.dialer.handle_link();
-        let chosen = self.chosen;
-        self.peers.retain(|peer| Some(peer.token) == chosen);
-    }
-
-    fn drop_peer(&mut self, token: Token, why: &str) {
-        if Some(token) == self.chosen {
-            self.lose(why);
-        } else {
-            log::debug!("attempt failed: {why}");
-            self.trouble = why.into();
-            self.peers.retain(|peer| peer.token != token);
+    /// The first answer of a connection says how long the path is.
+    fn tell_path(&mut self, now: Time, round_trip: Duration) {
+        let told = self.slow_told.is_some_and(|told| now.since(told) < SLOW_GAP);
+        if let Some(peer) = self.chosen.as_ref().filter(|_| round_trip >= SLOW && !told) {
+            log::info!("connected to {}: a round trip takes {:.1} s", peer.route.broker, round_trip.as_secs_f64());
+            self.slow_told = Some(now);
         }
     }
 
     /// The connection in use is gone.
-    fn lose(&mut self, why: &str) {
+    fn lose(&mut self, why: String) {
         let now = net::now();
         log::debug!("connection lost: {why}");
-        self.trouble = why.into();
-        let chosen = self.chosen.take();
-        self.peers.retain(|peer| Some(peer.token) != chosen);
+        self.chosen = None;
         self.probes.clear();
-        self.dialer.handle_outage(now);
+        self.attempts.handle_lost(now, why);
         self.shared.relay.lock().handle_disconnected(now);
     }
 
@@ -490,11 +378,22 @@ impl<'a> Prober<'a> {
             self.report.handle_kernel_drops(drops.wrapping_sub(self.kernel_drops));
             self.kernel_drops = drops;
         }
-        let chosen = self.chosen.and_then(|chosen| self.peers.iter().find(|peer| peer.token == chosen));
-        let silent = chosen.map(|peer| format!("{} does not answer in time", peer.address));
-        let trouble = silent.as_ref().unwrap_or(&self.trouble);
+        let silent = self.chosen.as_ref().map(|peer| format!("{} does not answer in time", peer.route.broker));
+        let trouble = silent.as_deref().unwrap_or_else(|| self.attempts.trouble());
         for line in self.report.observe(now, std::time::SystemTime::now(), &snapshot, trouble) {
             log::log!(line.level, "{}", line.text);
         }
+    }
+}
+
+/// What a rewind is called in the log.
+const fn told(cause: Rewind) -> &'static str {
+    match cause {
+        Rewind::Late => ", sent again: it was late",
+        Rewind::Disconnected => ", sent again: the connection was lost",
+        Rewind::Gone => ", sent again: remoted is gone",
+        Rewind::Incarnation => ", sent again: remoted was started anew",
+        Rewind::Drops => ", sent again: remoted's socket dropped datagrams",
+        Rewind::Refused => ", sent again: datagrams were refused",
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::Config;
+use crate::link::Route;
 use crate::net::{self, HostPort};
 use crate::threads::{Doorbell, detach};
 
@@ -25,16 +26,31 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// Where datagrams go to the host that the heartbeats reach, these must be of the family of `--source`: from there the others cannot be sent.
-    pub(super) fn reachable_from(mut self, source: Option<IpAddr>) -> Result<Self, String> {
-        if let (Some(source), None) = (source, &self.server) {
-            self.broker.retain(|address| address.is_ipv4() == source.is_ipv4());
-            if self.broker.is_empty() {
-                let family = net::family(source);
-                return Err(format!("the server has no {family} address, and --source {source} is one"));
+    /// What goes together of them. Datagrams go to the very host that the heartbeats reach, at `port`, unless the broker server is said to stand
+    /// elsewhere. From `source` nothing can be sent to an address of the other family.
+    pub(super) fn routes(&self, source: Option<IpAddr>, port: u16) -> Result<Vec<Route>, String> {
+        let fits = |target: SocketAddr| source.is_none_or(|source| source.is_ipv4() == target.is_ipv4());
+        // With its scope, where it is a link-local address.
+        let beside = |broker: SocketAddr| {
+            let mut target = broker;
+            target.set_port(port);
+            Route { broker, target }
+        };
+        let mut routes: Vec<Route> = match &self.server {
+            None => self.broker.iter().map(|&broker| beside(broker)).collect(),
+            Some(targets) => {
+                let to = |&target| self.broker.iter().map(move |&broker| Route { broker, target });
+                targets.iter().flat_map(to).collect()
             }
+        };
+        routes.retain(|route| fits(route.target));
+        match source {
+            Some(source) if routes.is_empty() => {
+                let family = net::family(source);
+                Err(format!("the server has no {family} address, and --source {source} is one"))
+            }
+            _ => Ok(routes),
         }
-        Ok(self)
     }
 }
 
@@ -100,16 +116,22 @@ fn resolve(broker: &HostPort, server: Option<&HostPort>) -> Result<Addresses, St
 mod tests {
     use super::*;
 
+    const PORT: u16 = 1_514;
+
     #[test]
-    fn from_a_source_only_hosts_of_its_family_are_reached_unless_datagrams_go_elsewhere() {
+    fn datagrams_go_where_heartbeats_go_and_from_a_source_only_to_its_family() {
         let (v4, v6) = (SocketAddr::from(([10, 0, 0, 1], 1_517)), SocketAddr::from(([0; 16], 1_517)));
-        let usable = |broker: &[SocketAddr], server: Option<Vec<SocketAddr>>, source: Option<SocketAddr>| {
-            let addresses = Addresses { broker: broker.to_vec(), server };
-            addresses.reachable_from(source.map(|source| source.ip())).map(|addresses| addresses.broker)
+        let routes = |broker: &[SocketAddr], server: Option<&[SocketAddr]>, source: Option<SocketAddr>| {
+            let addresses = Addresses { broker: broker.to_vec(), server: server.map(<[_]>::to_vec) };
+            let routes = addresses.routes(source.map(|source| source.ip()), PORT);
+            routes.map(|routes| routes.iter().map(|route| (route.broker, route.target)).collect::<Vec<_>>())
         };
-        assert_eq!(usable(&[v6, v4], None, None), Ok(vec![v6, v4]));
-        assert_eq!(usable(&[v6, v4], None, Some(v4)), Ok(vec![v4]));
-        assert_eq!(usable(&[v6, v4], Some(vec![v4]), Some(v4)), Ok(vec![v6, v4]));
-        assert!(usable(&[v6], None, Some(v4)).is_err_and(|why| why.contains("--source 10.0.0.1")));
+        let beside = |address: SocketAddr| (address, SocketAddr::new(address.ip(), PORT));
+        assert_eq!(routes(&[v6, v4], None, None), Ok(vec![beside(v6), beside(v4)]));
+        assert_eq!(routes(&[v6, v4], None, Some(v4)), Ok(vec![beside(v4)]));
+        assert_eq!(routes(&[v6, v4], Some(&[v4]), Some(v4)), Ok(vec![(v6, v4), (v4, v4)]));
+        assert_eq!(routes(&[v4], Some(&[v6, v4]), None), Ok(vec![(v4, v6), (v4, v4)]), "each is tried");
+        assert_eq!(routes(&[v4], Some(&[v6, v4]), Some(v4)), Ok(vec![(v4, v4)]));
+        assert!(routes(&[v6], None, Some(v4)).is_err_and(|why| why.contains("--source 10.0.0.1")));
     }
 }

@@ -1,13 +1,13 @@
 //! When to try to connect.
 //!
-//! A connection that broke or fell silent is not waited for: TCP's own retransmission backs off, and alone it would find a mended link
-//! seconds too late. Attempts overlap instead, and the first to be answered wins.
+//! A connection that broke or fell silent is not waited for: TCP's own retransmission backs off, and alone it would
+//! find a mended link seconds too late. Attempts overlap instead, and the first to be answered wins.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// Attempts under way at once; each costs a descriptor and, at the server, perhaps a connection.
+/// Young attempts under way at once; each costs a descriptor and, at the server, perhaps a connection.
 pub const ATTEMPTS_MAX: usize = 3;
 
 /// Between the starts of two attempts while the outage is young: a mended link is found within a second.
@@ -16,6 +16,30 @@ const SPACING_MIN: Duration = Duration::from_millis(500);
 const SPACING_MAX: Duration = Duration::from_secs(5);
 /// How long an outage counts as young.
 const YOUNG: Duration = Duration::from_mins(1);
+
+/// How long an attempt may take that has come as far as any: a path may take seconds for a packet, and be no worse
+/// for that.
+pub const PATIENCE_MAX: Duration = Duration::from_secs(15);
+
+/// An attempt under way to one address.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// When it began.
+    pub begun: Time,
+    /// The network has connected.
+    pub greeted: bool,
+}
+
+impl Attempt {
+    /// It is waited for no longer. Attempts take `timeout`; but of those to one address the oldest that has come as
+    /// far as any has more time, so that a path on which the answer takes longer is found, too. The others start anew
+    /// meanwhile: after an outage a fresh attempt is answered sooner.
+    pub fn is_over(&self, now: Time, timeout: Duration, mut others: impl Iterator<Item = Self>) -> bool {
+        let age = now.since(self.begun);
+        age >= timeout.max(PATIENCE_MAX)
+            || age >= timeout && others.any(|other| other.begun < self.begun && other.greeted >= self.greeted)
+    }
+}
 
 /// Paces attempts to connect. Holds no connection.
 #[derive(Debug)]
@@ -41,9 +65,14 @@ impl Dialer {
         }
     }
 
-    /// A server has refused, and will do so again until somebody changes its settings or ours.
-    pub fn handle_refusal(&mut self, now: Time) {
-        self.next_start = self.next_start.max(now + self.jittered(SPACING_MAX));
+    /// How long to let a server alone that has refused.
+    pub fn pause(&mut self) -> Duration {
+        self.jittered(SPACING_MAX)
+    }
+
+    /// The network is back: an attempt may start at once.
+    pub const fn handle_chance(&mut self, now: Time) {
+        self.next_start = now;
     }
 
     /// A connection has answered.
@@ -116,5 +145,25 @@ mod tests {
         dialer.handle_link();
         dialer.handle_outage(Time::from_millis(1));
         assert!(dialer.next_start(0).is_some_and(|at| at.since(Time::ZERO) >= SPACING_MIN / 2));
+    }
+
+    #[test]
+    fn of_those_to_one_address_the_oldest_that_came_as_far_as_any_has_more_time() {
+        let timeout = Duration::from_secs(2);
+        let attempt = |millis, greeted| Attempt { begun: Time::from_millis(millis), greeted };
+        let over =
+            |at, one: Attempt, others: &[Attempt]| one.is_over(Time::from_millis(at), timeout, others.iter().copied());
+        let (first, second, greeted) = (attempt(0, false), attempt(500, false), attempt(1_000, true));
+        assert!(!over(1_999, second, &[first]), "none is given up early");
+        assert!(over(2_500, second, &[first]), "an older one has the time");
+        assert!(!over(2_500, first, &[second]) && !over(14_999, first, &[second]));
+        assert!(over(15_000, first, &[second]), "not for ever");
+        assert!(!over(3_000, greeted, &[first, second]), "it has come further");
+        assert!(!over(3_000, first, &[greeted, second]), "it may be about to");
+        assert!(over(4_000, attempt(1_500, true), &[first, greeted]));
+        assert!(
+            !first.is_over(Time::from_millis(59_999), Duration::from_mins(1), [].into_iter()),
+            "--timeout may be longer"
+        );
     }
 }

@@ -12,7 +12,7 @@
 //! * **Go on.** When a connection has gone nobody here knows how much arrived. The server knows, and says where to go on: with what it has not
 //!   injected into the present remoted. Only a server that was started anew does not know: then from the oldest that is not acknowledged.
 //!
-//! A connection is silent when nothing has come in for `--timeout` although an answer is due, and when the other host has acknowledged nothing
+//! A connection is silent when nothing has come in for `--timeout` (longer on a path that takes longer) although an answer is due, and when the other host has acknowledged nothing
 //! meanwhile: over a narrow link an answer may take long behind the data. That the system took what was written says nothing: it takes some
 //! hundred kilobytes for a host that is gone.
 
@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::rtt::RoundTrip;
 use super::{Flight, GAP_MIN, HEARTBEATS_MAX, Permit, Probe, Settings, Standing, Work};
 use crate::time::Time;
-use crate::wire::{Ack, LEASE_MAX, Pong, Resume, Seq, Verdict};
+use crate::wire::{Ack, Pong, Resume, Seq, Verdict};
 
 /// The state of the way to the broker server. See the head of this file.
 #[derive(Debug)]
@@ -85,13 +85,13 @@ impl Stream {
 
     /// How long a heartbeat may take.
     pub fn lease(&self) -> Duration {
-        self.settings.timeout.min(LEASE_MAX)
+        self.rtt.patience(self.settings)
     }
 
     /// A connection was made and greeted in `round_trip`. One that was there before is given up.
     pub fn handle_connected(&mut self, now: Time, round_trip: Duration) {
         self.handle_disconnected();
-        self.rtt.handle_sample(round_trip);
+        self.rtt.handle_path(round_trip);
         self.connections += 1;
         self.connection = Some(Connection {
             id: self.connections,
@@ -160,7 +160,7 @@ impl Stream {
         let Some(connection) = self.connection.as_mut().filter(|c| c.id == probe.connection) else {
             return;
         };
-        self.rtt.handle_sample(now.since(probe.begun));
+        self.rtt.handle_sample(now.since(probe.begun), Duration::MAX);
         while connection.outstanding.front().is_some_and(|&(number, _)| number <= probe.number) {
             connection.outstanding.pop_front();
         }
@@ -229,6 +229,6 @@ impl Stream {
     fn silent_from(&self) -> Option<Time> {
         let connection = self.connection.as_ref()?;
         let &(_, due) = connection.outstanding.front()?;
-        Some(due.max(connection.last_alive) + self.settings.timeout)
+        Some(due.max(connection.last_alive) + self.lease())
     }
 }

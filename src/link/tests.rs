@@ -38,7 +38,7 @@ fn connected() -> Link {
     let mut link = Link::new(SETTINGS);
     assert_eq!(link.handle_connected(ms(0), Duration::from_millis(1), IDLE), None);
     for _ in 0..50 {
-        link.rtt.handle_sample(Duration::from_millis(1));
+        link.rtt.handle_sample(Duration::from_millis(1), Duration::MAX);
     }
     link
 }
@@ -541,14 +541,18 @@ fn a_suspended_host_begins_with_a_heartbeat() {
 }
 
 #[test]
-fn the_lease_follows_the_round_trip_up_to_the_timeout() {
+fn the_lease_follows_the_round_trip_up_to_the_timeout_and_a_longer_path_beyond_it() {
     let mut link = connected();
-    for _ in 0..50 {
-        link.rtt.handle_sample(Duration::from_millis(300));
-    }
-    assert!((400..=410).contains(&link.lease().as_millis()), "{:?}", link.lease());
-    for _ in 0..50 {
-        link.rtt.handle_sample(Duration::from_secs(10));
-    }
-    assert_eq!(link.lease(), SETTINGS.timeout);
+    let mut take = |millis, count| {
+        for _ in 0..count {
+            link.rtt.handle_sample(Duration::from_millis(millis), Duration::MAX);
+        }
+        link.lease()
+    };
+    assert!((400..=410).contains(&take(300, 50).as_millis()));
+    take(10_000, 8);
+    assert_eq!(take(300, 1), SETTINGS.timeout, "some were late");
+    assert!((1_500..=1_600).contains(&take(1_400, 50).as_millis()), "a path that takes less than --timeout");
+    assert!((2_600..=2_700).contains(&take(2_500, 50).as_millis()), "... and one that takes more");
+    assert_eq!(take(60_000, 50), crate::wire::LEASE_MAX);
 }

@@ -9,6 +9,7 @@ use mio::{Interest, Registry, Token};
 use nix::sys::socket::getsockopt;
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
+use crate::link::Sent;
 use crate::seal::{Key, Seal, SealError};
 use crate::wire::{Assembler, Frame, WireError, give_back};
 
@@ -21,8 +22,9 @@ sockopt_impl!(
     TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, TcpState
 );
 
-/// The beginning of the kernel's `struct tcp_info`, up to what Linux 4.1 tells: the kernel says how much it wrote, and `nix` takes less than was
-/// asked for as an error of the program. So nothing is asked for that an older kernel lacks; the structure that `libc` knows grows with each version.
+/// The beginning of the kernel's `struct tcp_info`, up to what Linux 4.1 tells: the kernel says how much it wrote,
+/// and `nix` takes less than was asked for as an error of the program. So nothing is asked for that an older kernel
+/// lacks; the structure that `libc` knows grows with each version.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TcpState {
@@ -49,6 +51,8 @@ pub struct TcpState {
 const UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
 /// Datagrams are added only up to here.
 const CONGESTED_BYTES: usize = 32 * 1024;
+/// No path has shorter segments, so less than this is no full one.
+const SEGMENT_BYTES_MIN: u64 = 400;
 /// Read at once.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -77,6 +81,10 @@ pub struct Framed {
     unwritten: Vec<u8>,
     /// Bytes that the system gave.
     read: u64,
+    /// Bytes that the system took.
+    written: u64,
+    /// ... before the first that were enough for a full segment, and how long that is.
+    full: Option<(u64, u32)>,
 }
 
 /// Why a connection is of no more use.
@@ -137,7 +145,8 @@ impl Framed {
 
     fn new(stream: TcpStream, seal: Seal) -> Self {
         let (unsealed, unwritten) = (Vec::new(), Vec::new());
-        Self { stream, seal, assembler: Assembler::default(), unsealed, unwritten, read: 0 }
+        let assembler = Assembler::default();
+        Self { stream, seal, assembler, unsealed, unwritten, read: 0, written: 0, full: None }
     }
 
     /// Whether what comes in was sealed with the key.
@@ -164,8 +173,8 @@ impl Framed {
                 Ok(bytes) => {
                     self.read += bytes as u64;
                     let opened = self.seal.open(&read[..bytes], &mut self.assembler, &mut self.unwritten);
-                    // A step of the handshake, or why there is none. Where it cannot be written any more, the peer's last words may still be
-                    // unread: reading goes on, and meets the end by itself.
+                    // A step of the handshake, or why there is none. Where it cannot be written any more, the peer's
+                    // last words may still be unread: reading goes on, and meets the end by itself.
                     let flushed = self.flush();
                     opened?;
                     if let Err(broken @ Broken::SlowReader) = flushed {
@@ -202,16 +211,39 @@ impl Framed {
         self.flush()
     }
 
-    /// So much waits to be written that no more datagrams should be added: what comes after them must not wait for long.
+    /// So much waits to be written that no more datagrams should be added: what comes after them must not wait for
+    /// long.
     pub fn is_congested(&self) -> bool {
         self.unwritten.len() >= CONGESTED_BYTES
     }
 
-    /// While something is under way: how long ago the other host acknowledged something. It says nothing of a program that does not read, whose
-    /// host goes on acknowledging probes of the full window: with those nothing is under way.
+    /// While something is under way: how long ago the other host acknowledged something. It says nothing of a program
+    /// that does not read, whose host goes on acknowledging probes of the full window: with those nothing is under
+    /// way.
     pub fn acknowledged(&self) -> Option<Duration> {
         let state = getsockopt(&self.stream, TcpInfo).ok().filter(|state| state.unacknowledged > 0)?;
         Some(Duration::from_millis(state.last_acknowledgement.into()))
+    }
+
+    /// What was sent and acknowledged, as far as the system tells.
+    pub fn sent(&self) -> Option<Sent> {
+        let (first_full, segment) = self.full.unzip();
+        let state = getsockopt(&self.stream, TcpInfo).ok()?;
+        Some(Sent {
+            first_full,
+            segment: segment.unwrap_or(0).into(),
+            // The beginning of a connection counts as a byte.
+            acknowledged: state.bytes_acknowledged.saturating_sub(1),
+            packet: state.path_mtu,
+        })
+    }
+
+    fn note_written(&mut self, bytes: u64) {
+        if self.full.is_none() && bytes >= SEGMENT_BYTES_MIN {
+            let segment = getsockopt(&self.stream, TcpInfo).map_or(u32::MAX, |state| state.sent_mss);
+            self.full = Some((self.written, segment)).filter(|_| bytes >= segment.into());
+        }
+        self.written += bytes;
     }
 
     /// Bytes of memory that are set aside.
@@ -228,7 +260,10 @@ impl Framed {
                 break Ok(());
             }
             match self.stream.write(&self.unwritten[written..]) {
-                Ok(bytes) => written += bytes,
+                Ok(bytes) => {
+                    self.note_written(bytes as u64);
+                    written += bytes;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Not connected yet counts as full: the socket will say when it is writable.
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break Ok(()),

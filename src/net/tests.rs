@@ -134,7 +134,7 @@ fn the_clock_goes_forward() {
 /// Two ends of a connection.
 fn connection(key: Option<&Key>) -> (Framed, Framed) {
     let listener = listen(any_port("127.0.0.1")).expect("a free port");
-    let stream = dial(listener.local_addr().expect("it is bound"), None).expect("it begins");
+    let stream = dial(listener.local_addr().expect("it is bound"), None, None).expect("it begins");
     let mut accepted = listener.accept();
     while accepted.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
         std::thread::yield_now();

@@ -42,7 +42,7 @@ pub(crate) use channels::{Receiver, RecvTimeoutError, Sender, TryRecvError, afte
 pub(crate) use lock::Mutex;
 pub(crate) use net::HostPort;
 pub(crate) use ossec_broker::{keyfile, link, privileges, relay, seal, time, wire};
-pub(crate) use poll::{Events, Interest, Poll, Token, Waker};
+pub(crate) use poll::{Events, Interest, Poll, Registry, Token, Waker};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Runner, thread};
 use system::System;

@@ -44,7 +44,7 @@ pub(crate) fn bind_upstream(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-pub(crate) fn dial(address: SocketAddr, _: Option<IpAddr>) -> io::Result<TcpStream> {
+pub(crate) fn dial(address: SocketAddr, _: Option<IpAddr>, _: Option<u16>) -> io::Result<TcpStream> {
     World::here().step();
     if System::here().may_fail() {
         return Err(io::ErrorKind::ConnectionRefused.into());

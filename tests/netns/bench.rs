@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::scene::{AGENT, Scene, example};
 use crate::support::namespaces::Side;
-use crate::support::process::Process;
 
 /// As many as the kernel's default receive buffer holds of the datagrams here.
 const DEFAULT_BUFFER_HOLDS: u64 = 256;
@@ -35,18 +34,9 @@ impl Path {
 }
 
 impl Scene {
-    /// Makes the path long. The processes are what makes it so.
-    fn go_far(&mut self) -> Vec<Process> {
-        let milliseconds = DELAY.as_millis().to_string();
-        let relays = self.net.tunnel().map(|(side, listen, to)| {
-            self.start(side, example("udp-delay"), "delay", &["--listen", &listen, "--to", &to, "--ms", &milliseconds])
-        });
-        relays.into()
-    }
-
     /// Datagrams a second that a backlog of `count` drains with.
     fn drain(mut self, path: Path, remoted: &[&str], count: u64) -> f64 {
-        let _relays = if path == Path::Long { self.go_far() } else { Vec::new() };
+        let _relays = if path == Path::Long { self.go_far(DELAY) } else { Vec::new() };
         let server = if path == Path::Long { Side::Server.far_ipv4() } else { "127.0.0.1" };
         self.start_client_at(path.client_side(), &["--server", server, "--listen", LISTEN]);
         let numbers = count.to_string();

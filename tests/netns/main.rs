@@ -1,7 +1,7 @@
 //! The broker between two hosts: real processes in network namespaces, a real cable that is cut, a receiver that dies.
 //!
-//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd`, `logger`, `prlimit` and `bash` (Debian: iproute2, nftables,
-//! netcat-openbsd, rsyslog, bsdutils, util-linux, bash) and the examples beside the binary:
+//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd`, `logger`, `prlimit`, `ethtool` and `bash` (Debian: iproute2, nftables,
+//! netcat-openbsd, rsyslog, bsdutils, util-linux, ethtool, bash) and the examples beside the binary:
 //!
 //! ```text
 //! cargo build --examples && cargo test --features netns --test netns
@@ -20,6 +20,7 @@ mod injection;
 mod load;
 mod network;
 mod outages;
+mod paths;
 mod programs;
 mod reach;
 mod replies;

@@ -231,8 +231,13 @@ impl Scene {
 
     /// One heartbeat by `ossec-broker check`, from the agent's host.
     pub(crate) fn check(&self) -> Output {
+        self.check_at(Side::Server.ipv4())
+    }
+
+    /// The same, of a server that is known by that name.
+    pub(crate) fn check_at(&self, name: &str) -> Output {
         let mut command = self.net.command(Side::Agent, broker());
-        command.args(["check", "--broker", Side::Server.ipv4()]);
+        command.args(["check", "--broker", name]);
         command.args(self.key_options());
         command.output().expect("ip runs, as it did before")
     }
@@ -354,6 +359,16 @@ impl Scene {
     pub(crate) fn wait_until_server_says(&mut self, words: &[&str]) {
         let server = self.server();
         wait_until(&format!("the server says {words:?}"), || find_line(&server.output(), words));
+    }
+
+    /// Waits until the client's log has more lines with that than when this began.
+    pub(crate) fn wait_until_client_says_again(&mut self, words: &str) {
+        let client = self.client();
+        let count = |client: &Process| client.output().matches(words).count();
+        let before = count(client);
+        wait_until(&format!("the client says {words} again"), || {
+            (count(client) > before).then_some(()).ok_or_else(|| client.output())
+        });
     }
 
     /// Waits until the client's log has a line with all of `words`.

@@ -27,6 +27,8 @@ const WIRE: &str = "wire";
 /// Both ends of the cable, in the order of [`Side`].
 const ADDRESSES: [(&str, &str); 2] = [("10.77.0.1", "fd00:77::1"), ("10.77.0.2", "fd00:77::2")];
 
+/// nftables' families of IPv4 and IPv6, and the tables in which datagrams of each are counted.
+const FAMILIES: [(&str, &str); 2] = [("ip", "tally4"), ("ip6", "tally6")];
 /// UDP ports of the tunnel's ends.
 const TUNNEL_PORTS: [&str; 2] = ["4789", "4790"];
 
@@ -307,6 +309,47 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
             script.extend(["add rule inet obk wall ", device, " ", WIRE, " ", rule, "\n"]);
         }
         self.nft(side, &script);
+    }
+
+    /// Packets of more than so many bytes vanish at either end. What is sent is cut into packets before, as on a real cable.
+    pub(crate) fn swallow_larger_than(&self, bytes: u32) {
+        let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
+        for side in Side::BOTH {
+            run(self.command(side, "ethtool").args(["-K", WIRE, "tso", "off", "gso", "off", "gro", "off"]));
+            self.nft(
+                side,
+                &format!(
+                    "add table netdev obk\nadd chain netdev obk swallow {chain}\n\
+                     add rule netdev obk swallow meta length > {bytes} drop\n"
+                ),
+            );
+        }
+    }
+
+    /// Starts to count the datagrams to remoted that arrive at `side`, for each family.
+    pub(crate) fn count_families(&self, side: Side) {
+        for (family, table) in FAMILIES {
+            let chain = "{ type filter hook input priority 0; }";
+            self.nft(
+                side,
+                &format!(
+                    "add table {family} {table}\nadd chain {family} {table} seen {chain}\n\
+                     add rule {family} {table} seen udp dport 1514 counter\n"
+                ),
+            );
+        }
+    }
+
+    /// What has been counted since [`Self::count_families`]: over IPv4, over IPv6.
+    pub(crate) fn counted_families(&self, side: Side) -> [u64; 2] {
+        FAMILIES.map(|(family, table)| self.counted(side, [family, table]))
+    }
+
+    /// Takes the cut away, and nothing else.
+    pub(crate) fn heal_cut(&self) {
+        for side in Side::BOTH {
+            self.nft(side, "delete table netdev obk\n");
+        }
     }
 
     /// Takes every cut and every firewall away.

@@ -33,7 +33,7 @@ impl Client {
         let Some(token) = tokens.find(|token| self.peers.iter().all(|peer| peer.token != *token)) else {
             return;
         };
-        let begun = net::dial(ground.broker, self.source).and_then(|stream| {
+        let begun = net::dial(ground.broker, self.source, None).and_then(|stream| {
             let mut peer = Peer::new(stream, ground.key.as_ref(), token, now);
             ground.poll.registry().register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(peer)

@@ -1,17 +1,19 @@
 //! One connection to a broker server, from the first packet on.
 
-use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::Token;
 use mio::net::TcpStream;
 
+use crate::link::{Attempt, Route};
 use crate::net::framed::{Broken, Filled, Framed};
 use crate::net::{self};
 use crate::seal::Key;
 use crate::time::Time;
-use crate::wire::{Frame, Hello};
+use crate::wire::{Features, Frame, Hello};
 
-/// Fills in a row, of 64 KiB each. A server answers each small frame with one, and carries what remoted answers: more at once is none.
+/// Fills in a row, of 64 KiB each. A server answers each small frame with one, and carries what remoted answers: more
+/// at once is none.
 const FILLS_MAX: usize = 64;
 
 /// How far a connection has come.
@@ -21,8 +23,20 @@ pub(super) enum Stage {
     Connecting,
     /// Connected and greeted at this moment; the server has not answered.
     Greeted { at: Time },
-    /// The server has answered.
-    Ready,
+    /// The server has answered, so long after the greeting.
+    Answered { round_trip: Duration, features: Features },
+}
+
+/// What came in over a connection, and how it ended after that, if it did.
+pub(super) type Heard = (Vec<Frame>, Option<End>);
+
+/// The end of a connection.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The peer has closed it.
+    Closed,
+    /// It is of no more use.
+    Trouble(Trouble),
 }
 
 /// Why a connection is of no more use.
@@ -59,43 +73,69 @@ impl From<Broken> for Trouble {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) framed: Framed,
-    pub(super) address: SocketAddr,
-    /// Where datagrams go while this is the connection in use.
-    pub(super) target: SocketAddr,
+    /// Where it goes, and where datagrams go while it is the connection in use.
+    pub(super) route: Route,
     pub(super) token: Token,
     /// When the attempt began.
     pub(super) since: Time,
     pub(super) stage: Stage,
+    /// It has taken longer than attempts usually may.
+    pub(super) is_overdue: bool,
+    /// The bound of its segments that it was made with.
+    pub(super) segment_bytes_max: Option<u16>,
 }
 
 impl Peer {
-    pub(super) fn new(
-        stream: TcpStream,
-        key: Option<&Key>,
-        address: SocketAddr,
-        target: SocketAddr,
-        token: Token,
-        now: Time,
-    ) -> Self {
-        Self { framed: Framed::client(stream, key), address, target, token, since: now, stage: Stage::Connecting }
+    pub(super) fn new(stream: TcpStream, key: Option<&Key>, route: Route, token: Token, now: Time) -> Self {
+        Self {
+            framed: Framed::client(stream, key),
+            route,
+            token,
+            since: now,
+            stage: Stage::Connecting,
+            is_overdue: false,
+            segment_bytes_max: None,
+        }
     }
 
-    /// Does what the connection is ready for: the frames that came in, and whether the peer has closed it after them. The error says why the
-    /// connection is of no more use.
-    pub(super) fn attend(&mut self, hello: &Hello) -> Result<(Vec<Frame>, bool), Trouble> {
-        if self.stage == Stage::Connecting && !self.greet(hello)? {
-            return Ok((Vec::new(), false));
-        }
-        self.framed.flush()?;
+    /// As its patience goes.
+    pub(super) fn attempt(&self) -> Attempt {
+        Attempt { begun: self.since, greeted: self.stage != Stage::Connecting }
+    }
+
+    /// Does what the connection is ready for. What came in before it ended is heard: a refusal is often followed by a
+    /// reset.
+    pub(super) fn attend(&mut self, hello: &Hello) -> Heard {
         let mut frames = Vec::new();
+        let written = self.write(hello);
+        let read = match self.stage {
+            Stage::Connecting if written.is_ok() => Ok(None),
+            _ => self.read(&mut frames),
+        };
+        let end = match (read, written) {
+            (Ok(None), Err(trouble)) | (Err(trouble), _) => Some(End::Trouble(trouble)),
+            (Ok(end), _) => end,
+        };
+        (frames, end)
+    }
+
+    /// Sends the greeting once the network has connected, and what waits to be written.
+    fn write(&mut self, hello: &Hello) -> Result<(), Trouble> {
+        if self.stage == Stage::Connecting && !self.greet(hello)? {
+            return Ok(());
+        }
+        Ok(self.framed.flush()?)
+    }
+
+    fn read(&mut self, frames: &mut Vec<Frame>) -> Result<Option<End>, Trouble> {
         for _ in 0..FILLS_MAX {
-            let filled = self.framed.fill()?;
+            let filled = self.framed.fill();
             while let Some(frame) = self.framed.next_frame().map_err(Broken::from)? {
                 frames.push(frame);
             }
-            match filled {
-                Filled::Dry => return Ok((frames, false)),
-                Filled::Ended => return Ok((frames, true)),
+            match filled? {
+                Filled::Dry => return Ok(None),
+                Filled::Ended => return Ok(Some(End::Closed)),
                 Filled::More => {}
             }
         }
@@ -111,8 +151,8 @@ impl Peer {
         if self.framed.stream().peer_addr().is_err() {
             return Ok(false);
         }
-        self.framed.send(&Frame::Hello(Hello { target: self.target.into(), ..*hello }))?;
         self.stage = Stage::Greeted { at: net::now() };
+        self.framed.send(&Frame::Hello(Hello { target: self.route.target.into(), ..*hello }))?;
         Ok(true)
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use ossec_broker::link::Sent;
 pub(crate) use ossec_broker::net::framed::{Broken, Filled};
 use ossec_broker::seal::Key;
 use ossec_broker::wire::{Assembler, Frame, WireError};
@@ -162,6 +163,12 @@ impl Framed {
     /// Only transport tcp asks for this.
     #[expect(clippy::unused_self, reason = "the real one does")]
     pub(crate) const fn acknowledged(&self) -> Option<Duration> {
+        None
+    }
+
+    /// What only the system knows.
+    #[expect(clippy::unused_self, reason = "the real one does")]
+    pub(crate) const fn sent(&self) -> Option<Sent> {
         None
     }
 

@@ -1,0 +1,374 @@
+//! Attempts to connect: which address, when, for how long, and what comes of it.
+//!
+//! What is decided is decided in `link`: by the [`Dialer`] when, by the [`Routes`] where, by the [`Segments`] how.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::{Interest, Registry, Token};
+
+use super::peer::{End, Heard, Peer, Stage};
+use crate::client::Config;
+use crate::client::resolve::Resolver;
+use crate::link::{Dialer, PATIENCE_MAX, Route, Routes, Segments};
+use crate::net;
+use crate::relay::Transport;
+use crate::seal::Key;
+use crate::threads::DOORBELL;
+use crate::time::Time;
+use crate::wire::{Features, Frame, Hello, Receives, Target, VERSION, Verdict};
+
+/// A name is not asked for again before this is over.
+const RESOLVE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The attempts under way, and all that they go by.
+pub(super) struct Attempts<'a> {
+    config: &'a Config,
+    key: Option<Key>,
+    resolver: Resolver,
+    asked: Time,
+    routes: Routes,
+    dialer: Dialer,
+    segments: Segments,
+    /// Under way, the oldest first.
+    peers: Vec<Peer>,
+    tokens: usize,
+    /// What a connection begins with; where its datagrams go is filled in by each.
+    hello: Hello,
+    /// Why there is no connection, for the log.
+    trouble: String,
+}
+
+/// An attempt that was answered, and what has come behind the answer.
+pub(super) struct Success {
+    pub(super) peer: Peer,
+    pub(super) heard: Heard,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(config: &'a Config, key: Option<Key>, resolver: Resolver, now: Time) -> Self {
+        let stream = net::random();
+        let interval_ms = u32::try_from(config.relay.link.interval.as_millis()).unwrap_or(u32::MAX);
+        let features = match config.relay.transport {
+            Transport::Udp => Features::NONE,
+            Transport::Tcp => Features::STREAM.with(Features::EMPTY_DATAGRAMS),
+        };
+        Self {
+            config,
+            key,
+            resolver,
+            asked: now,
+            routes: Routes::default(),
+            dialer: Dialer::new(now, stream as u64),
+            segments: Segments::default(),
+            peers: Vec::new(),
+            tokens: 0,
+            hello: Hello { version: VERSION, features, stream, interval_ms, target: Target::NONE },
+            trouble: "not connected yet".into(),
+        }
+    }
+
+    /// What connections begin with.
+    pub(super) const fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    pub(super) const fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Why there is no connection.
+    pub(super) fn trouble(&self) -> &str {
+        &self.trouble
+    }
+
+    pub(super) fn owns(&self, token: Token) -> bool {
+        self.peers.iter().any(|peer| peer.token == token)
+    }
+
+    /// Does what is due: gives attempts up, asks for names, starts an attempt. `in_use` is the token of the
+    /// connection in use, and `answering` says that it answers: then another is of use only if it is better.
+    pub(super) fn act(
+        &mut self,
+        now: Time,
+        registry: &Registry,
+        in_use: Option<Token>,
+        answering: bool,
+    ) -> Option<Success> {
+        self.give_up(now);
+        let ready = self.peers.iter().position(|peer| matches!(peer.stage, Stage::Answered { .. }));
+        if let Some(at) = ready.filter(|_| self.routes.is_taking(now)) {
+            return Some(Success { peer: self.peers.remove(at), heard: (Vec::new(), None) });
+        }
+        let lost = self.dialer.next_start(0).is_some();
+        if (self.routes.free_from().is_none() || lost) && now.since(self.asked) >= RESOLVE_PAUSE {
+            self.asked = now;
+            self.resolver.ask();
+        }
+        if self.next_start(now).is_some_and(|at| at <= now) {
+            self.dialer.handle_start(now);
+            if let Some(route) = self.routes.handle_attempt(now, answering) {
+                self.dial(now, registry, route, in_use);
+            }
+        }
+        None
+    }
+
+    /// When there is something to do.
+    pub(super) fn next_deadline(&self, now: Time) -> Option<Time> {
+        let dial = match self.routes.free_from() {
+            Some(_) => self.next_start(now),
+            None => Some(self.asked + RESOLVE_PAUSE),
+        };
+        let timeout = self.config.timeout;
+        let over = |peer: &Peer| peer.since + if peer.is_overdue { timeout.max(PATIENCE_MAX) } else { timeout };
+        let over = self.peers.iter().filter(|peer| !matches!(peer.stage, Stage::Answered { .. })).map(over).min();
+        let waits = self.routes.waits_until().filter(|_| !self.peers.is_empty());
+        [dial, over, waits].into_iter().flatten().min()
+    }
+
+    fn next_start(&self, now: Time) -> Option<Time> {
+        let young = self.peers.iter().filter(|peer| now.since(peer.since) < self.config.timeout).count();
+        Some(self.dialer.next_start(young)?.max(self.routes.free_from()?))
+    }
+
+    /// Attempts that have taken too long. One that may take longer has failed all the same, as far as others are
+    /// concerned.
+    fn give_up(&mut self, now: Time) {
+        let timeout = self.config.timeout;
+        let mut at = 0;
+        while let Some(peer) = self.peers.get(at) {
+            if let Stage::Answered { .. } = peer.stage {
+                // It waits for home, and no longer than the routes say.
+                at += 1;
+                continue;
+            }
+            let (attempt, broker) = (peer.attempt(), peer.route.broker);
+            let others = self.peers.iter().filter(|other| other.route.broker == broker).map(Peer::attempt);
+            let (over, overdue) = (attempt.is_over(now, timeout, others), now.since(attempt.begun) >= timeout);
+            let (route, was_overdue) = (peer.route, peer.is_overdue);
+            if overdue && !was_overdue {
+                self.trouble = match peer.stage {
+                    Stage::Connecting => format!("no answer from {broker} within {timeout:?}"),
+                    Stage::Greeted { .. } | Stage::Answered { .. } => {
+                        format!("{broker} takes the connection and does not answer within {timeout:?}")
+                    }
+                };
+                self.routes.handle_failed(now, broker, attempt.begun);
+            }
+            if over {
+                self.peers.remove(at);
+                if attempt.greeted {
+                    self.routes.handle_fruitless(now, route, self.dialer.pause());
+                }
+            } else {
+                self.peers[at].is_overdue |= overdue;
+                at += 1;
+            }
+        }
+    }
+
+    fn dial(&mut self, now: Time, registry: &Registry, route: Route, in_use: Option<Token>) {
+        let (token, broker) = (self.free_token(in_use), route.broker);
+        let segment_bytes_max = self.segments.bytes_max(now);
+        let begun = net::dial(broker, self.config.source, segment_bytes_max).and_then(|stream| {
+            let mut peer = Peer::new(stream, self.key.as_ref(), route, token, now);
+            peer.segment_bytes_max = segment_bytes_max;
+            registry.register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
+            Ok(peer)
+        });
+        match begun {
+            Ok(peer) => {
+                if self.routes.is_first_attempt() {
+                    self.trouble = format!("no answer from {broker} yet");
+                }
+                self.peers.push(peer);
+            }
+            Err(error) => {
+                self.routes.handle_failed(now, broker, now);
+                self.trouble = if error.kind() == ErrorKind::AddrNotAvailable && self.config.source.is_some() {
+                    format!("cannot connect to {broker}: --source is no address of this host")
+                } else {
+                    format!("cannot connect to {broker}: {error}")
+                };
+            }
+        }
+    }
+
+    /// A token that no connection has.
+    fn free_token(&mut self, in_use: Option<Token>) -> Token {
+        loop {
+            let token = Token(self.tokens);
+            self.tokens = (self.tokens + 1) % DOORBELL.0;
+            if in_use != Some(token) && !self.owns(token) {
+                return token;
+            }
+        }
+    }
+
+    /// What the resolver has found meanwhile.
+    pub(super) fn take_answers(&mut self) {
+        while let Some(answer) = self.resolver.answer() {
+            let config = self.config;
+            match answer.and_then(|addresses| addresses.routes(config.source, config.server.port)) {
+                Ok(routes) => {
+                    if self.routes.handle_routes(&routes) {
+                        log::debug!("broker server at {}", listed(&routes));
+                    }
+                }
+                Err(error) => self.trouble = error,
+            }
+        }
+    }
+
+    /// Reads and writes what an attempt is ready for. One that was answered and is to be taken is under way no more.
+    pub(super) fn attend(&mut self, now: Time, token: Token) -> Option<Success> {
+        let at = self.peers.iter().position(|peer| peer.token == token)?;
+        let (frames, end) = self.peers[at].attend(&self.hello);
+        let mut frames = frames.into_iter();
+        while let Some(frame) = frames.next() {
+            let broker = self.peers[at].route.broker;
+            match frame {
+                Frame::Welcome(welcome) if welcome.version != VERSION => {
+                    self.refuse(now, at, format!("{broker} speaks version {} of the protocol", welcome.version));
+                    return None;
+                }
+                Frame::Welcome(welcome) => {
+                    if let Err(why) = self.check(welcome.features) {
+                        self.refuse(now, at, format!("{broker} {why}"));
+                        return None;
+                    }
+                    if self.is_to_be_taken(now, at, welcome.features) {
+                        return Some(Success { peer: self.peers.remove(at), heard: (frames.collect(), end) });
+                    }
+                    // The others are given up for home, whose attempt begins at once.
+                    return self.attend_after_welcome(now, token, end);
+                }
+                Frame::Refusal(refusal) => {
+                    self.refuse(now, at, format!("{broker} refuses: {}", refusal.text));
+                    return None;
+                }
+                // One that waits for home is told what it will ask for when it is taken.
+                Frame::Notice(_) => {}
+                _ => {
+                    self.refuse(now, at, format!("{broker} is not a broker server"));
+                    return None;
+                }
+            }
+        }
+        self.end(now, at, end?);
+        None
+    }
+
+    fn attend_after_welcome(&mut self, now: Time, token: Token, end: Option<End>) -> Option<Success> {
+        let at = self.peers.iter().position(|peer| peer.token == token)?;
+        self.end(now, at, end?);
+        None
+    }
+
+    /// Whether a server that greets is one that this client can do with.
+    fn check(&self, features: Features) -> Result<(), &'static str> {
+        if self.config.relay.transport == Transport::Tcp && !features.has(Features::STREAM) {
+            return Err("takes no datagrams over TCP: it needs a key at both ends, or both ends on one host");
+        }
+        Ok(())
+    }
+
+    /// An attempt was answered. If another route has the first claim, that is asked first.
+    fn is_to_be_taken(&mut self, now: Time, at: usize, features: Features) -> bool {
+        let peer = &mut self.peers[at];
+        if let Stage::Greeted { at } = peer.stage {
+            peer.stage = Stage::Answered { round_trip: now.since(at), features };
+        }
+        let taken = self.routes.handle_answered(now, peer.route, now.since(peer.since));
+        if !taken {
+            log::debug!("{} answers; the address that worked before is asked once more", peer.route.broker);
+            self.peers.retain(|peer| matches!(peer.stage, Stage::Answered { .. }));
+            self.dialer.handle_chance(now);
+        }
+        taken
+    }
+
+    /// An attempt is of no use, and the next one there will be of none either.
+    fn refuse(&mut self, now: Time, at: usize, why: String) {
+        let peer = self.peers.remove(at);
+        self.handle_refused(now, peer.route, why);
+    }
+
+    /// An attempt has ended.
+    fn end(&mut self, now: Time, at: usize, end: End) {
+        let broker = self.peers[at].route.broker;
+        let why = match end {
+            End::Closed => format!("{broker} closed the connection"),
+            End::Trouble(trouble) if trouble.is_refusal() => {
+                return self.refuse(now, at, format!("{broker}: {trouble}"));
+            }
+            End::Trouble(trouble) => format!("{broker}: {trouble}"),
+        };
+        let peer = self.peers.remove(at);
+        log::debug!("attempt failed: {why}");
+        self.trouble = why;
+        self.routes.handle_failed(now, broker, peer.since);
+        if peer.stage != Stage::Connecting {
+            self.routes.handle_fruitless(now, peer.route, self.dialer.pause());
+        }
+    }
+
+    /// A server refuses.
+    pub(super) fn handle_refused(&mut self, now: Time, route: Route, why: String) {
+        log::debug!("attempt failed: {why}");
+        self.trouble = why;
+        self.routes.handle_refused(now, route, self.dialer.pause());
+    }
+
+    /// The link goes over this connection: no other is needed.
+    pub(super) fn handle_taken(&mut self, peer: &Peer) {
+        self.peers.clear();
+        self.dialer.handle_link();
+        self.routes.handle_taken(peer.route);
+        if let (Some(_), Some(packet)) = (peer.segment_bytes_max, self.segments.take_news()) {
+            log::warn!("packets of {packet} bytes do not get through to {}: sending smaller ones", peer.route.broker);
+        }
+    }
+
+    /// The connection in use answers, and its server says this of remoted; `refused`: datagrams are not taken there.
+    /// Attempts end, unless another route may be better.
+    pub(super) fn handle_answering(&mut self, now: Time, route: Route, verdict: Verdict, refused: bool) {
+        let elsewhere =
+            matches!(verdict, Verdict::NoSocket(Receives::Elsewhere | Receives::Ipv4Alone | Receives::Ipv6Alone));
+        if elsewhere || refused {
+            self.routes.handle_misfit(now, route);
+        } else {
+            self.routes.handle_fit(route);
+        }
+        if self.routes.is_worth_leaving(now) {
+            self.dialer.handle_outage(now);
+        } else {
+            self.dialer.handle_link();
+            self.peers.clear();
+        }
+    }
+
+    /// The connection in use has fallen silent: it is not waited for.
+    pub(super) fn handle_silent(&mut self, now: Time, peer: &Peer) {
+        if let Some(sent) = peer.framed.sent() {
+            self.segments.handle_silent(now, peer.segment_bytes_max, sent);
+        }
+        self.dialer.handle_outage(now);
+    }
+
+    /// The connection in use is gone.
+    pub(super) fn handle_lost(&mut self, now: Time, why: String) {
+        self.trouble = why;
+        self.routes.handle_lost();
+        self.dialer.handle_outage(now);
+    }
+}
+
+/// For people.
+fn listed(routes: &[Route]) -> String {
+    let mut brokers: Vec<SocketAddr> = routes.iter().map(|route| route.broker).collect();
+    brokers.dedup();
+    brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

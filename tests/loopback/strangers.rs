@@ -1,0 +1,102 @@
+//! What answers a client and is no broker server that it can use: one of another version, one that refuses, something
+//! else on that port.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use ossec_broker::net;
+use ossec_broker::wire::{Features, Frame, Notice, Refusal, VERSION, Verdict, Welcome};
+use socket2::SockRef;
+
+use crate::{DEADLINE, Role, free_port, say, uninterrupted, wait_until};
+
+/// Half of the pause after a refusal: its random part may take the rest away.
+const PAUSE_MIN: Duration = Duration::from_millis(2_500);
+
+/// A client of whatever listens there, and what it logs.
+fn client_of(listener: &TcpListener) -> (Role, Receiver<String>) {
+    let [listen, broker] =
+        [free_port(0), listener.local_addr().expect("it is bound").port()].map(|port| format!("127.0.0.1:{port}"));
+    let options = ["--server", "127.0.0.1:9", "--broker", &broker, "--listen", &listen, "--source-port", "0"];
+    let mut client = Role::start(&[&["client", "-v"], &options[..]].concat());
+    let lines = client.lines();
+    (client, lines)
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    let (connection, _) = uninterrupted(|| listener.accept()).expect("the client connects");
+    connection.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    connection
+}
+
+/// Connections that end as `end` has it: after so many of them, the next one comes after a pause.
+fn expect_pause_after(connections: usize, end: impl Fn(TcpStream)) {
+    let listener = listener();
+    let (_client, _lines) = client_of(&listener);
+    for _ in 0..connections {
+        end(accept(&listener));
+    }
+    let ended = net::now();
+    drop(accept(&listener));
+    let pause = net::now().since(ended);
+    assert!(pause >= PAUSE_MIN, "the next one came after {pause:?}");
+}
+
+#[test]
+fn a_server_of_another_version_is_not_asked_again_at_once() {
+    expect_pause_after(1, |mut connection| {
+        say(&mut connection, &Frame::Welcome(Welcome { version: VERSION + 1, features: Features::NONE }));
+        // Until the client has closed it.
+        let _ = connection.read_to_end(&mut Vec::new());
+    });
+}
+
+#[test]
+fn a_port_whose_owner_hangs_up_on_greetings_is_asked_slowly_from_the_third_time_on() {
+    expect_pause_after(3, |mut connection| {
+        // A web server takes the greeting for a bad request.
+        let _ = connection.read(&mut [0; 64]);
+    });
+}
+
+#[test]
+fn a_refusal_is_heard_although_a_reset_follows_it() {
+    for _ in 0..5 {
+        let listener = listener();
+        let (_client, lines) = client_of(&listener);
+        let mut connection = accept(&listener);
+        say(&mut connection, &Frame::Refusal(Refusal { text: "not today".into() }));
+        SockRef::from(&connection).set_linger(Some(Duration::ZERO)).expect("an option");
+        drop(connection);
+        let told = loop {
+            let line = lines.recv_timeout(DEADLINE).expect("it says why");
+            if line.contains("attempt failed") {
+                break line;
+            }
+        };
+        assert!(told.ends_with("refuses: not today"), "{told}");
+    }
+}
+
+#[test]
+fn check_ends_although_the_server_goes_on_saying_something_else() {
+    let listener = listener();
+    let at = listener.local_addr().expect("it is bound").to_string();
+    let mut check = Role::start(&["check", "--broker", &at]);
+    let mut connection = accept(&listener);
+    say(&mut connection, &Frame::Welcome(Welcome { version: VERSION, features: Features::NONE }));
+    let mut notice = Vec::new();
+    Frame::Notice(Notice { verdict: Verdict::Stopped }).encode(&mut notice);
+    let code = wait_until("check ends", || {
+        // Before the patience for any single frame is over.
+        let _ = connection.write_all(&notice);
+        check.has_ended().ok_or_else(|| "it goes on".to_owned())
+    });
+    assert_eq!(code, Some(2));
+}
