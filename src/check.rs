@@ -5,13 +5,21 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
 use crate::keyfile;
-use crate::net::HostPort;
+use crate::net::{self, HostPort};
 use crate::seal::{Key, Seal};
+use crate::threads::detach;
+use crate::time::Time;
 use crate::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION, Verdict};
 
-/// How long to wait for the server at each step.
+/// How long all of it may take: the name, the connection, the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between the starts at two addresses of a name, unless the one before has failed (RFC 8305, section 5).
+const SPACING: Duration = Duration::from_millis(250);
+/// Addresses that are asked.
+const ADDRESSES_MAX: usize = 16;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -43,22 +51,85 @@ pub fn run(config: &Config) -> Answer {
         Ok(Pong { verdict: Verdict::Up, pid, .. }) if pid > 0 => Answer::Up(format!("up: process {pid}")),
         Ok(Pong { verdict: Verdict::Up, .. }) => Answer::Up("up".into()),
         Ok(Pong { verdict, .. }) => Answer::Down(format!("down: remoted {verdict}")),
-        // What the system calls it when a read has taken too long.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        Err(error) if is_timeout(&error) => {
             Answer::Unreachable(format!("unreachable: {}: no answer within {PATIENCE:?}", config.broker))
         }
         Err(error) => Answer::Unreachable(format!("unreachable: {}: {error}", config.broker)),
     }
 }
 
+/// What the system calls it when a read or a connection has taken too long.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Asks all addresses, one a little after the other. The first answer counts. Nobody waits for a thread that is left
+/// behind: resolving and connecting cannot be interrupted, and the process ends.
 fn ask(broker: &HostPort, key: Option<&Key>) -> io::Result<Pong> {
-    let mut stream = connect(&broker.resolve()?)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let until = net::now() + PATIENCE;
+    let addresses = resolve(broker, until)?;
+    let (answer, answers) = bounded(addresses.len());
+    let (mut waiting, mut asked) = (addresses.iter(), 0_usize);
+    let mut last = io::Error::from(io::ErrorKind::TimedOut);
+    loop {
+        if let Some(&address) = waiting.next() {
+            start(address, key, until, answer.clone())?;
+            asked += 1;
+        }
+        let Ok(left) = left(until) else {
+            return Err(last);
+        };
+        let wait = if waiting.len() > 0 { SPACING.min(left) } else { left };
+        match answers.recv_timeout(wait) {
+            Ok(Ok(pong)) => return Ok(pong),
+            Ok(Err(error)) => {
+                asked -= 1;
+                // One that says why is of more use than one that says nothing.
+                if !is_timeout(&error) {
+                    last = error;
+                }
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        if asked == 0 && waiting.len() == 0 {
+            return Err(last);
+        }
+    }
+}
+
+fn resolve(broker: &HostPort, until: Time) -> io::Result<Vec<SocketAddr>> {
+    let (found, addresses) = bounded(1);
+    let name = broker.clone();
+    detach("resolve", move || {
+        let _ = found.send(name.resolve());
+    })?;
+    let mut addresses = match addresses.recv_timeout(left(until)?) {
+        Ok(resolved) => resolved?,
+        Err(_) => return Err(io::Error::other(format!("the name is not resolved within {PATIENCE:?}"))),
+    };
+    addresses.truncate(ADDRESSES_MAX);
+    Ok(addresses)
+}
+
+fn start(address: SocketAddr, key: Option<&Key>, until: Time, answer: Sender<io::Result<Pong>>) -> io::Result<()> {
+    let key = key.cloned();
+    detach("ask", move || {
+        let _ = answer.send(ask_at(address, key.as_ref(), until));
+    })
+}
+
+/// What is left of the time, or the error that says that nothing is.
+fn left(until: Time) -> io::Result<Duration> {
+    let left = until.since(net::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn ask_at(address: SocketAddr, key: Option<&Key>, until: Time) -> io::Result<Pong> {
+    let mut stream = TcpStream::connect_timeout(&address, left(until)?)?;
     let hello = Hello {
         version: VERSION,
         features: Features::NONE,
-        stream: crate::net::random(),
+        stream: net::random(),
         interval_ms: 1_000,
         target: Target::NONE,
     };
@@ -67,37 +138,27 @@ fn ask(broker: &HostPort, key: Option<&Key>) -> io::Result<Pong> {
     Frame::Hello(hello).encode(&mut unsealed);
     Frame::Ping(Ping { number: 1, ..Ping::default() }).encode(&mut unsealed);
     seal.seal(&mut unsealed, &mut out);
-    stream.write_all(&out)?;
     let (mut assembler, mut read) = (Assembler::default(), [0; 1_024]);
     loop {
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+        stream.set_write_timeout(Some(left(until)?))?;
+        stream.write_all(&std::mem::take(&mut out))?;
         match assembler.next_frame().map_err(|error| invalid(error.to_string()))? {
             Some(Frame::Pong(pong)) => return Ok(pong),
             Some(Frame::Refusal(refusal)) => return Err(invalid(refusal.text)),
             Some(_) => {}
-            None => match stream.read(&mut read)? {
-                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
-                bytes => {
-                    out.clear();
-                    let opened = seal.open(&read[..bytes], &mut assembler, &mut out);
-                    opened.map_err(|error| invalid(error.to_string()))?;
-                    // With the handshake done, what waited for it goes out.
-                    seal.seal(&mut unsealed, &mut out);
-                    stream.write_all(&out)?;
+            None => {
+                stream.set_read_timeout(Some(left(until)?))?;
+                match stream.read(&mut read)? {
+                    0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
+                    bytes => {
+                        let opened = seal.open(&read[..bytes], &mut assembler, &mut out);
+                        opened.map_err(|error| invalid(error.to_string()))?;
+                        // With the handshake done, what waited for it goes out.
+                        seal.seal(&mut unsealed, &mut out);
+                    }
                 }
-            },
+            }
         }
     }
-}
-
-/// Connects to the first address that answers.
-fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match TcpStream::connect_timeout(address, PATIENCE) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }

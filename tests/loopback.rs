@@ -13,7 +13,7 @@ mod wait;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -49,10 +49,9 @@ impl Role {
         lines
     }
 
-    /// Its exit code, if it has ended by itself.
-    fn has_ended(&mut self) -> Option<Option<i32>> {
-        let child = self.0.as_mut().expect("it runs");
-        child.try_wait().expect("it is a child").map(|status| status.code())
+    /// How it ended, if it has ended by itself.
+    fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.0.as_mut().expect("it was started").try_wait().expect("it is a child")
     }
 
     /// Asks for a stop, waits for the end.

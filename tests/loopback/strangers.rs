@@ -93,10 +93,10 @@ fn check_ends_although_the_server_goes_on_saying_something_else() {
     say(&mut connection, &Frame::Welcome(Welcome { version: VERSION, features: Features::NONE }));
     let mut notice = Vec::new();
     Frame::Notice(Notice { verdict: Verdict::Stopped }).encode(&mut notice);
-    let code = wait_until("check ends", || {
+    let status = wait_until("check ends", || {
         // Before the patience for any single frame is over.
         let _ = connection.write_all(&notice);
         check.has_ended().ok_or_else(|| "it goes on".to_owned())
     });
-    assert_eq!(code, Some(2));
+    assert_eq!(status.code(), Some(2));
 }
