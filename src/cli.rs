@@ -167,7 +167,7 @@ struct ServerArgs {
     #[argh(option, arg_name = "file")]
     psk_file: Option<PathBuf>,
 
-    /// become this user once the sockets are bound, and keep what injecting and looking at remoted need
+    /// become this user once the sockets are bound, and keep the rights that looking at remoted needs
     #[argh(option, arg_name = "name")]
     user: Option<String>,
 

@@ -4,6 +4,8 @@
 //! blocking. Nothing here decides anything.
 
 pub mod framed;
+pub mod packet;
+pub mod raw;
 pub mod udp;
 
 use std::io;
@@ -147,17 +149,6 @@ pub fn bind_source(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from_std(socket.into()))
 }
 
-/// Binds a socket that sends to a remoted on this host with the address of another host. Needs CAP_NET_RAW.
-pub fn bind_foreign(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = udp_socket(address)?;
-    match address {
-        SocketAddr::V4(_) => setsockopt(&socket, sockopt::IpTransparent, &true)?,
-        SocketAddr::V6(_) => setsockopt(&socket, udp::Ipv6Transparent, &true)?,
-    }
-    socket.bind(&address.into())?;
-    Ok(UdpSocket::from_std(socket.into()))
-}
-
 /// Whether an address is one of this host's: the system would reach it from itself. Nothing is sent.
 ///
 /// Not by binding: where `ip_nonlocal_bind` is set, as beside failover software, every address can be bound.
@@ -175,12 +166,6 @@ pub fn is_own(address: IpAddr) -> bool {
 /// The name of an address's family, for people.
 pub const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-/// Whether this process may do that.
-pub fn may_bind_foreign() -> io::Result<()> {
-    // Of the documentation's addresses: no host has it.
-    bind_foreign(SocketAddr::from(([192, 0, 2, 1], 0))).map(|_| ())
 }
 
 fn udp_socket(address: SocketAddr) -> io::Result<Socket> {

@@ -32,19 +32,18 @@ use crate::threads::{Crew, Doorbell, Outcome, Stopper, scope};
 use crate::wire::Features;
 
 pub use inject::Inject;
+use inject::{Injector, Means};
 
 /// Descriptors kept for everything but connections: sockets, `/proc` files, the log. Without them remoted could not be looked at, and a server
 /// without descriptors would call it dead.
 const DESCRIPTORS_BESIDES: u64 = 24;
-/// Sockets that inject: one for each agent of transport tcp. With more agents the one that was used longest ago gives way.
-const SOURCES_MAX: usize = 4_096;
+/// With `--inject local`: sockets for agents of transport tcp, whose replies come back over the connection.
+const SOCKETS_MAX: usize = 4_096;
 /// The same without a key: only clients of this host may inject.
-const SOURCES_MAX_PLAIN: usize = 256;
+const SOCKETS_MAX_PLAIN: usize = 256;
 const THREADS: usize = 2;
-/// Kept when another user is to be: to see which sockets remoted owns.
+/// Kept when another user is to be: to see which sockets remoted owns. Raw sockets are open by then, and to use them takes no right.
 const RIGHTS: [Right; 2] = [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH];
-/// ... and to inject with the clients' addresses.
-const RIGHTS_SPOOF: [Right; 3] = [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH, Right::CAP_NET_RAW];
 
 /// What the command line says of this role.
 #[derive(Clone, Debug)]
@@ -84,8 +83,8 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         (Some(_), Inject::Spoof) => log::info!("with a key; transport tcp: remoted sees the clients' addresses"),
         (Some(_), Inject::Local) => log::info!("with a key; transport tcp: remoted sees an address of this host"),
     }
-    let sources_max = if key.is_some() { SOURCES_MAX } else { SOURCES_MAX_PLAIN };
-    let wanted_descriptors = (config.connections_max + sources_max) as u64 + DESCRIPTORS_BESIDES;
+    let sockets_max = config.sockets_max(key.is_some());
+    let wanted_descriptors = (config.connections_max + sockets_max) as u64 + DESCRIPTORS_BESIDES;
     let descriptors = net::raise_descriptor_limit(wanted_descriptors);
     if descriptors < wanted_descriptors {
         log::warn!(
@@ -108,18 +107,12 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
             log::warn!("--process {path}: {error}; looking for it again each time");
         }
     }
-    // Clients of this host alone, who have no other address, are those without a key.
-    let spoofs = config.inject == Inject::Spoof && key.is_some();
+    let spare = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_BESIDES)).unwrap_or(usize::MAX);
+    let sockets = sockets_max.min(spare / 2);
+    let places = spare.saturating_sub(sockets).max(1);
+    let injector = open_injector(config, key.is_some(), remoted, sockets)?;
     if let Some(user) = &config.user {
-        privileges::become_user(user, if spoofs { &RIGHTS_SPOOF } else { &RIGHTS })?;
-    }
-    if spoofs {
-        let cannot = |error| {
-            format!(
-                "cannot inject with the clients' addresses: {error}: run as root, with CAP_NET_RAW, or with --inject local"
-            )
-        };
-        net::may_bind_foreign().map_err(cannot)?;
+        privileges::become_user(user, &RIGHTS)?;
     }
 
     let failed = |error: io::Error| format!("cannot set up the wait for sockets: {error}");
@@ -133,10 +126,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         let spawned = (|| {
             let (target, stop_search) = (wanted.clone(), stop.clone());
             crew.spawn("search", move || search::run(&target, &asked, &found, &bell, &stop_search))?;
-            let spare = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_BESIDES)).unwrap_or(usize::MAX);
-            let sources = sources_max.min(spare / 2).max(1);
-            let places = spare.saturating_sub(sources).max(1);
-            let parts = serve::Parts { key, places, sources, wanted, remoted, listener, poll, ask_search: ask, founds };
+            let parts = serve::Parts { key, places, injector, wanted, listener, poll, ask_search: ask, founds };
             let serving = move || serve::Server::new(config, parts)?.run(&stop);
             crew.spawn("serve", serving)
         })();
@@ -181,9 +171,39 @@ fn listen(config: &Config) -> Result<TcpListener, String> {
 impl Config {
     /// Optional behaviour of this server.
     fn offers(&self) -> Features {
-        let ossec = self.names.as_ref().is_some_and(|names| names.iter().all(|name| name.ends_with("-remoted")));
-        Features::STREAM.with(if ossec { Features::EMPTY_DATAGRAMS } else { Features::NONE })
+        // Nothing has to be opened for replies that come back over the connection.
+        let empty = self.is_ossec() && self.inject == Inject::Spoof;
+        Features::STREAM.with(if empty { Features::EMPTY_DATAGRAMS } else { Features::NONE })
     }
+
+    /// remoted is OSSEC's or Wazuh's.
+    fn is_ossec(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| names.iter().all(|name| name.ends_with("-remoted")))
+    }
+
+    /// Sockets for agents that there may be. With raw sockets there are none.
+    const fn sockets_max(&self, keyed: bool) -> usize {
+        match (self.inject, keyed) {
+            (Inject::Spoof, true) => 0,
+            (Inject::Local, true) => SOCKETS_MAX,
+            (_, false) => SOCKETS_MAX_PLAIN,
+        }
+    }
+}
+
+/// The way of transport tcp's datagrams into remoted, with at most so many sockets for agents.
+fn open_injector(
+    config: &Config,
+    keyed: bool,
+    remoted: Vec<SocketAddr>,
+    sockets_max: usize,
+) -> Result<Injector, String> {
+    let (inject, ossec) = (config.inject, config.is_ossec());
+    Injector::open(Means { inject, keyed, ossec, remoted, sockets_max }).map_err(|error| {
+        format!(
+            "cannot inject with the clients' addresses: {error}: run as root, with CAP_NET_RAW, or with --inject local"
+        )
+    })
 }
 
 /// Where remoted receives: of this host, both loopback addresses.

@@ -553,6 +553,25 @@ impl Frame {
     }
 }
 
+/// Longest agent id that is looked for in front of a datagram; OSSEC's are numbers of three to six digits.
+const AGENT_ID_BYTES_MAX: usize = 8;
+
+/// An agent's id as it stands in front of its datagrams, zeros behind it.
+pub type AgentId = [u8; AGENT_ID_BYTES_MAX];
+
+/// The `id` of a datagram that starts with `!id!`, as those of agents do whose key is for `any` address or a range.
+pub fn agent_id(bytes: &[u8]) -> Option<AgentId> {
+    let rest = bytes.strip_prefix(b"!")?;
+    let end = rest.iter().take(AGENT_ID_BYTES_MAX + 1).position(|&byte| byte == b'!')?;
+    let digits = &rest[..end];
+    let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    valid.then(|| {
+        let mut id = [0; AGENT_ID_BYTES_MAX];
+        id[..end].copy_from_slice(digits);
+        id
+    })
+}
+
 /// What a datagram of `bytes` costs in a receive buffer, in bytes: windows are counted in this.
 ///
 /// The kernel charges the memory that it allocated, not the payload. A datagram that came whole (loopback, jumbo frames) is a `sk_buff`

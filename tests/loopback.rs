@@ -19,7 +19,8 @@ use std::thread;
 use std::time::Duration;
 
 use ossec_broker::wire::{
-    Assembler, Features, Frame, Hello, Incarnation, Ping, Pong, Resume, Seq, Target, VERSION, Verdict, Welcome,
+    Assembler, Features, Frame, Hello, Incarnation, Ping, Pong, Refusal, Reply, Resume, Seq, SessionName, Target,
+    VERSION, Verdict, Welcome,
 };
 use ports::free_port;
 use socket2::{Domain, Socket, Type};
@@ -346,6 +347,32 @@ fn a_heartbeat_does_not_wait_behind_all_that_is_to_be_sent() {
         }
     }
     assert!((1..=BYTES_AHEAD_MAX).contains(&ahead), "{ahead} bytes came before the heartbeat");
+}
+
+/// Whoever answers in a server's place must not speak to agents where their datagrams do not travel over the connection.
+#[test]
+fn over_transport_udp_a_reply_that_comes_over_the_connection_is_not_passed_on() {
+    let forger = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let (listen, broker) = (free_port(0), forger.local_addr().expect("an address").port());
+    let mut client = client(listen, broker, 9);
+    let lines = client.lines();
+    let agent = agent(listen);
+    let (mut connection, _) = uninterrupted(|| forger.accept()).expect("the client connects");
+    connection.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let Frame::Hello(_) = next_frame(&mut connection, &mut Assembler::default()).0 else {
+        panic!("a greeting comes first")
+    };
+    say(&mut connection, &Frame::Welcome(Welcome { version: VERSION, features: Features::STREAM }));
+    let name = SessionName { id: 0, generation: 0 };
+    say(&mut connection, &Frame::Reply(Reply { name, bytes: b"forged".to_vec() }));
+    // Frames are taken in their order: when this one is told, the one before was looked at.
+    say(&mut connection, &Frame::Refusal(Refusal { text: "the marker".into() }));
+    wait_until("the client tells of the refusal", || {
+        lines.try_iter().find(|line| line.contains("the marker")).map(drop).ok_or_else(|| "not yet".to_owned())
+    });
+    agent.set_nonblocking(true).expect("an option");
+    let received = agent.recv(&mut [0; 16]).map_err(|error| error.kind());
+    assert_eq!(received, Err(std::io::ErrorKind::WouldBlock));
 }
 
 /// The number of the heartbeat that a line of the log tells of, if more than so many datagrams wait.

@@ -307,6 +307,10 @@ impl<'a> Prober<'a> {
 
     /// Transport tcp: what remoted answered came back over the connection.
     fn take_reply(&self, reply: &Reply) {
+        if self.config.relay.transport == Transport::Udp {
+            // Then replies come by UDP alone.
+            return;
+        }
         let session = SessionRef { id: reply.name.id, generation: reply.name.generation };
         let origin = self.shared.relay.lock().handle_carried_reply(net::now(), session);
         if let Some(origin) = origin {

@@ -144,6 +144,18 @@ fn connection(key: Option<&Key>) -> (Framed, Framed) {
     (client, Framed::server(server, key.cloned()))
 }
 
+#[test]
+fn without_a_key_only_a_peer_of_this_host_is_trusted() {
+    let (mut client, mut server) = connection(Some(&Key::new([7; 32])));
+    client.send(&Frame::Ping(Ping::default())).expect("it is connected");
+    carry(&mut client, &mut server);
+    let (plain, _plain) = connection(None);
+    for (peer, here) in [("127.0.0.1", true), ("::1", true), ("::ffff:127.0.0.1", true), ("10.0.0.1", false)] {
+        let peer = peer.parse().expect("an address");
+        assert_eq!((plain.is_trusted(peer), server.is_trusted(peer)), (here, true), "{peer}");
+    }
+}
+
 /// Moves what there is until a frame arrives at `to`.
 fn carry(from: &mut Framed, to: &mut Framed) -> Frame {
     loop {

@@ -23,10 +23,6 @@ sockopt_impl!(
     Ipv6MtuDiscover, Both, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::c_int
 );
 sockopt_impl!(
-    /// The socket may have an address that is not of this host.
-    Ipv6Transparent, Both, libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT, bool
-);
-sockopt_impl!(
     /// Memory of a socket; the ninth number counts drops.
     MemInfo, GetOnly, libc::SOL_SOCKET, libc::SO_MEMINFO, [u32; MEMINFO_NUMBERS]
 );
@@ -128,24 +124,33 @@ impl Inbox {
 }
 
 /// Has `poll` tell when the socket has something to read or to report. It tells once: the socket must then be read empty.
-pub fn watch(poll: &Poll, socket: &UdpSocket, token: Token) -> io::Result<()> {
+pub fn watch(poll: &Poll, socket: &impl AsRawFd, token: Token) -> io::Result<()> {
     poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
 }
 
 /// Has `poll` forget the socket.
-pub fn unwatch(poll: &Poll, socket: &UdpSocket) -> io::Result<()> {
+pub fn unwatch(poll: &Poll, socket: &impl AsRawFd) -> io::Result<()> {
     poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()))
 }
 
 /// Sends datagrams to one address, in order, without waiting. How many were sent, and what stopped it.
 pub fn send_batch(socket: &impl AsRawFd, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
-    let address = SockaddrStorage::from(to);
-    let mut headers = MultiHeaders::preallocate(payloads.len(), None);
+    let messages: Vec<[IoSlice<'_>; 1]> = payloads.iter().map(|payload| [IoSlice::new(payload)]).collect();
+    send_messages(socket, to, &messages)
+}
+
+/// Sends messages of several parts each like [`send_batch`].
+pub(super) fn send_messages<const PARTS: usize>(
+    socket: &impl AsRawFd,
+    to: SocketAddr,
+    messages: &[[IoSlice<'_>; PARTS]],
+) -> (usize, Result<(), SendError>) {
+    let mut headers = MultiHeaders::preallocate(messages.len(), None);
+    let addresses = vec![Some(SockaddrStorage::from(to)); messages.len()];
     let mut sent = 0;
-    while sent < payloads.len() {
-        let slices: Vec<[IoSlice<'_>; 1]> = payloads[sent..].iter().map(|payload| [IoSlice::new(payload)]).collect();
-        let addresses = vec![Some(address); slices.len()];
-        match sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &addresses, [], MsgFlags::MSG_DONTWAIT) {
+    while sent < messages.len() {
+        let (rest, flags) = (&messages[sent..], MsgFlags::MSG_DONTWAIT);
+        match sendmmsg(socket.as_raw_fd(), &mut headers, rest, &addresses[sent..], [], flags) {
             // A short count means an error that the kernel keeps to itself; the next call, or the error queue, tells it.
             Ok(done) => sent += done.count().max(1),
             Err(Errno::EINTR) => {}

@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use crate::buffer::SessionId;
 use crate::time::Time;
-
-/// Longest agent id that is looked for in front of a datagram; OSSEC's are numbers of three to six digits.
-const AGENT_ID_BYTES_MAX: usize = 8;
+use crate::wire::{AgentId, agent_id};
 
 /// Gaps between replies shorter than this say nothing of the agent's control period (a push of configuration, say).
 const CONTROL_PERIOD_MIN: Duration = Duration::from_secs(10);
@@ -45,7 +43,7 @@ pub(super) struct Sessions {
     ids: HashMap<Key, SessionId>,
 }
 
-type Key = (IpAddr, Option<[u8; AGENT_ID_BYTES_MAX]>);
+type Key = (IpAddr, Option<AgentId>);
 
 #[derive(Debug)]
 struct Session {
@@ -135,19 +133,6 @@ impl Sessions {
             known && asked && last.is_some_and(|last| now.since(last) > period * CONTROL_PERIODS_MISSED)
         })
     }
-}
-
-/// The `id` of a datagram that starts with `!id!`.
-fn agent_id(bytes: &[u8]) -> Option<[u8; AGENT_ID_BYTES_MAX]> {
-    let rest = bytes.strip_prefix(b"!")?;
-    let end = rest.iter().take(AGENT_ID_BYTES_MAX + 1).position(|&byte| byte == b'!')?;
-    let digits = &rest[..end];
-    let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    valid.then(|| {
-        let mut id = [0; AGENT_ID_BYTES_MAX];
-        id[..end].copy_from_slice(digits);
-        id
-    })
 }
 
 #[cfg(test)]

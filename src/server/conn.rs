@@ -115,12 +115,10 @@ impl Conn {
 
     /// What it may do. Without a key anybody who reaches the port could speak to remoted in an agent's name: only whoever is on this host may.
     fn access(&self, offers: Features) -> Access {
-        if self.framed.is_sealed() {
-            Access::Features(offers)
-        } else if self.keyed {
+        if self.keyed && !self.framed.is_sealed() {
             Access::KeyWanted
         } else {
-            Access::Features(if self.address.is_loopback() { offers } else { Features::NONE })
+            Access::Features(if self.framed.is_trusted(self.address) { offers } else { Features::NONE })
         }
     }
 

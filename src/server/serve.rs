@@ -10,7 +10,7 @@ mod look;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -25,6 +25,7 @@ use super::inject::{Injector, TOKENS_FROM};
 use super::news::News;
 use crate::gate::Gate;
 use crate::net::framed::{Broken, Filled};
+use crate::net::udp::Inbox;
 use crate::net::{self};
 use crate::remoted::{Found, Inspector, Wanted};
 use crate::seal::Key;
@@ -33,6 +34,7 @@ use crate::threads::{DOORBELL, Stop};
 use crate::time::Time;
 use crate::verdict::ClientId;
 use crate::wire::Frame;
+use carry::Attachments;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 /// Tokens of connections lie below: behind them are the injector's.
@@ -55,11 +57,8 @@ pub(super) struct Parts {
     pub(super) key: Option<Key>,
     /// Connections that there are descriptors for.
     pub(super) places: usize,
-    /// Sockets to inject with that there are descriptors for.
-    pub(super) sources: usize,
+    pub(super) injector: Injector,
     pub(super) wanted: Wanted,
-    /// Where remoted receives.
-    pub(super) remoted: Vec<SocketAddr>,
     pub(super) listener: TcpListener,
     pub(super) poll: Poll,
     /// Asks for a search, and what it found.
@@ -92,6 +91,8 @@ pub(super) struct Server<'a> {
     found: Found,
     gate: Gate,
     injector: Injector,
+    attachments: Attachments,
+    inbox: Inbox,
     /// The system had no room: nothing is tried before.
     inject_again: Option<Time>,
     ask_search: Sender<()>,
@@ -111,9 +112,10 @@ pub(super) struct Server<'a> {
 
 impl<'a> Server<'a> {
     pub(super) fn new(config: &'a Config, parts: Parts) -> Result<Self, String> {
-        let Parts { key, places, sources, wanted, remoted, mut listener, poll, ask_search, founds } = parts;
+        let Parts { key, places, injector, wanted, mut listener, poll, ask_search, founds } = parts;
         let register = poll.registry().register(&mut listener, LISTENER, Interest::READABLE);
         register.map_err(|error| format!("cannot wait for connections: {error}"))?;
+        injector.watch(&poll).map_err(|error| format!("cannot wait for what arrives at remoted: {error}"))?;
         Ok(Self {
             config,
             key,
@@ -131,7 +133,9 @@ impl<'a> Server<'a> {
             inspector: Inspector::new(wanted),
             found: Found::default(),
             gate: Gate::new(config.settle),
-            injector: Injector::new(config.inject, remoted, sources),
+            injector,
+            attachments: Attachments::default(),
+            inbox: Inbox::default(),
             inject_again: None,
             ask_search,
             founds,
@@ -205,7 +209,8 @@ impl<'a> Server<'a> {
         let settle = self.next_settling();
         let sweep = (!self.conns.is_empty()).then(|| self.swept + SWEEP_GAP);
         let again = self.inject_again.filter(|_| self.gate.is_busy());
-        [answers, watch, settle, sweep, self.accept_again, again].into_iter().flatten().min()
+        let proof = self.injector.next_deadline();
+        [answers, watch, settle, sweep, self.accept_again, again, proof].into_iter().flatten().min()
     }
 
     /// When to look at remoted unasked: soon where clients wait for it. What the first search finds is looked at first.
@@ -237,7 +242,10 @@ impl<'a> Server<'a> {
             match event.token() {
                 LISTENER => self.accept(now),
                 DOORBELL => self.take_found(),
-                token if Injector::owns(token) => self.take_replies(token),
+                token if Injector::owns(token) => {
+                    self.take_arrivals(now, token);
+                    self.take_replies(token);
+                }
                 token => self.attend(now, token),
             }
         }
@@ -255,6 +263,7 @@ impl<'a> Server<'a> {
         if asked || watch || settled {
             self.sample(now);
         }
+        self.prove(net::now());
         self.inject(net::now());
         if now.since(self.swept) >= SWEEP_GAP {
             self.swept = now;
@@ -357,6 +366,7 @@ impl<'a> Server<'a> {
         if !conn.is_client() {
             self.forget_stranger(conn.address);
         }
+        self.detach(conn.id);
         self.gate.handle_gone(net::now(), conn.id);
         self.waiting.retain(|waiting| *waiting != token);
     }

@@ -152,31 +152,129 @@ fn what_nobody_would_receive_is_held_and_both_sides_say_why() {
 }
 
 #[test]
-fn a_port_that_the_servers_host_keeps_to_itself_costs_the_replies_alone_and_the_log_says_so() {
+fn whatever_port_a_client_has_its_replies_come_back_and_the_servers_host_keeps_its_own() {
     let mut scene = Scene::over_tcp_with(&[], &[], &["--source-port", "1000"]);
-    let count = worth(SPAN);
-    let traffic = scene.send(count, &[]);
+    expect_replies(&mut scene);
+    let [open, connected] = scene.net.udp_receivers(Side::Server);
+    assert!(open.iter().all(|at| at.ends_with(":1514")) && connected.is_empty(), "{open:?} {connected:?}");
+}
+
+#[test]
+fn datagrams_of_every_size_arrive_whatever_lo_takes_in_one_piece() {
+    let v6 = format!("[{}]", Side::Server.ipv6());
+    for (server, lo) in [(Side::Server.ipv4(), 65_536), (&v6, 65_536), (Side::Server.ipv4(), 1_500), (&v6, 1_500)] {
+        let mut scene = Scene::served_with_key(&["--rcvbuf", "8000000"], &[]);
+        scene.net.narrow_loopback(Side::Server, lo);
+        scene.start_client(&["--server", server]);
+        let traffic = scene.send_as(AGENT, 60, &["--size", "65507", "--rate", "100"]);
+        scene.expect_all(traffic, 0);
+        let traffic = scene.send_as("002", 500, &["--size", "1-65507"]);
+        scene.expect_all(traffic, 0);
+    }
+}
+
+#[test]
+fn a_remoted_at_one_address_of_its_host_is_injected_into() {
+    let at = format!("{}:1514", Side::Server.ipv4());
+    let mut scene = Scene::over_tcp_with(&["--listen", &at], &["--remoted", &at], &[]);
+    expect_replies(&mut scene);
+}
+
+#[test]
+fn clients_of_several_addresses_are_seen_as_what_they_are() {
+    const OTHERS: [(&str, &str, &str); 2] =
+        [("10.77.0.11", "127.0.0.1:2514", "002"), ("10.77.0.12", "127.0.0.1:3514", "003")];
+    let mut scene = Scene::over_tcp_with(&[], &[], &[]);
+    let mut clients = vec![scene.take_client()];
+    let mut traffic = vec![scene.send(worth(SPAN), &[])];
+    for (address, listen, agent) in OTHERS {
+        scene.net.add_address(Side::Agent, address);
+        scene.start_client(&["--source", address, "--listen", listen]);
+        clients.push(scene.take_client());
+        traffic.push(scene.send_as(agent, worth(SPAN), &["--ping", "--server", listen]));
+    }
+    for traffic in traffic {
+        let summary = scene.expect_all(traffic, 0);
+        // They go to the very address and port that remoted has seen.
+        assert_eq!((summary.get("replies"), summary.get("reordered")), (worth(SPAN), 0), "{}", summary.0);
+    }
+}
+
+#[test]
+fn what_a_firewall_of_the_servers_host_would_swallow_is_held_and_both_sides_say_why() {
+    for server in [Side::Server.ipv4().to_owned(), format!("[{}]", Side::Server.ipv6())] {
+        let mut scene = Scene::served_with_key(&[], &[]);
+        scene.net.distrust_loopback(Side::Server);
+        scene.start_client(&["--server", &server]);
+        let count = worth(SPAN);
+        let mut traffic = scene.send(count, &[]);
+        Scene::wait_until_sent(&mut traffic);
+        scene.wait_until_client_says(&["refuses", "cannot inject", "firewall", "rp_filter"]);
+        scene.wait_until_server_says(&["cannot inject", "firewall", "rp_filter"]);
+        assert_eq!(scene.received(AGENT).took.len(), 0, "where does it come from?");
+        scene.net.heal();
+        scene.expect_all(traffic, 0);
+        let journal = std::fs::read_to_string(scene.journal.path()).expect("remoted writes it");
+        assert!(!journal.contains("other 16"), "remoted has read a canary: {journal}");
+        scene.expect_accounts(count);
+    }
+}
+
+#[test]
+fn a_firewall_that_is_loaded_later_is_noticed() {
+    let mut scene = Scene::over_tcp_with(&[], &[], &[]);
+    expect_replies(&mut scene);
+    scene.net.distrust_loopback(Side::Server);
+    let _traffic = scene.send_as("002", 1_000_000, &[]);
+    scene.wait_until_client_says(&["refuses", "cannot inject", "firewall"]);
+}
+
+#[test]
+fn where_replies_come_back_over_the_connection_nobody_else_reaches_the_servers_sockets_and_no_datagram_travels() {
+    let mut scene = Scene::served_with_key(&[], &["--inject", "local"]);
+    // What the client's sockets send.
+    scene.net.count_datagrams(Side::Server, 1517);
+    scene.start_client(&[]);
+    expect_replies(&mut scene);
+    let [open, connected] = scene.net.udp_receivers(Side::Server);
+    assert!(open.iter().all(|at| at.ends_with(":1514")), "{open:?}");
+    assert!(
+        !connected.is_empty() && connected.iter().all(|at| at.contains("127.0.0.1:") || at.contains("[::1]:")),
+        "{connected:?}"
+    );
+    assert_eq!(scene.net.counted_datagrams(Side::Server), 0);
+}
+
+#[test]
+fn an_agent_whose_key_has_a_fixed_address_is_told_of_where_remoted_will_not_know_it() {
+    let mut scene = Scene::over_tcp_with(&[], &["--inject", "local"], &[]);
+    let traffic = scene.send(10, &[]);
     scene.expect_all(traffic, 0);
-    scene.wait_until_server_says(&["replies to", Side::Agent.ipv4(), "UDP port 1000"]);
+    scene.wait_until_server_says(&[Side::Agent.ipv4(), "fixed address", "1213", "--inject spoof"]);
+    let traffic = scene.send_as("002", 10, &[]);
+    scene.expect_all(traffic, 0);
+    assert_eq!(scene.server().output().matches("1213").count(), 1, "once for each client");
 }
 
 #[test]
 fn a_client_of_the_servers_own_host_gets_its_replies_whatever_address_it_uses() {
-    let mut scene = Scene::served_with_key(&[], &[]);
-    let listen = format!("{}:2514", Side::Server.ipv4());
-    scene.start_client_at(Side::Server, &["--listen", &listen]);
-    let count = worth(SPAN);
-    let traffic = scene.send(count, &["--server", &listen]);
-    let summary = scene.expect_all(traffic, 0);
-    assert_eq!(summary.get("replies"), count, "{}", summary.0);
+    for address in [Side::Server.ipv4(), "127.0.0.1", "[::1]"] {
+        let mut scene = Scene::served_with_key(&[], &[]);
+        let listen = format!("{}:2514", Side::Server.ipv4());
+        scene.start_client_at(Side::Server, &["--listen", &listen, "--server", address]);
+        let count = worth(SPAN);
+        let traffic = scene.send(count, &["--server", &listen]);
+        let summary = scene.expect_all(traffic, 0);
+        assert_eq!(summary.get("replies"), count, "{}", summary.0);
+    }
 }
 
 #[test]
 fn both_roles_run_as_another_user_with_no_more_rights_than_they_need() {
     let mut scene = Scene::over_tcp_with(&[], &["--user", "nobody"], &["--user", "nobody"]);
     expect_replies(&mut scene);
-    // CAP_DAC_READ_SEARCH, CAP_NET_RAW, CAP_SYS_PTRACE.
-    let needed = 1 << 2 | 1 << 13 | 1 << 19;
+    // CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE. The raw sockets were opened before.
+    let needed = 1 << 2 | 1 << 19;
     let roles = [(scene.client().thread_statuses(), 0), (scene.server().thread_statuses(), needed)];
     for (threads, most) in roles {
         for thread in threads {

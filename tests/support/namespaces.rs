@@ -247,6 +247,30 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         );
     }
 
+    /// A usual rule against forged addresses: what comes over `lo` to remoted comes from a loopback address.
+    pub(crate) fn distrust_loopback(&self, side: Side) {
+        let chain = "add chain inet distrust in { type filter hook input priority 0; }";
+        let rules = ["ip saddr != 127.0.0.0/8", "ip6 saddr != ::1"]
+            .map(|foreign| format!("add rule inet distrust in iif lo {foreign} udp dport 1514 drop\n"));
+        self.nft(side, &format!("add table inet distrust\n{chain}\n{}", rules.concat()));
+    }
+
+    /// The host's `lo` takes packets of so many bytes.
+    pub(crate) fn narrow_loopback(&self, side: Side, bytes: u32) {
+        self.ip(side, &["link", "set", "lo", "mtu", &bytes.to_string()]);
+    }
+
+    /// Where the host's UDP sockets receive that take datagrams from anybody, and where those that take them from one address alone.
+    pub(crate) fn udp_receivers(&self, side: Side) -> [Vec<String>; 2] {
+        ["unconnected", "connected"].map(|state| {
+            let listed = run(self.command(side, "ss").args(["-Hun", "state", state]));
+            listed
+                .lines()
+                .filter_map(|line| Some(line.split_ascii_whitespace().find(|word| word.contains(':'))?.to_owned()))
+                .collect()
+        })
+    }
+
     /// How strictly the host checks that an answer would go where a packet comes from: rp_filter, 0 to 2.
     pub(crate) fn check_return_paths(&self, side: Side, strictness: &str) {
         for device in ["all", "default", "lo", WIRE] {

@@ -235,7 +235,7 @@ impl<'a> Attempts<'a> {
                     return None;
                 }
                 Frame::Welcome(welcome) => {
-                    if let Err(why) = self.check(welcome.features) {
+                    if let Err(why) = self.check(&self.peers[at], welcome.features) {
                         self.refuse(now, at, format!("{broker} {why}"));
                         return None;
                     }
@@ -268,8 +268,10 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whether a server that greets is one that this client can do with.
-    fn check(&self, features: Features) -> Result<(), &'static str> {
-        if self.config.relay.transport == Transport::Tcp && !features.has(Features::STREAM) {
+    fn check(&self, peer: &Peer, features: Features) -> Result<(), &'static str> {
+        // Whatever it says: one that anybody on the way can play would acknowledge what never arrived, and speak to agents in remoted's name.
+        let carries = features.has(Features::STREAM) && peer.framed.is_trusted(peer.route.broker.ip());
+        if self.config.relay.transport == Transport::Tcp && !carries {
             return Err("takes no datagrams over TCP: it needs a key at both ends, or both ends on one host");
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Transport tcp: streams on their way from connections to remoted, and what is said of them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -7,12 +8,48 @@ use mio::Token;
 
 use super::super::inject::{Inject, Outcome};
 use super::{Close, Server};
-use crate::streams::{StreamId, Told};
+use crate::streams::{ConnectionId, StreamId, Told};
 use crate::time::Time;
 use crate::wire::{Frame, Reply};
 
 /// The system had no room for a datagram to inject.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
+/// Connections that carry a stream, or are about to, and in whose name.
+#[derive(Debug, Default)]
+pub(super) struct Attachments {
+    sources: HashMap<ConnectionId, IpAddr>,
+    /// Streams that wait until it is known that datagrams in their name get through.
+    waiting: HashMap<IpAddr, Vec<(ConnectionId, StreamId)>>,
+}
+
+impl Attachments {
+    fn enter(&mut self, id: ConnectionId, stream: StreamId, source: IpAddr) {
+        self.sources.insert(id, source);
+        self.waiting.entry(source).or_default().push((id, stream));
+    }
+
+    /// The connection is gone, or does something else. In whose name it was to send.
+    fn leave(&mut self, id: ConnectionId) -> Option<IpAddr> {
+        let source = self.sources.remove(&id)?;
+        if let Some(waiting) = self.waiting.get_mut(&source) {
+            waiting.retain(|(waiting, _)| *waiting != id);
+            if waiting.is_empty() {
+                self.waiting.remove(&source);
+            }
+        }
+        Some(source)
+    }
+
+    fn take_waiting(&mut self, source: IpAddr) -> Vec<(ConnectionId, StreamId)> {
+        self.waiting.remove(&source).unwrap_or_default()
+    }
+
+    /// All connections that send, or are to send, in this name.
+    fn of(&self, source: IpAddr) -> Vec<ConnectionId> {
+        self.sources.iter().filter(|(_, of)| **of == source).map(|(&id, _)| id).collect()
+    }
+}
 
 impl Server<'_> {
     /// A client's stream goes on over this connection, in the name of the address that it comes from or of another that is allowed.
@@ -30,10 +67,15 @@ impl Server<'_> {
                 format!("source {source} is not allowed for a client from {address} (--allow-source at the server)");
             return self.refuse_strange(now, token, why);
         }
-        log::debug!("{address} sends datagrams over its connection, in the name of {source}");
-        let before = self.gate.handle_attach(now, id, stream, source);
-        if let Some(before) = before.and_then(|before| self.token(before)) {
-            self.close(before, &Close::Replaced);
+        self.detach(id);
+        match self.injector.enter(now, source) {
+            Err(why) => self.cannot_inject(now, token, why),
+            Ok(at_once) => {
+                self.attachments.enter(id, stream, source);
+                if at_once {
+                    self.carry(now, source);
+                }
+            }
         }
     }
 
@@ -45,6 +87,48 @@ impl Server<'_> {
         self.refuse(now, token, why);
     }
 
+    /// Datagrams in this name are known to get through: the streams that waited for that begin.
+    fn carry(&mut self, now: Time, source: IpAddr) {
+        for (id, stream) in self.attachments.take_waiting(source) {
+            log::debug!("a stream begins in the name of {source}");
+            let before = self.gate.handle_attach(now, id, stream, source);
+            if let Some(before) = before.and_then(|before| self.token(before)) {
+                self.close(before, &Close::Replaced);
+            }
+        }
+    }
+
+    /// A connection carries nothing any more, and waits for nothing.
+    pub(super) fn detach(&mut self, id: ConnectionId) {
+        if let Some(source) = self.attachments.leave(id) {
+            self.injector.leave(source);
+        }
+    }
+
+    /// Something arrived where remoted receives: what waited for it goes on.
+    pub(super) fn take_arrivals(&mut self, now: Time, token: Token) {
+        for source in self.injector.take_arrivals(now, token, &mut self.inbox) {
+            self.carry(now, source);
+        }
+    }
+
+    /// Has it seen to that datagrams in the clients' names get through, and refuses those in whose name none does.
+    pub(super) fn prove(&mut self, now: Time) {
+        while let Some((source, why)) = self.injector.poll_blocked(now) {
+            for id in self.attachments.of(source) {
+                if let Some(token) = self.token(id) {
+                    self.cannot_inject(now, token, why.clone());
+                }
+            }
+        }
+    }
+
+    /// Nothing can be injected for a client: it is told, and the log.
+    fn cannot_inject(&mut self, now: Time, token: Token, why: String) {
+        self.refuse(now, token, why.clone());
+        self.complaints.injecting = Some(why);
+    }
+
     /// Tells a client why its connection is of no use; it tries again at its slowest pace.
     pub(super) fn refuse(&mut self, now: Time, token: Token, why: String) {
         // One that was refused already may have said more in the same breath.
@@ -54,6 +138,7 @@ impl Server<'_> {
         let (id, address, refused) = (conn.id, conn.address, conn.refuse(now, why));
         // Until it has closed its side, it is one of those that are nothing.
         self.note_stranger(address);
+        self.detach(id);
         self.gate.handle_gone(now, id);
         if let Err(close) = refused {
             self.close(token, &close);
@@ -67,7 +152,7 @@ impl Server<'_> {
             && let Some(volley) = self.gate.poll(now)
         {
             let stream = volley.stream;
-            let (sent, outcome) = self.injector.send(&self.poll, &self.found, &volley);
+            let (sent, outcome) = self.injector.send(now, &self.poll, &self.found, &volley);
             self.gate.handle_injected(sent);
             if let Some(trouble) = self.injector.take_trouble() {
                 self.complaints.replies = Some(trouble);
@@ -101,7 +186,7 @@ impl Server<'_> {
     /// Carries remoted's answers back to the clients.
     pub(super) fn take_replies(&mut self, token: Token) {
         let mut replies = Vec::new();
-        let more = self.injector.take_replies(token, |stream, name, bytes| {
+        let more = self.injector.take_replies(token, &mut self.inbox, |stream, name, bytes| {
             replies.push((stream, Frame::Reply(Reply { name, bytes: bytes.to_vec() })));
         });
         if more && !self.unread_replies.contains(&token) {

@@ -7,6 +7,7 @@ use super::*;
 use crate::net::HostPort;
 use crate::remoted::Names;
 use crate::server::Inject;
+use crate::server::inject::Means;
 use crate::wire::{Port, Verdict};
 
 /// How long the server has, so that a test that fails ends.
@@ -33,12 +34,12 @@ fn served(config: &Config, ask_search: Sender<()>, founds: Receiver<Found>) -> (
     let listener = net::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
     let nobody = Names::These(vec!["no such process".into()]);
+    let means = Means { inject: Inject::Local, keyed: false, ossec: true, remoted: Vec::new(), sockets_max: 1 };
     let parts = Parts {
         key: None,
         places: 4,
-        sources: 1,
+        injector: Injector::open(means).expect("it takes no right"),
         wanted: Wanted { port: 1_514, addresses: Vec::new(), names: nobody, required: Vec::new() },
-        remoted: Vec::new(),
         listener,
         poll: Poll::new().expect("descriptors"),
         ask_search,
