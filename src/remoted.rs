@@ -112,8 +112,8 @@ pub struct Found {
     companion: Companion,
     /// Who has each name of [`Wanted::required`], in its order.
     required: Vec<Option<Owner>>,
-    /// Network namespaces that the holders live in, as far as that is known.
-    networks: usize,
+    /// The holders cannot all belong to one OSSEC.
+    scattered: bool,
     /// Bytes of receive buffer that a socket gets which asks for none; stands in where a table does not tell.
     buffer_default: u64,
 }
@@ -185,13 +185,11 @@ impl Found {
         self.watched.iter().any(|(view, _)| *view == View::Own)
     }
 
-    /// The processes that count together as remoted although they live in several network namespaces: each may be
-    /// another host's. None otherwise.
+    /// The processes that count together as remoted although they cannot belong to one OSSEC, as two in two
+    /// containers. None otherwise.
     pub fn scattered(&self) -> Vec<u32> {
-        if self.networks < 2 {
-            return Vec::new();
-        }
-        self.holders.iter().map(|holder| holder.process.pid).collect()
+        let holders = self.holders.iter().filter(|_| self.scattered);
+        holders.map(|holder| holder.process.pid).collect()
     }
 
     /// Keeps where the sockets receive, as a look shows it.
@@ -236,7 +234,7 @@ impl Found {
             watched: Vec::new(),
             places: Places::default(),
             companion: Companion::NotExpected,
-            networks: 0,
+            scattered: false,
             ..self
         }
     }

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::diag::Diag;
-use super::proc::{FileId, Proc, READINGS, rows};
+use super::proc::{FileId, Proc, READINGS, Surroundings, rows};
 use super::{
     COMPANIONS, Companion, Family, Found, Holder, Names, PROCESSES_MAX, SOCKETS_MAX, View, Wanted, companion_of,
     is_named,
@@ -68,7 +68,7 @@ impl Found {
     /// Takes over the claims to sockets of our own network namespace; if there are none, those to others.
     fn settle(&mut self, proc: &Proc, claims: &[Claim<'_>]) {
         let at_home = claims.iter().any(|claim| claim.sockets.iter().any(|socket| socket.view == View::Own));
-        let mut networks = Vec::new();
+        let mut first: Option<Surroundings> = None;
         for claim in claims {
             let process = claim.resident.process;
             self.know(&claim.visible);
@@ -77,14 +77,14 @@ impl Found {
             if !sockets.is_empty() {
                 self.holders.push(Holder { process, proven: claim.proven });
                 self.watch(&sockets);
-                networks.extend(proc.network(process.pid).filter(|network| !networks.contains(network)));
+                let its = proc.surroundings(process.pid);
+                self.scattered |= !first.get_or_insert_with(|| its.clone()).are_beside(&its);
             } else if claim.is_elsewhere {
                 self.elsewhere.push(process);
             } else if claim.sockets.is_empty() {
                 self.bare.push(process);
             }
         }
-        self.networks = networks.len();
         self.holders.sort_unstable_by_key(|holder| holder.process);
     }
 

@@ -175,3 +175,19 @@ fn a_program_that_was_replaced_under_its_path_is_the_one_that_was_named() {
     tree.link("40/ns/pid", "pid:[2]");
     assert_eq!(look(&tree, &named).1.presence, Presence::Taken);
 }
+
+#[test]
+fn remoteds_that_cannot_be_of_one_ossec_are_told_apart() {
+    for (pids, root, scattered) in [
+        ("pid:[1]", "/var/ossec", vec![]),
+        ("pid:[2]", "/var/ossec", vec![40, 41]),
+        ("pid:[1]", "/opt/ossec", vec![40, 41]),
+    ] {
+        let tree = usual();
+        tree.lives_in(40, "pid:[1]", "/var/ossec");
+        tree.process(41, "ossec-remoted", &[710]);
+        tree.lives_in(41, pids, root);
+        tree.udp("net/udp", &[(PORT, UNCONNECTED, 0, 710, 0)]);
+        assert_eq!(look(&tree, &ossec()).0.scattered(), scattered, "{pids} {root}");
+    }
+}

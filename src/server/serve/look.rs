@@ -37,8 +37,8 @@ impl Server<'_> {
             let scattered = found.scattered();
             if !scattered.is_empty() && !std::mem::replace(&mut self.scattered_told, true) {
                 log::warn!(
-                    "the processes {scattered:?} live in several network namespaces and count as one remoted: up while any of them is; \
-                     name the one that is meant with --process /path/to/its/executable"
+                    "the processes {scattered:?} cannot be of one OSSEC, and count as one remoted that is up while any of \
+                     them is: name the one that is meant with --process /path/to/its/executable"
                 );
             }
             self.found = found;

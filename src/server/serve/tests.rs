@@ -1,5 +1,5 @@
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 
 use crossbeam_channel::bounded;
 
@@ -93,4 +93,36 @@ fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
         server.take_found();
     }
     assert_eq!(server.news.told(), Some(Verdict::NoProcess(Port::Free)));
+}
+
+#[test]
+fn a_search_is_due_each_half_minute_and_soon_after_a_socket_has_come() {
+    let config = config();
+    let (ask_search, asked) = bounded(1);
+    let (found, founds) = bounded(1);
+    let (mut server, _client) = served(&config, ask_search, founds);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let port = socket.local_addr().expect("it is bound").port();
+    let wanted = Wanted { port, addresses: Vec::new(), names: Names::Any, required: Vec::new() };
+    server.inspector = Inspector::new(wanted.clone());
+    let begun = net::now();
+    server.search(begun);
+    asked.try_recv().expect("it searches");
+    found.send(crate::remoted::search(&wanted)).expect("the server is there");
+    server.take_found();
+    assert_eq!(server.news.told(), Some(Verdict::Up));
+    let mut searches = |after: u64| {
+        server.sample(begun + Duration::from_secs(after));
+        let searches = asked.try_recv().is_ok();
+        if searches {
+            found.send(crate::remoted::search(&wanted)).expect("the server is there");
+            // What it looks at then is looked at now, which is long before.
+            server.found = server.founds.try_recv().expect("it was sent");
+            server.search_open = false;
+        }
+        searches
+    };
+    assert_eq!([1, 29, 30, 31, 60].map(&mut searches), [false, false, true, false, true]);
+    let _second = UdpSocket::bind(("127.0.0.2", port)).expect("another address");
+    assert_eq!([60, 61, 62].map(&mut searches), [false, true, false]);
 }
