@@ -286,7 +286,7 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
         broker: args.broker.map(|broker| broker.with_port(DEFAULT_PORT_BROKER)),
         broker_port: DEFAULT_PORT_BROKER,
         listen,
-        source: args.source,
+        source: args.source.map(|source| source.to_canonical()),
         source_port: args.source_port,
         timeout: args.timeout.0,
         receive_buffer_bytes: args.rcvbuf.0,

@@ -121,6 +121,11 @@ impl Shared {
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let agents = Arc::new(bind(config)?);
+    if let (Some(server), Ok(bound)) = (config.server.address(), agents.local_addr())
+        && net::comes_back(bound, server)
+    {
+        return Err(format!("what is sent to {server} comes back to {bound}, --listen: give it another port"));
+    }
     if config.relay.transport == Transport::Tcp {
         log::info!("datagrams go over tcp, {}", if key.is_some() { "with a key" } else { "without a key" });
     }

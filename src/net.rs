@@ -53,11 +53,6 @@ pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
-/// A datagram was larger than the path takes in one piece.
-pub fn is_too_large(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EMSGSIZE)
-}
-
 /// A host, by name or address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
@@ -70,12 +65,12 @@ pub struct HostPort {
 impl HostPort {
     /// The address, if the host is one: nothing is to be resolved then.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
+        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip.to_canonical(), self.port))
     }
 
     /// All addresses of the host, as the system's resolver orders them. May block for as long as that takes.
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        let found: Vec<SocketAddr> = (self.host.as_str(), self.port).to_socket_addrs()?.collect();
+        let found: Vec<SocketAddr> = (self.host.as_str(), self.port).to_socket_addrs()?.map(canonical).collect();
         if found.is_empty() {
             Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
         } else {
@@ -92,6 +87,26 @@ impl std::fmt::Display for HostPort {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
+}
+
+/// The address that is meant: an IPv4 address written as an IPv6 one is an IPv4 address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        // With its scope.
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Whether what is sent to `target` arrives at this host's socket that is bound to `bound`.
+pub fn comes_back(bound: SocketAddr, target: SocketAddr) -> bool {
+    let (bound_ip, ip) = (bound.ip().to_canonical(), target.ip().to_canonical());
+    let takes = bound_ip.is_ipv4() == ip.is_ipv4() || bound_ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    // The system takes "any address" for the loopback address of that family.
+    let at_own = |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() || is_own(ip);
+    let same =
+        bound_ip == ip || bound_ip.is_unspecified() && at_own(ip) || ip.is_unspecified() && bound_ip.is_loopback();
+    bound.port() == target.port() && takes && same
 }
 
 /// An error of `bind`, with the likely cause where there is one.

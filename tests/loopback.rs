@@ -522,3 +522,27 @@ fn wrong_arguments_end_with_2_and_help_with_0() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_client_that_would_send_to_itself_says_so_however_its_addresses_are_written() {
+    let port = free_port(0);
+    for (listen, server) in
+        [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "[::ffff:127.0.0.1]"), ("[::ffff:127.0.0.1]", "0.0.0.0")]
+    {
+        let (listen, server) = (format!("{listen}:{port}"), format!("{server}:{port}"));
+        let mut client = Role::start(&["client", "--listen", &listen, "--server", &server]);
+        let said = client.lines().iter().find(|line| line.contains("comes back"));
+        assert!(said.is_some(), "--listen {listen} --server {server}");
+        let ended = client.0.as_mut().map(|child| child.wait().expect("it ends"));
+        assert_eq!(ended.and_then(|status| status.code()), Some(1));
+    }
+    // A name may mean something else tomorrow: the client holds.
+    let (broker, name) = (free_port(0), format!("localhost:{port}"));
+    let _remoted = UdpSocket::bind(("127.0.0.2", port)).expect("a socket");
+    let _server = server(broker, port);
+    wait_until_listening(broker);
+    let (listen, broker) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{broker}"));
+    let mut client = Role::start(&["client", "--listen", &listen, "--server", &name, "--broker", &broker]);
+    let said = client.lines().iter().find(|line| line.contains("link down") && line.contains("comes back"));
+    assert!(said.is_some(), "it sends to itself");
+}

@@ -12,7 +12,7 @@ use std::time::Duration;
 use mio::net::UdpSocket;
 use mio::{Poll, Token};
 use ossec_broker::link::{self, ATTEMPTS_MAX, Dialer, Probe};
-use ossec_broker::net::udp::{Inbox, SendError, send_batch, take_refusal, watch};
+use ossec_broker::net::udp::{Inbox, SendError, send_run, take_refusal, watch};
 use ossec_broker::net::{self};
 use ossec_broker::relay::{Batch, Config, Counters, FullPolicy, Origin, Relay, Transport};
 use ossec_broker::seal::Key;
@@ -206,7 +206,7 @@ impl Client {
             if net::now() >= batch.until() {
                 return;
             }
-            let (sent, outcome) = send_batch(&self.upstream, batch.target(), &payloads);
+            let (sent, outcome) = send_run(&self.upstream, batch.target(), &payloads);
             let after = net::now();
             self.relay.handle_sent(after, batch, sent);
             if sent > 0 {
@@ -285,10 +285,8 @@ impl Client {
 
     /// What remoted answers is not looked at; what the network says of refused datagrams is.
     fn take_replies(&mut self, inbox: &mut Inbox) {
-        while let Some(error) = take_refusal(&self.upstream) {
-            if !net::is_too_large(&error) {
-                self.relay.handle_refused(net::now());
-            }
+        while take_refusal(&self.upstream).is_some() {
+            self.relay.handle_refused(net::now());
         }
         while inbox.receive(&self.upstream).is_ok_and(|read| read > 0) {}
     }

@@ -6,7 +6,7 @@ use crossbeam_channel::Receiver;
 
 use super::Shared;
 use super::upstreams::{SHORTAGE_PAUSE, Upstreams};
-use crate::net::udp::{SendError, send_batch};
+use crate::net::udp::{SendError, send_run};
 use crate::net::{self};
 use crate::relay::Batch;
 use crate::threads::Stop;
@@ -107,7 +107,7 @@ impl<'a> Forwarder<'a> {
             if net::now() >= batch.until() {
                 return (sent, Halt::Expired);
             }
-            let (done, outcome) = send_batch(&*socket, batch.target(), &payloads);
+            let (done, outcome) = send_run(&*socket, batch.target(), &payloads);
             sent += done;
             match outcome {
                 Ok(()) => {}

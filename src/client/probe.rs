@@ -61,11 +61,12 @@ impl<'a> Prober<'a> {
         outgoing: Receiver<Outgoing>,
     ) -> Self {
         let now = net::now();
+        let bound = shared.agents.local_addr().ok();
         Self {
             shared,
             config,
             poll,
-            attempts: Attempts::new(config, key, resolver, now),
+            attempts: Attempts::new(config, key, resolver, bound, now),
             chosen: None,
             probes: VecDeque::new(),
             fresh: false,

@@ -68,10 +68,7 @@ fn take_fresh(
 fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool {
     while let Some(error) = take_refusal(&*upstream.socket) {
         log::debug!("the network reports: {error}");
-        if net::is_too_large(&error) {
-            // A router told of a smaller path: the system fragments for it from here on.
-            continue;
-        }
+        // Also where a router told of a smaller path: it threw a datagram away. The system fragments for that path from here on.
         let now = net::now();
         let bells = {
             let mut relay = shared.relay.lock();

@@ -78,7 +78,7 @@ impl Lane {
             let (more, outcome) = send_messages(&self.out, without_port(self.to), &messages[sent..]);
             sent += more;
             match outcome {
-                Err(SendError::Unsendable(error)) if super::is_too_large(&error) => {
+                Err(SendError::Unsendable(_)) => {
                     // Longer than the device takes in one piece; what a datagram may be it is not.
                     if let Err(error) = self.send_in_fragments(flow, payloads[sent]) {
                         return (sent, Err(error));

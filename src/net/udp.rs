@@ -66,23 +66,17 @@ pub struct Received<'a> {
 /// Why datagrams could not be sent.
 #[derive(Debug)]
 pub enum SendError {
-    /// This one can never be sent: it is too large, or the system calls it invalid.
+    /// The system says `EMSGSIZE`: this datagram is larger than it can send, or a router has thrown an earlier one away for its size.
     Unsendable(io::Error),
     /// The system has no room at this moment.
     Busy,
-    /// Anything else: no route, an address that is gone, or an earlier datagram was refused.
+    /// Anything else: no route, an address that is gone, or an earlier datagram was refused. All of it may pass.
     Refused(io::Error),
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self {
-            slots: vec![0; SLOTS * SLOT_BYTES],
-            read: 0,
-            arrivals: Vec::with_capacity(SLOTS),
-            // Packet information comes with every datagram or with none, and always in the same size: the headers may be used again.
-            headers: MultiHeaders::preallocate(SLOTS, Some(cmsg_space!(libc::in6_pktinfo))),
-        }
+        Self { slots: vec![0; SLOTS * SLOT_BYTES], read: 0, arrivals: Vec::with_capacity(SLOTS), headers: headers() }
     }
 }
 
@@ -90,6 +84,11 @@ impl Inbox {
     /// Reads what has come in, up to a batch, without waiting. How many datagrams; 0 when none waits.
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
         self.arrivals.clear();
+        if self.read > 0 {
+            // The kernel has written into each header how long its address and its control messages were, and would take that for the room that
+            // there is: too little for the next socket, if that is of IPv6 and the last one was of IPv4.
+            self.headers = headers();
+        }
         self.read = 0;
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             self.slots.chunks_exact_mut(SLOT_BYTES).map(|slot| [IoSliceMut::new(slot)]).collect();
@@ -121,6 +120,10 @@ impl Inbox {
             Received { from: arrival.from, local: arrival.local, bytes: &self.slots[start..start + arrival.length] }
         })
     }
+}
+
+fn headers() -> MultiHeaders<SockaddrStorage> {
+    MultiHeaders::preallocate(SLOTS, Some(cmsg_space!(libc::in6_pktinfo)))
 }
 
 /// Has `poll` tell when the socket has something to read or to report. It tells once: the socket must then be read empty.
@@ -187,18 +190,48 @@ pub fn send_from(
     Ok(())
 }
 
-/// Takes one report off the error queue of an upstream socket: a datagram was refused on its way.
+/// Sends like [`send_batch`], and believes an `EMSGSIZE` only when it is certain that it is about the datagram that it would send next.
+///
+/// A router that threw a datagram away for its size leaves this error pending at the socket, and the system hands it to
+/// the next send, whatever is sent. The report of it lies in the error queue, unless another thread has just taken it from there: then the
+/// same send succeeds.
+pub fn send_run(socket: &impl AsRawFd, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
+    let mut sent = 0;
+    let mut doubted = None;
+    loop {
+        let (done, outcome) = send_batch(socket, to, &payloads[sent..]);
+        sent += done;
+        match outcome {
+            Err(SendError::Unsendable(error)) => match take_refusal(socket) {
+                Some(report) => return (sent, Err(SendError::Refused(report))),
+                None if doubted == Some(sent) => return (sent, Err(SendError::Unsendable(error))),
+                None => doubted = Some(sent),
+            },
+            outcome => return (sent, outcome),
+        }
+    }
+}
+
+/// Takes one report off the error queue of an upstream socket: a datagram was refused on its way, or thrown away for its size.
+///
+/// What the own system refused is passed over: the send has told of it.
 pub fn take_refusal(socket: &impl AsRawFd) -> Option<io::Error> {
     let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
-    let mut payload = [0; 1];
-    let mut iov = [IoSliceMut::new(&mut payload)];
-    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut iov, Some(&mut space), flags).ok()?;
-    let code = message.cmsgs().ok()?.find_map(|control| match control {
-        ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => Some(error.ee_errno),
-        _ => None,
-    });
-    Some(io::Error::from_raw_os_error(code.and_then(|code| i32::try_from(code).ok()).unwrap_or(libc::EIO)))
+    loop {
+        let mut payload = [0; 1];
+        let mut iov = [IoSliceMut::new(&mut payload)];
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut iov, Some(&mut space), flags).ok()?;
+        let report = message.cmsgs().ok()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv4RecvErr(report, _) | ControlMessageOwned::Ipv6RecvErr(report, _) => Some(report),
+            _ => None,
+        });
+        if report.is_some_and(|report| report.ee_origin == libc::SO_EE_ORIGIN_LOCAL) {
+            continue;
+        }
+        let code = report.and_then(|report| i32::try_from(report.ee_errno).ok());
+        return Some(io::Error::from_raw_os_error(code.unwrap_or(libc::EIO)));
+    }
 }
 
 /// Datagrams that the kernel dropped at this socket because its buffer was full; wraps at 32 bits. `None` where the system does not tell.
@@ -209,7 +242,7 @@ pub fn kernel_drops(socket: &UdpSocket) -> Option<u32> {
 impl From<Errno> for SendError {
     fn from(error: Errno) -> Self {
         match error {
-            Errno::EMSGSIZE | Errno::EINVAL => Self::Unsendable(error.into()),
+            Errno::EMSGSIZE => Self::Unsendable(error.into()),
             Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::EINTR => Self::Busy,
             _ => Self::Refused(error.into()),
         }

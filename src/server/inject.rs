@@ -19,7 +19,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use mio::{Poll, Token};
 
-use crate::net;
 use crate::net::udp::{Inbox, SendError};
 use crate::remoted::Found;
 use crate::streams::{StreamId, Volley};
@@ -192,13 +191,11 @@ fn conclude(
     match outcome {
         Ok(()) => (sent, Outcome::Done),
         Err(SendError::Busy) => (sent, Outcome::Busy),
-        Err(SendError::Unsendable(error)) if net::is_too_large(&error) => {
+        Err(SendError::Unsendable(error)) => {
             // To wait would keep all behind it for ever.
             log::debug!("cannot inject {} bytes: {error}", volley.payloads[sent].len());
             (sent + 1, Outcome::Done)
         }
-        Err(SendError::Refused(error) | SendError::Unsendable(error)) => {
-            (sent, Outcome::Failed(format!("cannot inject into {target}: {error}")))
-        }
+        Err(SendError::Refused(error)) => (sent, Outcome::Failed(format!("cannot inject into {target}: {error}"))),
     }
 }

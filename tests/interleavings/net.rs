@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 pub(crate) use framed::TcpStream;
-pub(crate) use ossec_broker::net::{HostPort, explain, family, is_shortage, is_too_large};
+pub(crate) use ossec_broker::net::{HostPort, explain, family, is_shortage};
 use ossec_broker::time::Time;
 pub(crate) use udp::UdpSocket;
 
@@ -25,6 +25,10 @@ pub(crate) const fn random() -> u128 {
 
 pub(crate) const fn raise_descriptor_limit(_: u64) -> u64 {
     u64::MAX
+}
+
+pub(crate) const fn comes_back(_: SocketAddr, _: SocketAddr) -> bool {
+    false
 }
 
 pub(crate) const fn receive_buffer(_: &UdpSocket) -> Option<usize> {

@@ -24,6 +24,7 @@ mod paths;
 mod programs;
 mod reach;
 mod replies;
+mod routes;
 mod scene;
 mod stops;
 mod stream;

@@ -29,6 +29,10 @@ const ADDRESSES: [(&str, &str); 2] = [("10.77.0.1", "fd00:77::1"), ("10.77.0.2",
 
 /// nftables' families of IPv4 and IPv6, and the tables in which datagrams of each are counted.
 const FAMILIES: [(&str, &str); 2] = [("ip", "tally4"), ("ip6", "tally6")];
+
+/// Networks on either side of a router.
+const ROUTED: [&str; 2] = ["fd00:78", "fd00:79"];
+
 /// UDP ports of the tunnel's ends.
 const TUNNEL_PORTS: [&str; 2] = ["4789", "4790"];
 
@@ -84,6 +88,8 @@ pub(crate) enum Firewall {
 /// A pair of namespaces; deleted in the end, with everything that still runs in them.
 pub(crate) struct Namespaces {
     names: [String; 2],
+    /// What [`Self::add_router`] makes.
+    router: String,
 }
 
 impl Namespaces {
@@ -92,7 +98,7 @@ impl Namespaces {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         SWEEP.call_once(remove_leftovers);
         let stem = format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let pair = Self { names: [format!("{stem}-a"), format!("{stem}-s")] };
+        let pair = Self { names: [format!("{stem}-a"), format!("{stem}-s")], router: format!("{stem}-r") };
         for name in &pair.names {
             run(Command::new("ip").args(["netns", "add", name]));
         }
@@ -136,6 +142,60 @@ impl Namespaces {
             // An end sends to its own port at the other host, where the other end has another one.
             (side.other(), format!("{remote}:{port}"), format!("{remote}:{other_port}"))
         })
+    }
+
+    /// The host's route to the other one is a black hole: it throws away what it would send there, and says `EINVAL`.
+    pub(crate) fn forget_route(&self, side: Side) {
+        self.ip(side, &["route", "add", "blackhole", side.other().ipv4()]);
+    }
+
+    /// It has its route again.
+    pub(crate) fn find_route(&self, side: Side) {
+        self.ip(side, &["route", "del", "blackhole", side.other().ipv4()]);
+    }
+
+    /// A router between the two hosts, besides the cable: it reaches the server's host over a link of so many bytes, and tells senders of packets that are larger.
+    /// The server's address there.
+    pub(crate) fn add_router(&self, mtu: u32) -> &'static str {
+        let router = self.router.as_str();
+        let mtu = mtu.to_string();
+        run(Command::new("ip").args(["netns", "add", router]));
+        for side in Side::BOTH {
+            let (end, prefix) = (format!("to{}", side as usize), ROUTED[side as usize]);
+            run(Command::new("ip").args(["-n", router, "link", "add", &end, "type", "veth"]).args([
+                "peer",
+                "name",
+                "routed",
+                "netns",
+                self.name(side),
+            ]));
+            let disable = |device: &str| format!("echo 0 >/proc/sys/net/ipv6/conf/{device}/accept_dad");
+            let mut own = Command::new("ip");
+            run(own.args(["netns", "exec", router, "sh", "-c", &disable(&end)]));
+            run(self.command(side, "sh").args(["-c", &disable("routed")]));
+            run(Command::new("ip").args([
+                "-n",
+                router,
+                "addr",
+                "add",
+                &format!("{prefix}::9/64"),
+                "dev",
+                &end,
+                "nodad",
+            ]));
+            self.ip(side, &["addr", "add", &format!("{prefix}::1/64"), "dev", "routed", "nodad"]);
+            if side == Side::Server {
+                self.ip(side, &["link", "set", "routed", "mtu", &mtu]);
+                run(Command::new("ip").args(["-n", router, "link", "set", &end, "mtu", &mtu]));
+            }
+            run(Command::new("ip").args(["-n", router, "link", "set", &end, "up"]));
+            self.ip(side, &["link", "set", "routed", "up"]);
+            let other = ROUTED[side.other() as usize];
+            self.ip(side, &["route", "add", &format!("{other}::/64"), "via", &format!("{prefix}::9")]);
+        }
+        let forward = "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding";
+        run(Command::new("ip").args(["netns", "exec", router, "sh", "-c", forward]));
+        "fd00:79::1"
     }
 
     /// One more IPv4 address for the host.
@@ -461,7 +521,7 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        for name in &self.names {
+        for name in self.names.iter().chain([&self.router]) {
             remove(name);
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Attempts<'a> {
     hello: Hello,
     /// Why there is no connection, for the log.
     trouble: String,
+    /// Where agents send to.
+    bound: Option<SocketAddr>,
 }
 
 /// An attempt that was answered, and what has come behind the answer.
@@ -47,7 +49,13 @@ pub(super) struct Success {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(config: &'a Config, key: Option<Key>, resolver: Resolver, now: Time) -> Self {
+    pub(super) fn new(
+        config: &'a Config,
+        key: Option<Key>,
+        resolver: Resolver,
+        bound: Option<SocketAddr>,
+        now: Time,
+    ) -> Self {
         let stream = net::random();
         let interval_ms = u32::try_from(config.relay.link.interval.as_millis()).unwrap_or(u32::MAX);
         let features = match config.relay.transport {
@@ -66,6 +74,7 @@ impl<'a> Attempts<'a> {
             tokens: 0,
             hello: Hello { version: VERSION, features, stream, interval_ms, target: Target::NONE },
             trouble: "not connected yet".into(),
+            bound,
         }
     }
 
@@ -273,6 +282,9 @@ impl<'a> Attempts<'a> {
         let carries = features.has(Features::STREAM) && peer.framed.is_trusted(peer.route.broker.ip());
         if self.config.relay.transport == Transport::Tcp && !carries {
             return Err("takes no datagrams over TCP: it needs a key at both ends, or both ends on one host");
+        }
+        if self.bound.is_some_and(|bound| net::comes_back(bound, peer.route.target)) {
+            return Err("is this host, and what is sent to it comes back to --listen: give that another port");
         }
         Ok(())
     }

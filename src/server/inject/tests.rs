@@ -4,6 +4,7 @@ use mio::Events;
 use mio::net::UdpSocket;
 
 use super::*;
+use crate::net;
 use crate::remoted::{Names, Wanted, search};
 use crate::wire::Session;
 
