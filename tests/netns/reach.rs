@@ -1,10 +1,13 @@
 //! Where remoted receives, and where a client's datagrams go: which of remoted's sockets, which address, which port.
 
+use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use crate::scene::{AGENT, Scene, broker, find_line};
+use crate::scene::{AGENT, Scene, broker, example, find_line};
 use crate::support::namespaces::Side;
 use crate::support::process::Process;
+use crate::support::wait_until;
 
 /// A second address of the server's host.
 const SECOND: &str = "10.77.0.3";
@@ -85,7 +88,7 @@ fn of_two_remoteds_the_death_of_one_holds_its_clients_alone_and_the_log_names_it
 fn a_server_of_one_address_says_down_when_its_remoted_is_dead_though_another_lives() {
     let (scene, mut second) = two_remoteds(&["--remoted", SECOND_REMOTED]);
     second.kill();
-    crate::support::wait_until("check says down", || {
+    wait_until("check says down", || {
         let output = scene.check();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let down = output.status.code() == Some(1) && text.contains("no socket");
@@ -131,11 +134,44 @@ fn a_server_that_cannot_see_who_has_the_port_says_so() {
     let options = ["--pid", "--fork", "--kill-child", "--mount-proc", program.to_str().expect("is plain text")];
     let options = [&options[..], &["server", "-v"]].concat();
     let mut server = scene.start(Side::Server, PathBuf::from("unshare"), "server", &options);
-    crate::support::wait_until("check names the port", || {
+    wait_until("check names the port", || {
         let output = scene.check();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.contains("its port is taken").then_some(()).ok_or(text)
     });
     find_line(&server.output(), &["WARN", "port is taken", "--process any"]).expect("the log says what to do");
     server.kill();
+}
+
+/// Waits until `ossec-broker check` on the agent's host ends with this code.
+fn wait_until_checked(scene: &Scene, code: i32) {
+    wait_until(&format!("check ends with {code}"), || {
+        let mut check: Command = scene.net.command(Side::Agent, broker());
+        let output = check.args(["check", "--broker", "127.0.0.1"]).output().expect("ip runs, as it did before");
+        (output.status.code() == Some(code)).then_some(()).ok_or_else(|| format!("{output:?}"))
+    });
+}
+
+#[test]
+fn of_remoteds_in_two_containers_the_one_that_is_named_by_its_path_counts() {
+    let mut scene = Scene::empty();
+    let folder = scene.directory.join("container");
+    fs::create_dir_all(&folder).expect("the directory is ours");
+    let named = folder.join("ossec-remoted");
+    fs::copy(example("ossec-remoted"), &named).expect("the example is there");
+    let path = named.to_str().expect("is plain text");
+    // Neither is in the network namespace of the server, which is that of the agent's host.
+    scene.start_remoted_and_wait(&[]);
+    let mut container = scene.start(Side::Server, PathBuf::from("unshare"), "container", &["--net", path]);
+    let options = ["server", "--settle", "0", "-v"];
+    let mut server = scene.start(Side::Agent, broker(), "server", &options);
+    wait_until("the server warns", || find_line(&server.output(), &["WARN", "cannot be of one OSSEC", "--process"]));
+    wait_until_checked(&scene, 0);
+    server.kill();
+    let options = [&options[..], &["--process", path]].concat();
+    let _server = scene.start(Side::Agent, broker(), "server", &options);
+    wait_until_checked(&scene, 0);
+    container.kill();
+    wait_until_checked(&scene, 1);
+    assert!(scene.remoted().is_running(), "the other one lives");
 }
