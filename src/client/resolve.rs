@@ -1,7 +1,8 @@
 //! Names → addresses, off the hot path.
 //!
-//! Resolving a name can block for half a minute and cannot be interrupted. It has a thread of its own, which nobody waits for: the agent's
-//! socket is bound and receives long before a name is known, and a healthy link does not care what its name means by now.
+//! Resolving a name can block for half a minute and cannot be interrupted. It has a thread of its own, which nobody
+//! waits for: the agent's socket is bound and receives long before a name is known, and a healthy link does not care
+//! what its name means by now.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,7 +13,10 @@ use super::Config;
 use crate::link::Route;
 use crate::net::{self, HostPort};
 use crate::threads::{Doorbell, detach};
+use crate::time::Time;
 
+/// A name is not asked for again before this is over.
+const PAUSE: Duration = Duration::from_secs(2);
 /// Names are resolved again after this, for the next outage.
 const REFRESH: Duration = Duration::from_mins(5);
 
@@ -26,8 +30,8 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// What goes together of them. Datagrams go to the very host that the heartbeats reach, at `port`, unless the broker server is said to stand
-    /// elsewhere. From `source` nothing can be sent to an address of the other family.
+    /// What goes together of them. Datagrams go to the very host that the heartbeats reach, at `port`, unless the
+    /// broker server is said to stand elsewhere. From `source` nothing can be sent to an address of the other family.
     pub(super) fn routes(&self, source: Option<IpAddr>, port: u16) -> Result<Vec<Route>, String> {
         let fits = |target: SocketAddr| source.is_none_or(|source| source.is_ipv4() == target.is_ipv4());
         // With its scope, where it is a link-local address.
@@ -59,14 +63,25 @@ impl Addresses {
 pub(super) struct Resolver {
     ask: Option<Sender<()>>,
     answers: Receiver<Result<Addresses, String>>,
+    asked: Time,
 }
 
 impl Resolver {
-    /// Asks for a fresh answer. Nothing happens where there is nothing to resolve, or when a question is open.
-    pub(super) fn ask(&self) {
+    /// Asks for a fresh answer, unless that was done a moment ago. Nothing happens where there is nothing to resolve,
+    /// or when a question is open.
+    pub(super) fn ask(&mut self, now: Time) {
+        if now < self.next_question() {
+            return;
+        }
+        self.asked = now;
         if let Some(ask) = &self.ask {
             let _ = ask.try_send(());
         }
+    }
+
+    /// When it may be asked again.
+    pub(super) fn next_question(&self) -> Time {
+        self.asked + PAUSE
     }
 
     /// The next answer that has come.
@@ -89,7 +104,7 @@ pub(super) fn start(config: &Config, bell: Doorbell) -> Result<Resolver, String>
         let fixed = Addresses { broker: vec![broker], server: server.map(|address| vec![address]) };
         answer.send(Ok(fixed)).map_err(|_| "the resolver's channel is closed".to_string())?;
         bell.ring();
-        return Ok(Resolver { ask: None, answers });
+        return Ok(Resolver { ask: None, answers, asked: net::now() });
     }
     let (ask, asked) = bounded(1);
     let body = move || {
@@ -104,7 +119,7 @@ pub(super) fn start(config: &Config, bell: Doorbell) -> Result<Resolver, String>
         }
     };
     detach("resolve", body).map_err(|error| format!("cannot start a thread: {error}"))?;
-    Ok(Resolver { ask: Some(ask), answers })
+    Ok(Resolver { ask: Some(ask), answers, asked: net::now() })
 }
 
 fn resolve(broker: &HostPort, server: Option<&HostPort>) -> Result<Addresses, String> {

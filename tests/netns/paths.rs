@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::scene::{AGENT, Scene, example, worth};
-use crate::support::namespaces::Side;
+use crate::support::namespaces::{Firewall, Side};
 use crate::support::process::Process;
 use crate::support::{pause_for, wait_until};
 
@@ -61,6 +61,11 @@ fn a_round_trip_longer_than_the_timeout_connects_and_carries_all_over_udp() {
 }
 
 #[test]
+fn a_round_trip_longer_than_the_timeout_connects_and_carries_all_over_tcp() {
+    a_long_way(Scene::empty_with_key(), Duration::from_millis(1_250));
+}
+
+#[test]
 fn a_path_that_swallows_large_packets_carries_all_over_tcp_in_smaller_ones_and_the_log_says_so() {
     let mut scene = Scene::empty_with_key();
     scene.net.swallow_larger_than(PACKET_BYTES_MAX);
@@ -77,6 +82,8 @@ fn a_path_that_swallows_large_packets_carries_all_over_tcp_in_smaller_ones_and_t
 fn a_client_of_a_name_with_both_families_goes_to_the_one_that_remoted_receives() {
     let mut scene = Scene::empty().served(&["--listen", "0.0.0.0:1514"], &[]);
     scene.name_both_families();
+    // Nothing comes back that would tell the client.
+    scene.net.raise(Firewall::DropsUdpOverIpv6);
     scene.start_client(&["--server", NAME]);
     let traffic = scene.send(worth(Duration::from_secs(2)), &[]);
     scene.expect_all(traffic, 0);

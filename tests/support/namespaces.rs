@@ -79,6 +79,8 @@ pub(crate) enum Firewall {
     RejectsUdp,
     /// At the server's host: everything is refused, TCP by reset.
     RejectsAll,
+    /// At the server's host: datagrams to remoted over IPv6 vanish.
+    DropsUdpOverIpv6,
     /// At the agent's host: datagrams to remoted may not leave, and whoever sends them gets an error.
     ForbidsUdp,
     /// At the agent's host: in comes only what belongs to a conversation that began there.
@@ -383,6 +385,7 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
             Firewall::RejectsAll => {
                 (Side::Server, "input", &["meta l4proto tcp reject with tcp reset", "meta l4proto udp reject"][..])
             }
+            Firewall::DropsUdpOverIpv6 => (Side::Server, "input", &["meta nfproto ipv6 udp dport 1514 drop"][..]),
             Firewall::ForbidsUdp => (Side::Agent, "output", &["udp dport 1514 drop"][..]),
             Firewall::Stateful => (Side::Agent, "input", &["ct state established,related accept", "drop"][..]),
         };

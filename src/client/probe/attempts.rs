@@ -4,7 +4,6 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
 
@@ -19,15 +18,11 @@ use crate::threads::DOORBELL;
 use crate::time::Time;
 use crate::wire::{Features, Frame, Hello, Receives, Target, VERSION, Verdict};
 
-/// A name is not asked for again before this is over.
-const RESOLVE_PAUSE: Duration = Duration::from_secs(2);
-
 /// The attempts under way, and all that they go by.
 pub(super) struct Attempts<'a> {
     config: &'a Config,
     key: Option<Key>,
     resolver: Resolver,
-    asked: Time,
     routes: Routes,
     dialer: Dialer,
     segments: Segments,
@@ -66,7 +61,6 @@ impl<'a> Attempts<'a> {
             config,
             key,
             resolver,
-            asked: now,
             routes: Routes::default(),
             dialer: Dialer::new(now, stream as u64),
             segments: Segments::default(),
@@ -106,14 +100,13 @@ impl<'a> Attempts<'a> {
         answering: bool,
     ) -> Option<Success> {
         self.give_up(now);
-        let ready = self.peers.iter().position(|peer| matches!(peer.stage, Stage::Answered { .. }));
+        let ready = self.peers.iter().position(Peer::is_answered);
         if let Some(at) = ready.filter(|_| self.routes.is_taking(now)) {
             return Some(Success { peer: self.peers.remove(at), heard: (Vec::new(), None) });
         }
         let lost = self.dialer.next_start(0).is_some();
-        if (self.routes.free_from().is_none() || lost) && now.since(self.asked) >= RESOLVE_PAUSE {
-            self.asked = now;
-            self.resolver.ask();
+        if self.routes.free_from().is_none() || lost {
+            self.resolver.ask(now);
         }
         if self.next_start(now).is_some_and(|at| at <= now) {
             self.dialer.handle_start(now);
@@ -128,12 +121,12 @@ impl<'a> Attempts<'a> {
     pub(super) fn next_deadline(&self, now: Time) -> Option<Time> {
         let dial = match self.routes.free_from() {
             Some(_) => self.next_start(now),
-            None => Some(self.asked + RESOLVE_PAUSE),
+            None => Some(self.resolver.next_question()),
         };
         let timeout = self.config.timeout;
         let over = |peer: &Peer| peer.since + if peer.is_overdue { timeout.max(PATIENCE_MAX) } else { timeout };
-        let over = self.peers.iter().filter(|peer| !matches!(peer.stage, Stage::Answered { .. })).map(over).min();
-        let waits = self.routes.waits_until().filter(|_| !self.peers.is_empty());
+        let over = self.peers.iter().filter(|peer| !peer.is_answered()).map(over).min();
+        let waits = self.routes.waits_until().filter(|_| self.peers.iter().any(Peer::is_answered));
         [dial, over, waits].into_iter().flatten().min()
     }
 
@@ -148,7 +141,7 @@ impl<'a> Attempts<'a> {
         let timeout = self.config.timeout;
         let mut at = 0;
         while let Some(peer) = self.peers.get(at) {
-            if let Stage::Answered { .. } = peer.stage {
+            if peer.is_answered() {
                 // It waits for home, and no longer than the routes say.
                 at += 1;
                 continue;
@@ -298,7 +291,7 @@ impl<'a> Attempts<'a> {
         let taken = self.routes.handle_answered(now, peer.route, now.since(peer.since));
         if !taken {
             log::debug!("{} answers; the address that worked before is asked once more", peer.route.broker);
-            self.peers.retain(|peer| matches!(peer.stage, Stage::Answered { .. }));
+            self.peers.retain(Peer::is_answered);
             self.dialer.handle_chance(now);
         }
         taken

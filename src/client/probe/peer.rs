@@ -98,6 +98,11 @@ impl Peer {
         }
     }
 
+    /// The server has answered, and it waits to be taken.
+    pub(super) const fn is_answered(&self) -> bool {
+        matches!(self.stage, Stage::Answered { .. })
+    }
+
     /// As its patience goes.
     pub(super) fn attempt(&self) -> Attempt {
         Attempt { begun: self.since, greeted: self.stage != Stage::Connecting }
