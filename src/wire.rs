@@ -48,7 +48,7 @@ pub const LAG_MAX: Duration = Duration::from_millis(50);
 const DATA: u8 = 11;
 
 /// Longest text in a `Refusal`; a peer's text is cut there.
-const TEXT_BYTES_MAX: usize = 256;
+pub const TEXT_BYTES_MAX: usize = 256;
 
 /// A number in a client's stream of datagrams: the first one is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

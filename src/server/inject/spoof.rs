@@ -155,9 +155,25 @@ impl Spoof {
 
 /// Nothing in the name of this address gets through. A Refusal must hold it.
 fn blocked(address: IpAddr, target: SocketAddr, error: Option<&str>) -> String {
-    let error = error.map_or_else(String::new, |error| format!(" ({error})"));
-    format!(
-        "cannot inject for {address}: what is sent in its name on the server's host does not reach {target}{error}: a firewall there \
-         (its rules for lo), or rp_filter; or use --inject local"
-    )
+    let why = error.map_or_else(
+        || "on the server's host a firewall (a rule for lo) or rp_filter drops it".to_owned(),
+        |error| format!("{error} (a firewall of the server's host?)"),
+    );
+    format!("cannot inject for {address}: nothing in its name reaches {target}: {why}; --inject local does without")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::TEXT_BYTES_MAX;
+
+    #[test]
+    fn why_nothing_gets_through_fits_a_refusal() {
+        let widest = IpAddr::from([0xFFFF; 8]);
+        let error = io::Error::from_raw_os_error(libc::EPERM).to_string();
+        for error in [None, Some(error.as_str())] {
+            let text = blocked(widest, SocketAddr::new(widest, u16::MAX), error);
+            assert!(text.len() <= TEXT_BYTES_MAX, "{} bytes", text.len());
+        }
+    }
 }
