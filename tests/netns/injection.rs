@@ -202,15 +202,19 @@ fn clients_of_several_addresses_are_seen_as_what_they_are() {
 
 #[test]
 fn what_a_firewall_of_the_servers_host_would_swallow_is_held_and_both_sides_say_why() {
-    for server in [Side::Server.ipv4().to_owned(), format!("[{}]", Side::Server.ipv6())] {
+    let v6 = format!("[{}]", Side::Server.ipv6());
+    let (swallowed, forbidden) = (&["firewall", "rp_filter"][..], &["Operation not permitted", "firewall"][..]);
+    for (server, hook, why) in
+        [(Side::Server.ipv4(), "input", swallowed), (&v6, "input", swallowed), (&v6, "output", forbidden)]
+    {
         let mut scene = Scene::served_with_key(&[], &[]);
-        scene.net.distrust_loopback(Side::Server);
-        scene.start_client(&["--server", &server]);
+        scene.net.distrust_loopback(Side::Server, hook);
+        scene.start_client(&["--server", server]);
         let count = worth(SPAN);
         let mut traffic = scene.send(count, &[]);
         Scene::wait_until_sent(&mut traffic);
-        scene.wait_until_client_says(&["refuses", "cannot inject", "firewall", "rp_filter"]);
-        scene.wait_until_server_says(&["cannot inject", "firewall", "rp_filter"]);
+        scene.wait_until_client_says(&[&["refuses", "cannot inject"], why].concat());
+        scene.wait_until_server_says(&[&["cannot inject"], why].concat());
         assert_eq!(scene.received(AGENT).took.len(), 0, "where does it come from?");
         scene.net.heal();
         scene.expect_all(traffic, 0);
@@ -224,7 +228,7 @@ fn what_a_firewall_of_the_servers_host_would_swallow_is_held_and_both_sides_say_
 fn a_firewall_that_is_loaded_later_is_noticed() {
     let mut scene = Scene::over_tcp_with(&[], &[], &[]);
     expect_replies(&mut scene);
-    scene.net.distrust_loopback(Side::Server);
+    scene.net.distrust_loopback(Side::Server, "input");
     let _traffic = scene.send_as("002", 1_000_000, &[]);
     scene.wait_until_client_says(&["refuses", "cannot inject", "firewall"]);
 }

@@ -309,11 +309,14 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         );
     }
 
-    /// A usual rule against forged addresses: what comes over `lo` to remoted comes from a loopback address.
-    pub(crate) fn distrust_loopback(&self, side: Side) {
-        let chain = "add chain inet distrust in { type filter hook input priority 0; }";
+    /// A usual rule against forged addresses, for what comes in or goes out over `lo`: to remoted it comes from a loopback address.
+    pub(crate) fn distrust_loopback(&self, side: Side, hook: &str) {
+        let (chain, device) = (
+            format!("add chain inet distrust wall {{ type filter hook {hook} priority 0; }}"),
+            if hook == "input" { "iif" } else { "oif" },
+        );
         let rules = ["ip saddr != 127.0.0.0/8", "ip6 saddr != ::1"]
-            .map(|foreign| format!("add rule inet distrust in iif lo {foreign} udp dport 1514 drop\n"));
+            .map(|foreign| format!("add rule inet distrust wall {device} lo {foreign} udp dport 1514 drop\n"));
         self.nft(side, &format!("add table inet distrust\n{chain}\n{}", rules.concat()));
     }
 

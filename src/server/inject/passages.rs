@@ -24,8 +24,9 @@ use crate::time::Time;
 const CANARIES_MAX: u32 = 8;
 /// From one to the next. After the last one as long again is waited.
 const CANARY_GAP: Duration = Duration::from_millis(250);
-/// Something injected later than this after the last proof calls for another one: so much may be lost to a firewall that was just loaded.
-const PROOF_AGE_MAX: Duration = Duration::from_secs(10);
+/// Something injected later than this after the last proof calls for another one. What is injected in so much time, and while canaries are tried,
+/// may be lost to a firewall that was just loaded; a canary costs some ten microseconds.
+const PROOF_AGE_MAX: Duration = Duration::from_secs(1);
 /// Addresses that no connection is there for: as many as streams that lost theirs may have something waiting.
 const LEFT_MAX: usize = 1_024;
 
@@ -240,7 +241,7 @@ mod tests {
         passages.enter(at(0), a);
         assert_eq!(steps(&mut passages, at(0)), [Step::Canary(a)]);
         assert!(passages.handle_arrival(at(0), a));
-        let young = at(9_999);
+        let young = at(999);
         assert!(passages.admits(young, a));
         assert_eq!(passages.next_deadline(), None);
         let old = at(0) + PROOF_AGE_MAX * 100;
