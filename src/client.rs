@@ -48,6 +48,9 @@ use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
 const THREADS: usize = 4;
 /// Ports below need a right to be bound.
 const PORTS_FREE_FROM: u16 = 1_024;
+/// Descriptors for everything but the sockets of sessions: polls and bells, the agents' socket, connections and attempts,
+/// the resolver's files.
+const DESCRIPTORS_KEPT: u64 = 32;
 /// New upstream sockets on their way to the reply thread; more wait at the sender for a moment.
 const NEW_UPSTREAMS_MAX: usize = 64;
 
@@ -129,7 +132,8 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     if config.relay.transport == Transport::Tcp {
         log::info!("datagrams go over tcp, {}", if key.is_some() { "with a key" } else { "without a key" });
     }
-    net::raise_descriptor_limit(u64::from(config.relay.sessions_max) + 64);
+    let descriptors = net::raise_descriptor_limit(u64::from(config.relay.sessions_max) + DESCRIPTORS_KEPT);
+    let sockets_max = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_KEPT)).unwrap_or(usize::MAX).max(1);
     if let Some(user) = &config.user {
         // The sockets of sessions are bound as agents come.
         let kept: &[Right] = if config.source_port < PORTS_FREE_FROM { &[Right::CAP_NET_BIND_SERVICE] } else { &[] };
@@ -164,7 +168,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
                 probe::Prober::new(own, config, key, addresses, probe_poll, outgoings).run(&stop)
             })?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
-            let upstreams = upstreams::Upstreams::new(config, upstreams, reply_bell);
+            let upstreams = upstreams::Upstreams::new(config, sockets_max, upstreams, reply_bell);
             crew.spawn("forward", move || match config.relay.transport {
                 Transport::Udp => forward::Forwarder::new(own, upstreams).run(&forward_rung, &stop),
                 Transport::Tcp => stream::Streamer::new(own, upstreams, outgoing).run(&forward_rung, &stop),

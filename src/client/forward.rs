@@ -1,5 +1,6 @@
 //! Relay → upstream: the one way out.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -93,13 +94,10 @@ impl<'a> Forwarder<'a> {
             let run = (sent..batch.len()).take_while(|&at| batch.session(at) == session).count();
             let socket = match self.upstreams.get(session, batch.target()) {
                 Ok(socket) => socket,
-                Err(error) if net::is_shortage(&error) => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return (sent, Halt::Pause(BUSY_PAUSE)),
+                Err(error) => {
                     self.upstreams.tell_shortage(&error, "holding");
                     return (sent, Halt::Pause(SHORTAGE_PAUSE));
-                }
-                Err(error) => {
-                    log::debug!("cannot bind a socket towards {}: {error}", batch.target());
-                    return (sent, Halt::Refused);
                 }
             };
             let payloads: Vec<&[u8]> = (sent..sent + run).map(|at| batch.payload(at)).collect();

@@ -7,25 +7,41 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use mio::{Poll, Token};
 
-use super::upstreams::Upstream;
+use super::upstreams::{Change, Upstream};
 use super::{Shared, events};
 use crate::net;
 use crate::net::udp::{Inbox, take_refusal, unwatch, watch};
+use crate::relay::SessionRef;
 use crate::threads::{DOORBELL, Stop};
+use crate::time::Time;
 
 /// Batches read from one socket before the others have their turn.
 const BATCHES_MAX: usize = 16;
 /// Errors in a row after which a socket is left alone until it has something new.
 const ERRORS_MAX: usize = 64;
 
+/// A socket that could not be watched is tried again after this.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// The sockets of all sessions, as this thread has them.
+#[derive(Debug, Default)]
+struct Watched {
+    upstreams: HashMap<Token, Upstream>,
+    /// The system would not watch these: their replies wait.
+    unwatched: Vec<Upstream>,
+    retry: Time,
+    told: bool,
+}
+
 /// Carries replies until the stop.
-pub(super) fn run(shared: &Shared, mut poll: Poll, fresh: &Receiver<Upstream>, stop: &Stop) -> Result<(), String> {
+pub(super) fn run(shared: &Shared, mut poll: Poll, changes: &Receiver<Change>, stop: &Stop) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot wait for replies: {error}");
     let (mut events, mut inbox) = (events(), Inbox::default());
-    let mut upstreams: HashMap<Token, Upstream> = HashMap::new();
+    let mut watched = Watched::default();
     let mut unread: Vec<Token> = Vec::new();
     while !stop.is_set() {
-        let wait = if unread.is_empty() { None } else { Some(Duration::ZERO) };
+        let retry = (!watched.unwatched.is_empty()).then(|| watched.retry.since(net::now()));
+        let wait = if unread.is_empty() { retry } else { Some(Duration::ZERO) };
         match poll.poll(&mut events, wait) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(failed(error)),
             Ok(()) | Err(_) => {}
@@ -33,13 +49,15 @@ pub(super) fn run(shared: &Shared, mut poll: Poll, fresh: &Receiver<Upstream>, s
         let mut ready = std::mem::take(&mut unread);
         for event in &events {
             if event.token() == DOORBELL {
-                take_fresh(&poll, fresh, &mut upstreams).map_err(failed)?;
+                changes.try_iter().for_each(|change| watched.take(&poll, change));
             } else if !ready.contains(&event.token()) {
                 ready.push(event.token());
             }
         }
+        watched.try_again(&poll);
         for token in ready {
-            if upstreams.get(&token).is_some_and(|upstream| take_replies(shared, upstream, &mut inbox)) {
+            let upstream = watched.upstreams.get(&token);
+            if upstream.is_some_and(|upstream| take_replies(shared, upstream, &mut inbox)) {
                 unread.push(token);
             }
         }
@@ -47,21 +65,49 @@ pub(super) fn run(shared: &Shared, mut poll: Poll, fresh: &Receiver<Upstream>, s
     Ok(())
 }
 
-/// Takes in the sockets of new sessions. A session that gave way takes its socket along.
-fn take_fresh(
-    poll: &Poll,
-    fresh: &Receiver<Upstream>,
-    upstreams: &mut HashMap<Token, Upstream>,
-) -> std::io::Result<()> {
-    for upstream in fresh.try_iter() {
-        let token = Token(usize::from(upstream.session.id));
-        watch(poll, &upstream.socket, token)?;
-        if let Some(old) = upstreams.insert(token, upstream) {
-            unwatch(poll, &old.socket)?;
-            debug_assert_eq!(Arc::strong_count(&old.socket), 1, "the forward thread let go of it before");
+impl Watched {
+    fn take(&mut self, poll: &Poll, change: Change) {
+        match change {
+            Change::Open(upstream) => self.watch(poll, upstream),
+            Change::Close(session) => {
+                self.unwatched.retain(|upstream| upstream.session != session);
+                if let Some(old) = self.upstreams.remove(&token_of(session)) {
+                    if let Err(error) = unwatch(poll, &old.socket) {
+                        log::debug!("cannot let go of a socket: {error}");
+                    }
+                    debug_assert_eq!(Arc::strong_count(&old.socket), 1, "the forward thread let go of it before");
+                }
+            }
         }
     }
-    Ok(())
+
+    fn watch(&mut self, poll: &Poll, upstream: Upstream) {
+        let token = token_of(upstream.session);
+        match watch(poll, &upstream.socket, token) {
+            Ok(()) => {
+                self.upstreams.insert(token, upstream);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.told, true) {
+                    log::warn!("cannot wait for the replies to a session: {error}; trying again");
+                }
+                self.unwatched.push(upstream);
+                self.retry = net::now() + WATCH_PAUSE;
+            }
+        }
+    }
+
+    fn try_again(&mut self, poll: &Poll) {
+        if !self.unwatched.is_empty() && net::now() >= self.retry {
+            for upstream in std::mem::take(&mut self.unwatched) {
+                self.watch(poll, upstream);
+            }
+        }
+    }
+}
+
+fn token_of(session: SessionRef) -> Token {
+    Token(usize::from(session.id))
 }
 
 /// Reads one socket, its error queue too; whether it has more than one turn takes.

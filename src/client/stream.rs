@@ -1,6 +1,7 @@
 //! Relay → connection: the way out of transport tcp. The prober owns the connection and writes to it; this thread prepares what it writes.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -34,10 +35,8 @@ pub(super) struct Streamer<'a> {
     upstreams: Upstreams<'a>,
     outgoing: Sender<Outgoing>,
     /// Agents that the connection knows in this epoch.
-    named: HashMap<u16, SessionName>,
+    named: HashMap<u16, Session>,
     epoch: u64,
-    /// Some of them have no UDP socket, and get no replies; it is tried again from time to time.
-    portless: bool,
     /// Where replies come from, and when its firewalls were last opened for them.
     target: Option<SocketAddr>,
     opened: Time,
@@ -45,16 +44,7 @@ pub(super) struct Streamer<'a> {
 
 impl<'a> Streamer<'a> {
     pub(super) fn new(shared: Shared, upstreams: Upstreams<'a>, outgoing: Sender<Outgoing>) -> Self {
-        Self {
-            shared,
-            upstreams,
-            outgoing,
-            named: HashMap::new(),
-            epoch: 0,
-            portless: false,
-            target: None,
-            opened: net::now(),
-        }
+        Self { shared, upstreams, outgoing, named: HashMap::new(), epoch: 0, target: None, opened: net::now() }
     }
 
     /// Hands over what may be sent, until the stop.
@@ -107,12 +97,11 @@ impl<'a> Streamer<'a> {
         for at in 0..batch.len() {
             let session = batch.session(at);
             let name = SessionName { id: session.id, generation: session.generation };
-            if self.named.get(&session.id) == Some(&name) {
-                continue;
+            // It may have given up its socket since, or has got one only now.
+            let named = Session { name, port: self.port(session, batch.target()) };
+            if self.named.insert(session.id, named) != Some(named) {
+                Frame::Session(named).encode(&mut bytes);
             }
-            let port = self.port(session, batch.target());
-            Frame::Session(Session { name, port }).encode(&mut bytes);
-            self.named.insert(session.id, name);
         }
         let mut writer = DataWriter::new(&mut bytes, epoch);
         for at in 0..batch.len() {
@@ -126,12 +115,16 @@ impl<'a> Streamer<'a> {
     fn port(&mut self, session: SessionRef, target: SocketAddr) -> u16 {
         match self.upstreams.get(session, target) {
             Ok(socket) => {
-                self.open(&socket, target);
-                socket.local_addr().map_or(0, |own| own.port())
+                let port = socket.local_addr().map_or(0, |own| own.port());
+                if self.named.get(&session.id).is_none_or(|named| named.port != port) {
+                    self.open(&socket, target);
+                }
+                port
             }
             Err(error) => {
-                self.upstreams.tell_shortage(&error, "its replies are lost");
-                self.portless = true;
+                if error.kind() != ErrorKind::WouldBlock {
+                    self.upstreams.tell_shortage(&error, "its replies are lost");
+                }
                 0
             }
         }
@@ -140,9 +133,6 @@ impl<'a> Streamer<'a> {
     /// Opens the firewalls between for remoted's answers, for every session.
     fn open_all(&mut self, now: Time) {
         self.opened = now;
-        if std::mem::take(&mut self.portless) {
-            self.named.clear();
-        }
         let Some(target) = self.target else {
             return;
         };

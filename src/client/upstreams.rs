@@ -1,5 +1,6 @@
 //! A UDP socket for each session, towards remoted: what it answers finds back by them.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,11 +13,14 @@ use super::Config;
 use crate::net;
 use crate::relay::SessionRef;
 use crate::threads::Doorbell;
+use crate::time::Time;
 
 /// There was no descriptor for a new socket.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// Ports tried from `--source-port` upward.
 const PORTS_TRIED_MAX: u16 = 1_024;
+/// After a search that found none of them free, the system chooses the ports for so long.
+const CROWDED_PAUSE: Duration = Duration::from_mins(1);
 
 /// The socket of a session, on its way to the reply thread.
 #[derive(Clone, Debug)]
@@ -26,51 +30,127 @@ pub(super) struct Upstream {
     /// The socket itself.
     pub(super) socket: Arc<UdpSocket>,
     ipv4: bool,
+    port: u16,
+    /// When it was used last, as a count of uses.
+    used: u64,
 }
 
-/// Those of all sessions.
+/// What the reply thread is told.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// A session has a socket.
+    Open(Upstream),
+    /// It has none any more: the reply thread lets go of it, too.
+    Close(SessionRef),
+}
+
+/// The sockets of all sessions.
+///
+/// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. Nobody waits then, and no
+/// reply is lost that came before the session's turn was over.
 #[derive(Debug)]
 pub(super) struct Upstreams<'a> {
     config: &'a Config,
     sockets: Vec<Option<Upstream>>,
-    fresh: Sender<Upstream>,
+    sockets_max: usize,
+    open: usize,
+    uses: u64,
+    changes: Sender<Change>,
     reply_bell: Doorbell,
-    shortage_told: Option<crate::time::Time>,
+    shortage_told: Option<Time>,
+    turns_told: bool,
+    crowded_until: Time,
+    crowded_told: bool,
 }
 
 impl<'a> Upstreams<'a> {
-    pub(super) const fn new(config: &'a Config, fresh: Sender<Upstream>, reply_bell: Doorbell) -> Self {
-        Self { config, sockets: Vec::new(), fresh, reply_bell, shortage_told: None }
+    pub(super) const fn new(
+        config: &'a Config,
+        sockets_max: usize,
+        changes: Sender<Change>,
+        reply_bell: Doorbell,
+    ) -> Self {
+        Self {
+            config,
+            sockets: Vec::new(),
+            sockets_max,
+            open: 0,
+            uses: 0,
+            changes,
+            reply_bell,
+            shortage_told: None,
+            turns_told: false,
+            crowded_until: Time::ZERO,
+            crowded_told: false,
+        }
     }
 
-    /// The session's socket, made if need be.
+    /// The session's socket, made if need be. [`io::ErrorKind::WouldBlock`]: there will be one when the reply thread has let go of another.
     pub(super) fn get(&mut self, session: SessionRef, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
         let at = usize::from(session.id);
         if self.sockets.len() <= at {
             self.sockets.resize(at + 1, None);
         }
-        if let Some(upstream) = &self.sockets[at]
+        self.uses += 1;
+        if let Some(upstream) = &mut self.sockets[at]
             && upstream.session == session
             && upstream.ipv4 == target.is_ipv4()
         {
+            upstream.used = self.uses;
             return Ok(Arc::clone(&upstream.socket));
         }
-        self.sockets[at] = None;
-        let socket = Arc::new(self.bind(target)?);
-        if let Ok(own) = socket.local_addr() {
-            log::debug!("session {} sends from {own}", session.id);
+        self.close(at);
+        if self.open >= self.sockets_max {
+            self.give_way();
         }
-        let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4: target.is_ipv4() };
+        let socket = match self.bind(target) {
+            Err(error) if net::is_shortage(&error) && self.give_way() => return Err(io::ErrorKind::WouldBlock.into()),
+            outcome => Arc::new(outcome?),
+        };
+        let port = socket.local_addr().map_or(0, |own| own.port());
+        log::debug!("session {} sends from port {port}", session.id);
+        let (ipv4, used) = (target.is_ipv4(), self.uses);
+        let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4, port, used };
         self.sockets[at] = Some(upstream.clone());
-        // Fails only when the reply thread has ended, and then this one is about to be told so.
-        let _ = self.fresh.send(upstream);
-        self.reply_bell.ring();
+        self.open += 1;
+        self.tell(Change::Open(upstream));
         Ok(socket)
     }
 
     /// All there are.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Upstream> {
         self.sockets.iter().flatten()
+    }
+
+    /// The session that sent longest ago gives up its socket; whether there was one.
+    fn give_way(&mut self) -> bool {
+        let open = self.sockets.iter().enumerate().filter_map(|(at, upstream)| Some((at, upstream.as_ref()?.used)));
+        let Some((at, _)) = open.min_by_key(|(_, used)| *used) else {
+            return false;
+        };
+        if !std::mem::replace(&mut self.turns_told, true) {
+            log::warn!(
+                "no descriptors for more than {} sockets (ulimit -n): agents take turns, and some replies are lost",
+                self.open
+            );
+        }
+        self.close(at);
+        true
+    }
+
+    fn close(&mut self, at: usize) {
+        if let Some(upstream) = self.sockets[at].take() {
+            self.open -= 1;
+            let session = upstream.session;
+            drop(upstream);
+            self.tell(Change::Close(session));
+        }
+    }
+
+    fn tell(&self, change: Change) {
+        // Fails only when the reply thread has ended, and then this one is about to be told so.
+        let _ = self.changes.send(change);
+        self.reply_bell.ring();
     }
 
     /// Says that there can be no other at the moment, and what comes of it, once a minute.
@@ -82,8 +162,8 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// The first free port from `--source-port` upward: a restarted client finds the ports that remoted replies to.
-    fn bind(&self, target: SocketAddr) -> io::Result<UdpSocket> {
+    /// The first free port from `--source-port` upward: a restarted client finds the ports that remoted replies to. Where there is none, any.
+    fn bind(&mut self, target: SocketAddr) -> io::Result<UdpSocket> {
         let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         let ip = self.config.source.unwrap_or(any);
         if ip.is_ipv4() != target.is_ipv4() {
@@ -92,14 +172,37 @@ impl<'a> Upstreams<'a> {
                 "--source and the server are of different address families",
             ));
         }
-        let first = self.config.source_port;
-        let mut last_error = None;
-        for port in first..=first.saturating_add(PORTS_TRIED_MAX) {
-            match net::bind_upstream(SocketAddr::new(ip, port)) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => last_error = Some(error),
+        let now = net::now();
+        if now >= self.crowded_until {
+            match self.bind_wanted(ip) {
+                Err(error) if is_unavailable(&error) => {
+                    self.crowded_until = now + CROWDED_PAUSE;
+                    if !std::mem::replace(&mut self.crowded_told, true) {
+                        let first = self.config.source_port;
+                        log::warn!("no UDP port from {first} upward for a session: {error}; taking any others");
+                    }
+                }
                 outcome => return outcome,
             }
         }
-        Err(last_error.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
+        net::bind_upstream(SocketAddr::new(ip, 0))
     }
+
+    fn bind_wanted(&self, ip: IpAddr) -> io::Result<UdpSocket> {
+        let first = self.config.source_port;
+        let own: HashSet<u16> = self.iter().map(|upstream| upstream.port).collect();
+        let mut last_error = io::ErrorKind::AddrInUse.into();
+        for port in (first..=first.saturating_add(PORTS_TRIED_MAX)).filter(|port| !own.contains(port)) {
+            match net::bind_upstream(SocketAddr::new(ip, port)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => last_error = error,
+                outcome => return outcome,
+            }
+        }
+        Err(last_error)
+    }
+}
+
+/// The port is somebody else's, or only for those with rights.
+fn is_unavailable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
 }

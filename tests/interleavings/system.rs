@@ -111,7 +111,11 @@ impl System {
 
     /// Replies or reports wait for the client.
     pub(crate) fn is_upstream_unread(&self) -> bool {
-        self.state().upstreams.iter().filter_map(UdpSocket::upgrade).any(|socket| socket.is_unread())
+        self.state().upstreams.iter().filter_map(UdpSocket::upgrade).any(|socket| socket.is_overlooked())
+    }
+
+    pub(crate) fn is_upstream(&self, socket: &UdpSocket) -> bool {
+        self.state().upstreams.iter().filter_map(UdpSocket::upgrade).any(|upstream| upstream.is(socket))
     }
 
     /// A connection takes no datagrams at the moment.

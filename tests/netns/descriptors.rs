@@ -47,3 +47,34 @@ fn a_server_without_descriptors_goes_on_with_its_client_and_answers_newcomers_la
     scene.expect_all(newcomer, 0);
     drop(first);
 }
+
+/// Agents with ids of their own behind a client that `program` starts: each gets through all it has, and its replies.
+fn serve_agents(agents: u64, program: &[&str], options: &[&str], words: &[&str]) {
+    let each = 20;
+    let mut scene = Scene::empty().served(&[], &[]);
+    scene.start_client_through(program, options);
+    let ids: Vec<String> = (1..=agents).map(|agent| format!("!{agent:03}!")).collect();
+    let traffics: Vec<_> = ids.iter().map(|id| scene.send_as(id, each, &["--ping", "--rate", "5"])).collect();
+    for traffic in traffics {
+        scene.expect_all_and_replies(traffic, 0);
+    }
+    scene.wait_until_client_says(words);
+    scene.expect_accounts(agents * each);
+}
+
+#[test]
+fn more_agents_than_descriptors_take_turns_and_nobody_waits() {
+    serve_agents(48, &["prlimit", "--nofile=48"], &[], &["no descriptors for more than"]);
+}
+
+#[test]
+fn where_the_wanted_ports_are_used_up_sessions_have_others() {
+    let options = ["--source-port", "65533"];
+    serve_agents(6, &["env"], &options, &["no UDP port from 65533 upward", "in use"]);
+}
+
+#[test]
+fn a_wanted_port_that_needs_rights_is_replaced_by_another() {
+    let program = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"];
+    serve_agents(2, &program, &["--source-port", "514"], &["no UDP port from 514 upward", "Permission denied"]);
+}

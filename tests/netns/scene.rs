@@ -178,6 +178,18 @@ impl Scene {
         self.start_client_at(Side::Agent, options);
     }
 
+    /// The same through another program, which starts it with fewer rights or means.
+    pub(crate) fn start_client_through(&mut self, program: &[&str], options: &[&str]) {
+        let client = broker();
+        let client = client.to_str().expect("is plain text");
+        let own = [client, "client", "-v", "--server", Side::Server.ipv4()];
+        let options = [&program[1..], &own, options].concat();
+        self.client = Some(self.start(Side::Agent, program[0].into(), "client", &options));
+        wait_until("the client listens", || {
+            self.net.has_udp_socket(Side::Agent, 1514).then_some(()).ok_or("it has no socket yet".to_owned())
+        });
+    }
+
     /// The same on either host.
     pub(crate) fn start_client_at(&mut self, side: Side, options: &[&str]) {
         let server: &[&str] = if options.contains(&"--server") { &[] } else { &["--server", Side::Server.ipv4()] };

@@ -25,12 +25,14 @@ pub(crate) struct Inside {
     queue: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Reports of refused datagrams.
     refusals: usize,
+    /// The system would not watch it last time: whoever tried knows of that.
+    unwatchable: bool,
     watcher: Option<(Registry, Token)>,
 }
 
 impl UdpSocket {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        let inside = Inside { address, queue: VecDeque::new(), refusals: 0, watcher: None };
+        let inside = Inside { address, queue: VecDeque::new(), refusals: 0, unwatchable: false, watcher: None };
         Self(Arc::new(Mutex::new(inside)))
     }
 
@@ -48,6 +50,16 @@ impl UdpSocket {
 
     pub(crate) fn upgrade(weak: &Weak<Mutex<Inside>>) -> Option<Self> {
         weak.upgrade().map(Self)
+    }
+
+    /// Whether both are the same socket.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Something lies there that was not read, and somebody could be told.
+    pub(crate) fn is_overlooked(&self) -> bool {
+        self.is_unread() && !self.inside().unwatchable
     }
 
     /// Something lies there that was not read.
@@ -76,6 +88,12 @@ impl UdpSocket {
 
 pub(crate) fn watch(poll: &Poll, socket: &UdpSocket, token: Token) -> io::Result<()> {
     World::here().step();
+    // The agents' socket is watched at the start, when a failure is fatal.
+    if System::here().is_upstream(socket) && System::here().may_fail() {
+        socket.inside().unwatchable = true;
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    socket.inside().unwatchable = false;
     socket.inside().watcher = Some((poll.registry().clone(), token));
     if socket.is_unread() {
         socket.tell();
