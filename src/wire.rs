@@ -307,9 +307,9 @@ pub struct Pong {
     pub incarnation: Incarnation,
     /// Process id of one owner of the socket, for people; 0 where unknown.
     pub pid: u32,
-    /// F: the sum of all falls of `queue` that the server saw, in bytes; a lower bound of what remoted read.
+    /// F, in bytes: a lower bound of what remoted read, as far as the server saw its sockets' queues fall.
     pub read: u64,
-    /// Bytes in remoted's socket at the sample.
+    /// Bytes that F lacks of all that had come in at the sample: what is in remoted's socket, or with several a little more.
     pub queue: u64,
     /// Datagrams that the kernel dropped at remoted's socket.
     pub drops: u64,

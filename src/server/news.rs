@@ -40,8 +40,8 @@ impl News {
             (Verdict::Starting(Reason::Settling), _) => Line { level: Level::Info, text: format!("remoted {verdict}") },
             (Verdict::Starting(Reason::RequiredMissing), Some(name)) => warn(format!("remoted {verdict}: {name}")),
             (Verdict::NoProcess(Port::Taken), _) => warn(format!(
-                "remoted {verdict}: its owner has another name (--process NAME), or cannot be seen from here, as from a \
-                 container or with hidepid (--process any; or start the server where all processes can be seen)"
+                "remoted {verdict}: its owner has another name (--process NAME), or cannot be seen from here, as from \
+                 a container or with hidepid (--process any; or run the server beside it, as root)"
             )),
             (_, _) => warn(format!("remoted {verdict}")),
         })
