@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::keyfile;
 use crate::net::{self, HostPort};
@@ -125,7 +126,14 @@ fn left(until: Time) -> io::Result<Duration> {
 }
 
 fn ask_at(address: SocketAddr, key: Option<&Key>, until: Time) -> io::Result<Pong> {
-    let mut stream = TcpStream::connect_timeout(&address, left(until)?)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A server that refuses may have reset the connection by now. What it said before that can still be read.
+    let mut ended = match socket.connect_timeout(&address.into(), left(until)?) {
+        Ok(()) => None,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Some(error),
+        Err(error) => return Err(error),
+    };
+    let mut stream = TcpStream::from(socket);
     let hello = Hello {
         version: VERSION,
         features: Features::NONE,
@@ -142,23 +150,28 @@ fn ask_at(address: SocketAddr, key: Option<&Key>, until: Time) -> io::Result<Pon
     loop {
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
         stream.set_write_timeout(Some(left(until)?))?;
-        stream.write_all(&std::mem::take(&mut out))?;
+        if let Err(error) = stream.write_all(&std::mem::take(&mut out)) {
+            ended.get_or_insert(error);
+        }
         match assembler.next_frame().map_err(|error| invalid(error.to_string()))? {
             Some(Frame::Pong(pong)) => return Ok(pong),
             Some(Frame::Refusal(refusal)) => return Err(invalid(refusal.text)),
-            Some(_) => {}
-            None => {
-                stream.set_read_timeout(Some(left(until)?))?;
-                match stream.read(&mut read)? {
-                    0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
-                    bytes => {
-                        let opened = seal.open(&read[..bytes], &mut assembler, &mut out);
-                        opened.map_err(|error| invalid(error.to_string()))?;
-                        // With the handshake done, what waited for it goes out.
-                        seal.seal(&mut unsealed, &mut out);
-                    }
-                }
+            Some(_) => continue,
+            None => {}
+        }
+        stream.set_read_timeout(Some(left(until)?))?;
+        match stream.read(&mut read) {
+            Ok(0) => {
+                let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
+                return Err(ended.unwrap_or_else(closed));
             }
+            Ok(bytes) => {
+                let opened = seal.open(&read[..bytes], &mut assembler, &mut out);
+                opened.map_err(|error| invalid(error.to_string()))?;
+                // With the handshake done, what waited for it goes out.
+                seal.seal(&mut unsealed, &mut out);
+            }
+            Err(error) => return Err(ended.unwrap_or(error)),
         }
     }
 }

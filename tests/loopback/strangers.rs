@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use ossec_broker::net;
 use ossec_broker::wire::{Features, Frame, Notice, Refusal, VERSION, Verdict, Welcome};
 use socket2::SockRef;
 
-use crate::{DEADLINE, Role, free_port, say, uninterrupted, wait_until};
+use crate::{BROKER, DEADLINE, Role, free_port, say, uninterrupted, wait_until};
 
 /// Half of the pause after a refusal: its random part may take the rest away.
 const PAUSE_MIN: Duration = Duration::from_millis(2_500);
@@ -33,6 +34,11 @@ fn accept(listener: &TcpListener) -> TcpStream {
     let (connection, _) = uninterrupted(|| listener.accept()).expect("the client connects");
     connection.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     connection
+}
+
+fn refuse_and_reset(mut connection: TcpStream) {
+    say(&mut connection, &Frame::Refusal(Refusal { text: "not today".into() }));
+    SockRef::from(&connection).set_linger(Some(Duration::ZERO)).expect("an option");
 }
 
 /// Connections that end as `end` has it: after so many of them, the next one comes after a pause.
@@ -70,10 +76,7 @@ fn a_refusal_is_heard_although_a_reset_follows_it() {
     for _ in 0..5 {
         let listener = listener();
         let (_client, lines) = client_of(&listener);
-        let mut connection = accept(&listener);
-        say(&mut connection, &Frame::Refusal(Refusal { text: "not today".into() }));
-        SockRef::from(&connection).set_linger(Some(Duration::ZERO)).expect("an option");
-        drop(connection);
+        refuse_and_reset(accept(&listener));
         let told = loop {
             let line = lines.recv_timeout(DEADLINE).expect("it says why");
             if line.contains("attempt failed") {
@@ -81,6 +84,21 @@ fn a_refusal_is_heard_although_a_reset_follows_it() {
             }
         };
         assert!(told.ends_with("refuses: not today"), "{told}");
+    }
+}
+
+#[test]
+fn check_tells_a_refusal_although_a_reset_follows_it() {
+    let listener = listener();
+    let at = listener.local_addr().expect("it is bound").to_string();
+    for _ in 0..40 {
+        let mut command = Command::new(BROKER);
+        command.args(["check", "--broker", &at]).stdout(Stdio::piped());
+        let check = command.spawn().expect("it starts");
+        refuse_and_reset(accept(&listener));
+        let output = check.wait_with_output().expect("it ends");
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(told.trim_end(), format!("unreachable: {at}: not today"));
     }
 }
 
