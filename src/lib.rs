@@ -16,9 +16,11 @@
 //! |---|---|
 //! | [`cli`], [`logging`] | arguments in, each role's configuration out; where log lines go |
 //! | [`client`], [`server`], [`check`] | the roles: threads and sockets, composed |
-//! | [`net`], [`remoted`], [`threads`], [`keyfile`], [`privileges`] | the outside world, one room each |
+//! | [`net`], [`remoted`], [`threads`], [`signals`], [`keyfile`], [`privileges`] | the outside world, one room each |
 //! | [`relay`], [`gate`] | the client's whole logic: buffer, link and sessions; the server's: verdict, windows and streams |
 //! | [`buffer`], [`link`], [`verdict`], [`streams`], [`seal`], [`wire`], [`time`] | the ground floor: pure, no socket, no clock, no thread |
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod buffer;
 pub mod check;
@@ -34,6 +36,7 @@ pub mod relay;
 pub mod remoted;
 pub mod seal;
 pub mod server;
+pub mod signals;
 pub mod streams;
 pub mod threads;
 pub mod time;

@@ -1,10 +1,12 @@
 //! `ossec-broker`: see the library for everything but this: parse, log, signals, run, exit code.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crossbeam_channel::{Receiver, bounded};
-use ossec_broker::cli::{self, Command, Invocation, Refusal};
-use ossec_broker::{check, client, keyfile, logging, server};
+use ossec_broker::cli::{self, Command, Refusal};
+use ossec_broker::{check, client, keyfile, logging, server, signals};
 
 /// Failed at start, or beyond repair.
 const FAILED: u8 = 1;
@@ -12,55 +14,57 @@ const FAILED: u8 = 1;
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
+    // Before the first thread.
+    signals::respect_nohup();
     let arguments: Vec<String> =
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
-    match cli::parse(&arguments) {
-        Ok(invocation) => run(invocation),
-        Err(Refusal::Asked(text)) => {
-            print!("{text}");
-            ExitCode::SUCCESS
+    let code = match cli::parse(&arguments) {
+        Ok(invocation) => {
+            let log = logging::start(invocation.verbosity);
+            let code = run(invocation.command).unwrap_or_else(|why| {
+                log::error!("{why}");
+                FAILED
+            });
+            log.finish();
+            code
         }
-        Err(Refusal::Wrong(text)) => {
-            eprint!("{text}");
-            ExitCode::from(WRONG)
-        }
-    }
-}
-
-fn run(invocation: Invocation) -> ExitCode {
-    logging::start(invocation.verbosity);
-    let outcome = match invocation.command {
-        Command::Client(config) => signals().and_then(|signals| client::run(&config, &signals)),
-        Command::Server(config) => signals().and_then(|signals| server::run(&config, &signals)),
-        Command::Check(config) => return check(&config),
-        Command::Genkey => keyfile::generate().map(|key| println!("{}", key.to_text())),
+        Err(Refusal::Asked(text)) => match print(&text) {
+            Ok(()) => 0,
+            Err(why) => complain(&format!("ossec-broker: {why}\n"), FAILED),
+        },
+        Err(Refusal::Wrong(text)) => complain(&text, WRONG),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            log::error!("{why}");
-            ExitCode::from(FAILED)
-        }
+    ExitCode::from(code)
+}
+
+/// The exit code, or one line that says what was attempted and why it failed.
+fn run(command: Command) -> Result<u8, String> {
+    match command {
+        Command::Client(config) => client::run(&config, &signals::listen()?).map(|()| 0),
+        Command::Server(config) => server::run(&config, &signals::listen()?).map(|()| 0),
+        Command::Check(config) => check(&config),
+        Command::Genkey => print(&format!("{}\n", keyfile::generate()?.to_text())).map(|()| 0),
     }
 }
 
-fn check(config: &check::Config) -> ExitCode {
+fn check(config: &check::Config) -> Result<u8, String> {
     let (text, code) = match check::run(config) {
         check::Answer::Up(text) => (text, 0),
         check::Answer::Down(text) => (text, FAILED),
         check::Answer::Unreachable(text) => (text, WRONG),
     };
-    println!("{text}");
-    ExitCode::from(code)
+    print(&format!("{text}\n")).map(|()| code)
 }
 
-/// SIGINT, SIGTERM and SIGHUP. The first asks for an orderly stop, the second ends what is still being drained.
-fn signals() -> Result<Receiver<()>, String> {
-    let (sender, receiver) = bounded(2);
-    let handler = move || {
-        // A third says nothing new.
-        let _ = sender.try_send(());
-    };
-    ctrlc::set_handler(handler).map_err(|error| format!("cannot handle signals: {error}"))?;
-    Ok(receiver)
+/// Prints to standard output. A full disk or a reader that is gone is an error like any other, and no panic.
+fn print(text: &str) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    printed.map_err(|error| format!("cannot write to standard output: {error}"))
+}
+
+/// Says on standard error, if that is possible, why there is this exit code.
+fn complain(text: &str, code: u8) -> u8 {
+    let _ = io::stderr().write_all(text.as_bytes());
+    code
 }

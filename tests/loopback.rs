@@ -1,5 +1,7 @@
 //! Both roles as real processes on loopback: no root needed.
 
+#[path = "loopback/logs.rs"]
+mod logs;
 #[path = "support/ports.rs"]
 mod ports;
 #[path = "loopback/strangers.rs"]

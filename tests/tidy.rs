@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 8] = [
     &["cli"],
     &["client", "server", "check", "logging"],
     &["keyfile"],
-    &["net", "remoted", "threads", "privileges"],
+    &["net", "remoted", "threads", "signals", "privileges"],
     &["relay", "gate"],
     &["buffer", "link", "verdict", "streams", "seal"],
     &["wire"],
