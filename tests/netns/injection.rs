@@ -301,6 +301,18 @@ fn both_roles_run_as_another_user_with_no_more_rights_than_they_need() {
 }
 
 #[test]
+fn without_a_key_a_client_gives_its_datagrams_to_nobody_on_another_host_whatever_that_one_offers() {
+    let mut scene = Scene::empty().served(&[], &[]);
+    // To the server the client seems to be on its host.
+    scene.net.translate_connections(Side::Server, "127.0.0.1");
+    scene.start_client(&["--transport", "tcp"]);
+    scene.wait_until_client_says(&["takes no datagrams over TCP", "key"]);
+    let mut traffic = scene.send_as(AGENT, 100, &[]);
+    Scene::wait_until_sent(&mut traffic);
+    assert_eq!(scene.received(AGENT).took.len(), 0);
+}
+
+#[test]
 fn a_wrong_key_gets_nothing_through_and_costs_hardly_anything() {
     let mut scene = Scene::over_tcp_with(&[], &[], &[]);
     let traffic = scene.send_as(AGENT, 50, &[]);
