@@ -36,7 +36,7 @@ use crate::verdict::{Owner, Place, Places, Presence, Sample, Socket};
 use crate::wire::Receives;
 
 pub use sample::Inspector;
-pub use search::{search, search_in};
+pub use search::{Searcher, search, search_in};
 
 /// Each remoted and the analysis daemon that it cannot work without (`ossec-remoted` drops messages 33 s after it lost
 /// its own).

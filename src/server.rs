@@ -125,7 +125,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         let (crew, ended) = Crew::new(scope, THREADS);
         let spawned = (|| {
             let (target, stop_search) = (wanted.clone(), stop.clone());
-            crew.spawn("search", move || search::run(&target, &asked, &found, &bell, &stop_search))?;
+            crew.spawn("search", move || search::run(target, &asked, &found, &bell, &stop_search))?;
             let parts = serve::Parts { key, places, injector, wanted, listener, poll, ask_search: ask, founds };
             let serving = move || serve::Server::new(config, parts)?.run(&stop);
             crew.spawn("serve", serving)

@@ -19,14 +19,34 @@ pub(super) struct Sighting {
     pub(super) place: Place,
 }
 
-/// Looks for remoted and those that belong to it. Takes milliseconds: not for the serving loop.
+/// Looks for remoted again and again.
+#[derive(Debug)]
+pub struct Searcher {
+    wanted: Wanted,
+    /// Kept: where the kernel cannot be asked, each attempt may make it look for a module.
+    diag: Diag,
+}
+
+impl Searcher {
+    /// One that has not looked.
+    pub fn new(wanted: Wanted) -> Self {
+        Self { diag: Diag::new(wanted.port), wanted }
+    }
+
+    /// Looks for remoted and those that belong to it. Takes milliseconds: not for the serving loop.
+    pub fn search(&mut self) -> Found {
+        let mut v6 = Vec::new();
+        // What it cannot tell counts as a dual-stack socket.
+        self.diag.dump(Family::V6, &mut v6);
+        let v6_only = v6.iter().filter(|sight| sight.place == Place::AllOfV6);
+        let v6_only: Vec<u64> = v6_only.map(|sight| sight.socket.inode).collect();
+        look_for(Path::new("/proc"), &self.wanted, &v6_only)
+    }
+}
+
+/// Searches once.
 pub fn search(wanted: &Wanted) -> Found {
-    let mut v6 = Vec::new();
-    // What it cannot tell counts as a dual-stack socket.
-    Diag::new(wanted.port).dump(Family::V6, &mut v6);
-    let v6_only: Vec<u64> =
-        v6.iter().filter(|sight| sight.place == Place::AllOfV6).map(|sight| sight.socket.inode).collect();
-    look_for(Path::new("/proc"), wanted, &v6_only)
+    Searcher::new(wanted.clone()).search()
 }
 
 /// Like [`search`], in a proc file system that is mounted, or imitated, elsewhere.

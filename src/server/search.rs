@@ -2,24 +2,25 @@
 
 use crossbeam_channel::{Receiver, Sender, select};
 
-use crate::remoted::{Found, Wanted, search};
+use crate::remoted::{Found, Searcher, Wanted};
 use crate::threads::{Doorbell, Stop};
 
 /// Searches each time it is asked to, until the stop.
 pub(super) fn run(
-    wanted: &Wanted,
+    wanted: Wanted,
     asked: &Receiver<()>,
     results: &Sender<Found>,
     bell: &Doorbell,
     stop: &Stop,
 ) -> Result<(), String> {
+    let mut searcher = Searcher::new(wanted);
     let mut home = false;
     while !stop.is_set() {
         stop.wait(asked, None);
         if stop.is_set() {
             return Ok(());
         }
-        let found = search(wanted);
+        let found = searcher.search();
         home |= found.is_at_home();
         // A remoted that was killed here must not be taken for alive because a container has one, too.
         let result = if home { found.at_home() } else { found };
