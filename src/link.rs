@@ -155,6 +155,8 @@ pub enum Rewind {
     Drops,
     /// A datagram was refused (ICMP, or an error of the own system).
     Refused,
+    /// Replies have stopped under good heartbeats.
+    Silence,
 }
 
 /// What a pong leads to. A rewind comes first; with one, nothing is confirmed.
@@ -442,6 +444,11 @@ impl Link {
             connection.answer = connection.answer.map(|answer| Answer { until: now, ..answer });
         }
         rewind
+    }
+
+    /// Replies have stopped: what was sent may have led nowhere.
+    pub fn handle_suspicion(&mut self, now: Time, flight: Flight) -> Rewind {
+        self.rewind(now, flight, Rewind::Silence)
     }
 
     /// What may be released at this moment.

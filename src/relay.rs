@@ -15,7 +15,9 @@
 
 mod batch;
 mod counters;
+mod replies;
 mod sessions;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -34,6 +36,7 @@ use crate::link::{self, Flight, Outcome, Probe, Resumption, Rewind, Standing, Wo
 use crate::time::Time;
 use crate::wire::{Ack, Ping, Pong, Resume, Seq, Verdict, buffer_cost};
 use sessions::Sessions;
+use suspicion::Suspicion;
 use way::Way;
 
 /// With `--rate`: what falls due within this goes out together, so that a high rate does not cost a timer for each datagram.
@@ -92,8 +95,8 @@ pub struct Snapshot {
     pub unsent: Tally,
     /// All counters.
     pub counters: Counters,
-    /// A session that used to get replies gets none, although heartbeats are good.
-    pub replies_missing: bool,
+    /// Sessions that used to get replies over UDP and get none any more, although heartbeats are good.
+    pub replies_missing: usize,
 }
 
 /// The client's logic. See the head of this file.
@@ -110,6 +113,13 @@ pub struct Relay {
     abandoned: Option<Abandoned>,
     /// With `--rate`: when all that was sent is worked off.
     rate_free: Time,
+    /// Since when the link is up; `None` while it is not.
+    up_since: Option<Time>,
+    /// Replies come over the connection, and say nothing of UDP.
+    replies_carried: bool,
+    suspicion: Suspicion,
+    /// How often the source ports were changed.
+    ports: u32,
     forward_waits: bool,
     probe_waits: Option<Time>,
     draining: bool,
@@ -136,6 +146,10 @@ impl Relay {
             unconfirmed_cost: 0,
             abandoned: None,
             rate_free: Time::ZERO,
+            up_since: None,
+            replies_carried: false,
+            suspicion: Suspicion::default(),
+            ports: 0,
             forward_waits: false,
             probe_waits: None,
             draining: false,
@@ -181,13 +195,16 @@ impl Relay {
     pub fn handle_connected(&mut self, now: Time, round_trip: Duration, target: SocketAddr) {
         let rewind = self.way.handle_connected(now, round_trip, self.flight());
         self.target = Some(target);
+        self.replies_carried = false;
         self.apply(rewind);
+        self.note_standing(now);
     }
 
     /// The connection is gone.
     pub fn handle_disconnected(&mut self, now: Time) {
         let rewind = self.way.handle_disconnected(now, self.flight());
         self.apply(rewind);
+        self.note_standing(now);
     }
 
     /// How long a heartbeat that begins now would allow release.
@@ -236,9 +253,10 @@ impl Relay {
         let outcome = self.way.handle_pong(now, probe, pong, self.flight());
         self.apply(outcome.rewind);
         self.counters.others_drops = self.counters.others_drops.saturating_add(outcome.others_drops);
-        if let Some(bound) = outcome.confirm {
-            self.confirm(bound, outcome.doubtful);
+        if let Some(bound) = outcome.confirm.filter(|_| !self.suspicion.withholds()) {
+            self.confirm(bound, outcome.doubtful || self.suspicion.doubts());
         }
+        self.note_standing(now);
         self.audit();
         outcome
     }
@@ -291,6 +309,8 @@ impl Relay {
     pub fn handle_time(&mut self, now: Time) {
         let rewind = self.way.handle_time(now, self.flight());
         self.apply(rewind);
+        self.note_standing(now);
+        self.suspect(now);
     }
 
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
@@ -317,7 +337,7 @@ impl Relay {
         let (Some(permit), Some(target)) = (self.way.permit(now), self.target) else {
             return false;
         };
-        batch.begin(permit.epoch, permit.until, target);
+        batch.begin(permit.epoch, permit.until, target, self.ports);
         let mut cost = self.unconfirmed_cost;
         let mut rate_free = self.rate_free;
         for entry in self.buffer.unsent_entries() {
@@ -363,7 +383,7 @@ impl Relay {
                     && let Some(gone) = self.buffer.advance()
                 {
                     self.unconfirmed_cost += gone_cost(&gone);
-                    self.sessions.handle_released(gone.session);
+                    self.sessions.handle_released(now, gone.session, self.up_since.unwrap_or(now));
                 } else {
                     // Dropped while it was being sent.
                     let cost = u64::from(buffer_cost(batch.payload(at).len()));
@@ -397,6 +417,7 @@ impl Relay {
         self.counters.refusals += 1;
         let rewind = self.way.handle_refused(now, self.flight());
         self.apply(rewind);
+        self.note_standing(now);
     }
 
     /// Where a reply to this session goes; `None` if the session has given way to another, or if it is not remoted that sends.
@@ -404,12 +425,18 @@ impl Relay {
         if self.target.is_none_or(|target| (target.ip(), target.port()) != (from.ip(), from.port())) {
             return None;
         }
-        self.handle_carried_reply(now, session)
+        self.suspicion.handle_reply();
+        self.take_reply(now, session)
     }
 
     /// Transport tcp: where a reply to this session goes that came over the connection.
     pub fn handle_carried_reply(&mut self, now: Time, session: SessionRef) -> Option<Origin> {
-        let origin = self.sessions.handle_reply(now, session)?;
+        self.replies_carried = true;
+        self.take_reply(now, session)
+    }
+
+    fn take_reply(&mut self, now: Time, session: SessionRef) -> Option<Origin> {
+        let origin = self.sessions.handle_reply(now, session, self.up_since)?;
         self.counters.replies += 1;
         Some(origin)
     }
@@ -459,7 +486,30 @@ impl Relay {
             held: self.buffer.held(),
             unsent: self.buffer.unsent(),
             counters: self.counters,
-            replies_missing: standing == Standing::Up && self.sessions.replies_missing(now),
+            replies_missing: if self.up_since.is_some() && !self.replies_carried {
+                self.sessions.silent(now)
+            } else {
+                0
+            },
+        }
+    }
+
+    /// Silence counts only while the link is up.
+    fn note_standing(&mut self, now: Time) {
+        let up = self.way.standing(now) == Standing::Up;
+        self.up_since = if up { self.up_since.or(Some(now)) } else { None };
+    }
+
+    /// Transport udp: where replies have stopped, what is sent may lead nowhere.
+    fn suspect(&mut self, now: Time) {
+        let flight = self.flight();
+        let Way::Udp(link) = &mut self.way else {
+            return;
+        };
+        if self.up_since.is_some() && self.suspicion.handle_time(now, self.sessions.all_silent(now)) {
+            self.ports += 1;
+            let rewind = link.handle_suspicion(now, flight);
+            self.apply(Some(rewind));
         }
     }
 

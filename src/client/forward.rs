@@ -89,6 +89,7 @@ impl<'a> Forwarder<'a> {
     /// Sends run by run what belongs to one session.
     fn send_all(&mut self, batch: &Batch) -> (usize, Halt) {
         let mut sent = 0;
+        self.upstreams.change_ports(batch.ports());
         while sent < batch.len() {
             let session = batch.session(sent);
             let run = (sent..batch.len()).take_while(|&at| batch.session(at) == session).count();

@@ -400,5 +400,6 @@ const fn told(cause: Rewind) -> &'static str {
         Rewind::Incarnation => ", sent again: remoted was started anew",
         Rewind::Drops => ", sent again: remoted's socket dropped datagrams",
         Rewind::Refused => ", sent again: datagrams were refused",
+        Rewind::Silence => ", sent again: replies have stopped",
     }
 }

@@ -50,7 +50,10 @@ pub(super) struct Report {
     summed: Option<Time>,
     overflow: Option<Overflow>,
     overflow_seen: u64,
+    /// A warning stands.
     blocked: bool,
+    missing: usize,
+    refused: bool,
     blocked_told: Option<Time>,
 }
 
@@ -118,6 +121,8 @@ impl Report {
             overflow: None,
             overflow_seen: 0,
             blocked: false,
+            missing: 0,
+            refused: false,
             blocked_told: None,
         }
     }
@@ -235,16 +240,22 @@ impl Report {
     }
 
     fn observe_blocked(&mut self, now: Time, snapshot: &Snapshot, lines: &mut Vec<Line>) {
-        let blocked = snapshot.replies_missing || snapshot.standing == Standing::Refused;
-        if blocked && !self.blocked && self.blocked_told.is_none_or(|told| now.since(told) >= SUMMARY) {
-            self.blocked_told = Some(now);
-            let why = if snapshot.replies_missing { "no replies any more" } else { "datagrams are refused" };
-            lines.push(Line {
-                level: Level::Warn,
-                text: format!("UDP to remoted seems blocked: {why}, and heartbeats are good"),
-            });
+        let (missing, refused) = (snapshot.replies_missing, snapshot.standing == Standing::Refused);
+        let worse = missing > self.missing || refused && !self.refused;
+        if worse && self.blocked_told.is_none_or(|told| now.since(told) >= SUMMARY) {
+            (self.blocked_told, self.blocked) = (Some(now), true);
+            let agents = if missing == 1 { "1 agent".into() } else { format!("{missing} agents") };
+            let why =
+                if missing > 0 { format!("no replies any more to {agents}") } else { "datagrams are refused".into() };
+            let text = format!("UDP to remoted seems blocked: {why}, and heartbeats are good");
+            lines.push(Line { level: Level::Warn, text });
         }
-        self.blocked = blocked;
+        if self.blocked && missing == 0 && snapshot.standing == Standing::Up {
+            self.blocked = false;
+            let text = "UDP to remoted seems good again: no agent misses replies, and no datagram is refused".into();
+            lines.push(Line { level: Level::Info, text });
+        }
+        (self.missing, self.refused) = (missing, refused);
     }
 
     /// What has added up since the last summary.
@@ -275,7 +286,9 @@ impl Report {
         }
         if sums.doubtful > told.doubtful {
             let doubtful = sums.doubtful - told.doubtful;
-            warn(format!("{doubtful} confirmed are doubtful: remoted's socket was overflowing by other senders"));
+            warn(format!(
+                "{doubtful} confirmed are doubtful: remoted's socket was overflowing by other senders, or its replies had stopped"
+            ));
         }
         if sums.kernel_drops > told.kernel_drops {
             let drops = sums.kernel_drops - told.kernel_drops;

@@ -61,15 +61,13 @@ pub(super) struct Upstreams<'a> {
     turns_told: bool,
     crowded_until: Time,
     crowded_told: bool,
+    /// How often all have got other ports, and the ports that they had before.
+    ports: u32,
+    left: HashSet<u16>,
 }
 
 impl<'a> Upstreams<'a> {
-    pub(super) const fn new(
-        config: &'a Config,
-        sockets_max: usize,
-        changes: Sender<Change>,
-        reply_bell: Doorbell,
-    ) -> Self {
+    pub(super) fn new(config: &'a Config, sockets_max: usize, changes: Sender<Change>, reply_bell: Doorbell) -> Self {
         Self {
             config,
             sockets: Vec::new(),
@@ -82,6 +80,8 @@ impl<'a> Upstreams<'a> {
             turns_told: false,
             crowded_until: Time::ZERO,
             crowded_told: false,
+            ports: 0,
+            left: HashSet::new(),
         }
     }
 
@@ -115,6 +115,16 @@ impl<'a> Upstreams<'a> {
         self.open += 1;
         self.tell(Change::Open(upstream));
         Ok(socket)
+    }
+
+    /// Gives every session another port, if `ports` is another number than before.
+    pub(super) fn change_ports(&mut self, ports: u32) {
+        if std::mem::replace(&mut self.ports, ports) == ports {
+            return;
+        }
+        log::warn!("remoted's replies have stopped: sending from other UDP ports, and again what is not confirmed");
+        self.left = self.iter().map(|upstream| upstream.port).collect();
+        (0..self.sockets.len()).for_each(|at| self.close(at));
     }
 
     /// All there are.
@@ -192,7 +202,9 @@ impl<'a> Upstreams<'a> {
         let first = self.config.source_port;
         let own: HashSet<u16> = self.iter().map(|upstream| upstream.port).collect();
         let mut last_error = io::ErrorKind::AddrInUse.into();
-        for port in (first..=first.saturating_add(PORTS_TRIED_MAX)).filter(|port| !own.contains(port)) {
+        for port in (first..=first.saturating_add(PORTS_TRIED_MAX))
+            .filter(|port| !own.contains(port) && !self.left.contains(port))
+        {
             match net::bind_upstream(SocketAddr::new(ip, port)) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last_error = error,
                 outcome => return outcome,

@@ -18,6 +18,7 @@ pub struct Batch {
     epoch: u64,
     until: Time,
     target: SocketAddr,
+    ports: u32,
     items: Vec<Item>,
     bytes: Vec<u8>,
 }
@@ -33,7 +34,14 @@ struct Item {
 impl Default for Batch {
     fn default() -> Self {
         let target = SocketAddr::from(([0, 0, 0, 0], 0));
-        Self { epoch: 0, until: Time::ZERO, target, items: Vec::with_capacity(BATCH_DATAGRAMS_MAX), bytes: Vec::new() }
+        Self {
+            epoch: 0,
+            until: Time::ZERO,
+            target,
+            ports: 0,
+            items: Vec::with_capacity(BATCH_DATAGRAMS_MAX),
+            bytes: Vec::new(),
+        }
     }
 }
 
@@ -46,6 +54,11 @@ impl Batch {
     /// The lease under which it was taken out: nothing of it is sent at or after this moment.
     pub const fn until(&self) -> Time {
         self.until
+    }
+
+    /// Each other number means that the source ports are to be others than before.
+    pub const fn ports(&self) -> u32 {
+        self.ports
     }
 
     /// How many datagrams it holds.
@@ -85,8 +98,8 @@ impl Batch {
     }
 
     /// Says for what the datagrams are taken out.
-    pub(super) const fn begin(&mut self, epoch: u64, until: Time, target: SocketAddr) {
-        (self.epoch, self.until, self.target) = (epoch, until, target);
+    pub(super) const fn begin(&mut self, epoch: u64, until: Time, target: SocketAddr, ports: u32) {
+        (self.epoch, self.until, self.target, self.ports) = (epoch, until, target, ports);
     }
 
     pub(super) fn clear(&mut self) {

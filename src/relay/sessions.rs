@@ -5,18 +5,13 @@
 //! back. The table is bounded. When it is full a session with nothing held gives way, the one longest silent first; if every session has
 //! something held, the newcomer is refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
+use super::replies::Replies;
 use crate::buffer::SessionId;
 use crate::time::Time;
 use crate::wire::{AgentId, agent_id};
-
-/// Gaps between replies shorter than this say nothing of the agent's control period (a push of configuration, say).
-const CONTROL_PERIOD_MIN: Duration = Duration::from_secs(10);
-/// Silence of this many control periods is a warning.
-const CONTROL_PERIODS_MISSED: u32 = 3;
 
 /// Where a datagram came from, and so where its replies go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +36,9 @@ pub(super) struct Sessions {
     max: SessionId,
     table: Vec<Session>,
     ids: HashMap<Key, SessionId>,
+    /// Those whose replies were found missing, and have not come since.
+    silent: HashSet<SessionId>,
+    newest_reply: Option<Time>,
 }
 
 type Key = (IpAddr, Option<AgentId>);
@@ -55,18 +53,9 @@ struct Session {
     replies: Replies,
 }
 
-/// Whether replies keep coming.
-#[derive(Clone, Copy, Debug, Default)]
-struct Replies {
-    last: Option<Time>,
-    longest_gap: Duration,
-    /// Something was released since the last reply.
-    asked: bool,
-}
-
 impl Sessions {
     pub(super) fn new(max: SessionId) -> Self {
-        Self { max, table: Vec::new(), ids: HashMap::new() }
+        Self { max, table: Vec::new(), ids: HashMap::new(), silent: HashSet::new(), newest_reply: None }
     }
 
     /// The session of a datagram, made if need be. `None` when every place is taken by a session with something held.
@@ -107,31 +96,39 @@ impl Sessions {
         self.table[usize::from(id)].held -= 1;
     }
 
-    pub(super) fn handle_released(&mut self, id: SessionId) {
-        self.table[usize::from(id)].replies.asked = true;
+    /// A datagram of this session was released; the link has been up since `up_since`.
+    pub(super) fn handle_released(&mut self, now: Time, id: SessionId, up_since: Time) {
+        let replies = &mut self.table[usize::from(id)].replies;
+        replies.handle_released(now, up_since);
+        if replies.are_missing(now) {
+            self.silent.insert(id);
+        }
     }
 
     /// A reply came; where it goes.
-    pub(super) fn handle_reply(&mut self, now: Time, session: SessionRef) -> Option<Origin> {
+    pub(super) fn handle_reply(&mut self, now: Time, session: SessionRef, up_since: Option<Time>) -> Option<Origin> {
         let found =
             self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
-        let gap = found.replies.last.map_or(Duration::ZERO, |last| now.since(last));
-        let longest = found.replies.longest_gap;
-        // A gap far beyond all before it is an outage and says nothing of the period.
-        let usual = longest < CONTROL_PERIOD_MIN || gap <= longest * CONTROL_PERIODS_MISSED;
-        let longest_gap = if usual { longest.max(gap) } else { longest };
-        found.replies = Replies { last: Some(now), longest_gap, asked: false };
+        found.replies.handle_reply(now, up_since);
+        self.newest_reply = Some(now);
+        self.silent.remove(&session.id);
         Some(found.origin)
     }
 
-    /// Some session used to get replies and has had none for three of its control periods, although it went on sending.
-    pub(super) fn replies_missing(&self, now: Time) -> bool {
-        self.table.iter().any(|session| {
-            let Replies { last, longest_gap, asked } = session.replies;
-            let period = longest_gap.max(CONTROL_PERIOD_MIN);
-            let known = longest_gap >= CONTROL_PERIOD_MIN;
-            known && asked && last.is_some_and(|last| now.since(last) > period * CONTROL_PERIODS_MISSED)
-        })
+    /// Sessions that used to get replies and get none any more, although they go on sending.
+    pub(super) fn silent(&self, now: Time) -> usize {
+        self.missing(now).count()
+    }
+
+    /// Some session misses its replies, and in the last of its control periods no other has got any.
+    pub(super) fn all_silent(&self, now: Time) -> bool {
+        let quiet = self.newest_reply.map(|newest| now.since(newest));
+        self.missing(now).any(|replies| quiet.is_some_and(|quiet| quiet > replies.period()))
+    }
+
+    fn missing(&self, now: Time) -> impl Iterator<Item = &Replies> {
+        let replies = self.silent.iter().map(|&id| &self.table[usize::from(id)].replies);
+        replies.filter(move |replies| replies.are_missing(now))
     }
 }
 
@@ -164,10 +161,10 @@ mod tests {
         sessions.admit(Time::ZERO, origin(1, 1000), b"x");
         sessions.admit(Time::ZERO, origin(1, 2000), b"x");
         let first = sessions.reference(0);
-        assert_eq!(sessions.handle_reply(Time::ZERO, first), Some(origin(1, 2000)));
+        assert_eq!(sessions.handle_reply(Time::ZERO, first, None), Some(origin(1, 2000)));
         assert_eq!(sessions.admit(Time::ZERO, origin(2, 1), b"x"), Some(0));
-        assert_eq!(sessions.handle_reply(Time::ZERO, first), None, "the first agent has given way");
-        assert_eq!(sessions.handle_reply(Time::ZERO, sessions.reference(0)), Some(origin(2, 1)));
+        assert_eq!(sessions.handle_reply(Time::ZERO, first, None), None, "the first agent has given way");
+        assert_eq!(sessions.handle_reply(Time::ZERO, sessions.reference(0), None), Some(origin(2, 1)));
     }
 
     #[test]
@@ -184,19 +181,31 @@ mod tests {
     }
 
     #[test]
-    fn replies_that_stop_are_missed_after_three_control_periods() {
-        let mut sessions = Sessions::new(1);
-        sessions.admit(Time::ZERO, origin(1, 1), b"x");
-        let session = sessions.reference(0);
-        for second in [0, 20, 40] {
-            sessions.handle_reply(Time::from_millis(second * 1_000), session);
+    fn each_session_has_a_silence_of_its_own() {
+        let second = |at: u64| Time::from_millis(at * 1_000);
+        let mut sessions = Sessions::new(3);
+        for host in 1..=3 {
+            sessions.admit(Time::ZERO, origin(host, 1), b"x");
         }
-        assert!(!sessions.replies_missing(Time::from_millis(200_000)), "nothing was released since");
-        sessions.handle_released(0);
-        assert!(!sessions.replies_missing(Time::from_millis(100_000)));
-        assert!(sessions.replies_missing(Time::from_millis(100_001)));
-        sessions.handle_reply(Time::from_millis(9_000_000), session);
-        sessions.handle_released(0);
-        assert!(sessions.replies_missing(Time::from_millis(9_060_001)), "the long silence has not become the period");
+        // The first is stopped after a while, the second gets no replies any more, and the third does.
+        for at in 0..=100 {
+            for id in 0..3 {
+                if id > 0 || at <= 30 {
+                    sessions.handle_released(second(at), id, Time::ZERO);
+                }
+                if at % 10 == 0 && (at <= 20 || id == 2) {
+                    sessions.handle_reply(second(at), sessions.reference(id), Some(Time::ZERO));
+                }
+            }
+        }
+        assert_eq!(sessions.silent(second(100)), 1);
+        assert!(!sessions.all_silent(second(100)), "the path is good: another gets its replies");
+        for at in 101..=111 {
+            sessions.handle_released(second(at), 1, Time::ZERO);
+        }
+        assert!(sessions.all_silent(second(111)), "nobody does");
+        sessions.handle_reply(second(112), sessions.reference(1), Some(Time::ZERO));
+        assert_eq!(sessions.silent(second(112)), 0);
+        assert!(!sessions.all_silent(second(112)));
     }
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::wire::{Incarnation, Port, Receives, Verdict};
 
 mod histories;
+mod silence;
 mod stream;
 
 const TARGET: ([u8; 4], u16) = ([10, 0, 0, 2], 1_514);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::outages::ride_out;
-use crate::scene::{AGENT, Scene, find_line};
+use crate::scene::{AGENT, Scene, find_line, worth};
 use crate::support::namespaces::Side;
 use crate::support::pause_for;
 
@@ -37,4 +37,38 @@ fn a_datagram_that_a_router_throws_away_for_its_size_is_sent_again_and_no_other_
     let said = scene.client().output();
     assert!(find_line(&said, &["Message too long"]).is_ok(), "the router has said nothing: {said}");
     scene.expect_accounts(count);
+}
+
+#[test]
+fn where_replies_stop_another_port_is_tried_and_what_is_not_confirmed_is_sent_again() {
+    let mut scene = Scene::up();
+    // Of one session, since neither has its id in front: one asks for a reply each 11 s, as an agent does with its control messages, one sends.
+    let ask = |scene: &mut Scene, number: u64| {
+        let start = number.to_string();
+        let mut traffic = scene.send_as("900", 1, &["--ping", "--start", &start, "--linger-ms", "200"]);
+        Scene::wait_until_sent(&mut traffic)
+    };
+    let events = worth(Duration::from_secs(90));
+    let mut traffic = scene.send_as(AGENT, events, &[]);
+    let mut number = 0;
+    let mut stale = None;
+    let mut last = 0;
+    while scene.received(AGENT).newest() < events {
+        number += 1;
+        last = ask(&mut scene, number).get("replies");
+        if number == 3 {
+            scene.net.mislead(1_517);
+            stale = Some(scene.received(AGENT).newest());
+        }
+        pause_for(Duration::from_secs(11));
+    }
+    assert_eq!(last, 1, "replies come again");
+    scene.wait_until_client_says(&["remoted's replies have stopped: sending from other UDP ports"]);
+    Scene::wait_until_sent(&mut traffic);
+    // What was confirmed before anybody could know is lost: no more than what was sent in the time that a warning takes.
+    let received = scene.received(AGENT);
+    let after = stale.expect("it was misled") + worth(Duration::from_secs(50));
+    let late = received.took.range(after..).count() as u64;
+    assert_eq!(late, events + 1 - after, "lost after the change of ports: {received:?}");
+    scene.wait_until_client_says(&["UDP to remoted seems good again"]);
 }

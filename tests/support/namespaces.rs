@@ -200,6 +200,16 @@ impl Namespaces {
         "fd00:79::1"
     }
 
+    /// Datagrams to remoted from that port arrive nowhere, and those from others do: on the way a translation of addresses has an old entry for it.
+    pub(crate) fn mislead(&self, source_port: u16) {
+        let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
+        let rule = format!("udp sport {source_port} udp dport 1514 drop");
+        self.nft(
+            Side::Server,
+            &format!("add table netdev obk\nadd chain netdev obk stale {chain}\nadd rule netdev obk stale {rule}\n"),
+        );
+    }
+
     /// One more IPv4 address for the host.
     pub(crate) fn add_address(&self, side: Side, address: &str) {
         self.ip(side, &["addr", "add", &format!("{address}/24"), "dev", WIRE]);

@@ -19,7 +19,7 @@ impl Bench {
             held: Tally::default(),
             unsent: Tally::default(),
             counters: Counters::default(),
-            replies_missing: false,
+            replies_missing: 0,
         };
         Self { report: Report::new(Time::ZERO), snapshot, at: 0 }
     }
@@ -166,8 +166,17 @@ fn other_drops_are_told_with_their_reason() {
 #[test]
 fn a_path_that_seems_blocked_is_warned_of_once() {
     let mut bench = Bench::up();
-    bench.snapshot.replies_missing = true;
-    assert_eq!(bench.pass(100_000), ["UDP to remoted seems blocked: no replies any more, and heartbeats are good"]);
+    bench.snapshot.replies_missing = 1;
+    let warning =
+        |who: &str| format!("UDP to remoted seems blocked: no replies any more to {who}, and heartbeats are good");
+    assert_eq!(bench.pass(100_000), [warning("1 agent")]);
+    bench.snapshot.replies_missing = 3;
+    assert_eq!(bench.pass(100_000), [warning("3 agents")], "one that is known hides no others");
+    bench.snapshot.replies_missing = 1;
+    assert_eq!(bench.pass(100_000), Vec::<String>::new());
+    bench.snapshot.replies_missing = 0;
+    let good = "UDP to remoted seems good again: no agent misses replies, and no datagram is refused";
+    assert_eq!(bench.pass(100_000), [good], "the warning ends");
     let mut bench = Bench::up();
     let lines = bench.stand(Standing::Refused, 100_000);
     assert_eq!(lines.len(), 2, "{lines:?}");
