@@ -29,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use mio::net::UdpSocket;
@@ -38,11 +38,12 @@ use parking_lot::Mutex;
 
 use crate::keyfile;
 use crate::link::Standing;
-use crate::net::udp::send_from;
+use crate::net::udp::{kernel_drops, send_from};
 use crate::net::{self, HostPort};
 use crate::privileges::{self, Right};
 use crate::relay::{self, Bells, Origin, Relay, Transport};
 use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
+use report::Report;
 
 /// Threads of this role, the resolver not counted.
 const THREADS: usize = 4;
@@ -158,6 +159,8 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let (stop_rest, rest_stop) = Stopper::new(vec![probe_bell.clone(), reply_bell.clone()]);
     let addresses = resolve::start(config, probe_bell)?;
 
+    let mut report = Report::new(net::now());
+    let told = &mut report;
     let outcome = scope(|scope| {
         let (crew, ended) = Crew::new(scope, THREADS);
         let spawned = (|| {
@@ -165,7 +168,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
             crew.spawn("receive", move || receive::run(&own, receive_poll, &stop))?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
             crew.spawn("probe", move || {
-                probe::Prober::new(own, config, key, addresses, probe_poll, outgoings).run(&stop)
+                probe::Prober::new(own, config, key, addresses, probe_poll, outgoings, told).run(&stop)
             })?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
             let upstreams = upstreams::Upstreams::new(config, sockets_max, upstreams, reply_bell);
@@ -181,8 +184,20 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         }
         conduct(&shared, config.drain, signals, &ended, &drained, stop_receive, stop_rest)
     });
-    report::farewell(&shared.relay.lock().snapshot(net::now()));
+    say_farewell(&shared, &mut report);
     outcome
+}
+
+/// All threads have ended: what they left to say.
+fn say_farewell(shared: &Shared, report: &mut Report) {
+    if let Some(drops) = kernel_drops(&shared.agents) {
+        report.handle_kernel_drops(drops);
+    }
+    let now = net::now();
+    let snapshot = shared.relay.lock().snapshot(now);
+    for line in report.farewell(now, SystemTime::now(), &snapshot) {
+        log::log!(line.level, "{}", line.text);
+    }
 }
 
 /// Waits for the end, and brings it about in order.

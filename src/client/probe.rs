@@ -45,8 +45,7 @@ pub(super) struct Prober<'a> {
     slow_told: Option<Time>,
     /// That nothing protects the connection was said.
     plain_told: bool,
-    report: Report,
-    kernel_drops: u32,
+    report: &'a mut Report,
     /// Transport tcp: what is to be written.
     outgoing: Receiver<Outgoing>,
 }
@@ -59,6 +58,7 @@ impl<'a> Prober<'a> {
         resolver: Resolver,
         poll: Poll,
         outgoing: Receiver<Outgoing>,
+        report: &'a mut Report,
     ) -> Self {
         let now = net::now();
         let bound = shared.agents.local_addr().ok();
@@ -72,8 +72,7 @@ impl<'a> Prober<'a> {
             fresh: false,
             slow_told: None,
             plain_told: false,
-            report: Report::new(now),
-            kernel_drops: 0,
+            report,
             outgoing,
         }
     }
@@ -380,8 +379,7 @@ impl<'a> Prober<'a> {
     fn tell(&mut self, now: Time) {
         let snapshot = self.shared.relay.lock().snapshot(now);
         if let Some(drops) = kernel_drops(&self.shared.agents) {
-            self.report.handle_kernel_drops(drops.wrapping_sub(self.kernel_drops));
-            self.kernel_drops = drops;
+            self.report.handle_kernel_drops(drops);
         }
         let silent = self.chosen.as_ref().map(|peer| format!("{} does not answer in time", peer.route.broker));
         let trouble = silent.as_deref().unwrap_or_else(|| self.attempts.trouble());

@@ -13,7 +13,7 @@ use log::Level;
 
 use crate::link::Standing;
 use crate::relay::{DropReason, Snapshot};
-use crate::time::Time;
+use crate::time::{Time, Utc};
 use crate::wire::Verdict;
 
 /// A change of the link is told when it has lasted this long.
@@ -38,11 +38,15 @@ pub(super) struct Report {
     /// What is, and since when.
     state: State,
     since: Time,
+    /// Why there is no connection.
+    trouble: String,
     /// When the outage that was told began.
     outage: Option<Time>,
     /// Beginning of the minute in which lines about the link are counted, and how many there were.
     minute: (Time, u32),
     sums: Sums,
+    /// The kernel's counter of the agent's socket.
+    kernel_drops: u32,
     /// What the last summary has told.
     told_sums: Sums,
     /// When something was first added since then.
@@ -84,6 +88,7 @@ enum Down {
 /// A time during which the buffer overflowed.
 #[derive(Clone, Copy, Debug)]
 struct Overflow {
+    began: Time,
     from: SystemTime,
     to: SystemTime,
     dropped: u64,
@@ -112,9 +117,11 @@ impl Report {
             told: None,
             state: State::Down(Down::NoServer),
             since: now,
+            trouble: String::new(),
             outage: Some(now),
             minute: (now, 0),
             sums: Sums::default(),
+            kernel_drops: 0,
             told_sums: Sums::default(),
             added: None,
             summed: None,
@@ -127,26 +134,53 @@ impl Report {
         }
     }
 
-    /// The kernel dropped datagrams at the agent's socket.
-    pub(super) const fn handle_kernel_drops(&mut self, count: u32) {
-        self.sums.kernel_drops += count as u64;
+    /// What the kernel dropped at the agent's socket so far. The counter wraps.
+    pub(super) const fn handle_kernel_drops(&mut self, counter: u32) {
+        self.sums.kernel_drops += counter.wrapping_sub(self.kernel_drops) as u64;
+        self.kernel_drops = counter;
     }
 
     /// Takes in the state; the lines that follow from it. `trouble` says why there is no connection.
     pub(super) fn observe(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot, trouble: &str) -> Vec<Line> {
         let mut lines = Vec::new();
-        self.observe_link(now, snapshot, trouble, &mut lines);
+        if self.trouble != trouble {
+            self.trouble = trouble.into();
+        }
+        self.observe_link(now, snapshot, &mut lines);
         self.observe_overflow(now, wall, snapshot, &mut lines);
         self.observe_blocked(now, snapshot, &mut lines);
-        self.observe_sums(now, snapshot, &mut lines);
+        self.observe_sums(now, snapshot);
+        if self.added.is_some() && self.summary_due().is_some_and(|due| now >= due) {
+            self.tell_sums(now, &mut lines);
+        }
+        lines
+    }
+
+    /// The last words: all that was not told yet, what is left, and what became of the rest.
+    pub(super) fn farewell(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot) -> Vec<Line> {
+        let mut lines = Vec::new();
+        self.observe_state(now, snapshot);
+        if self.told.is_some_and(|told| told != self.state) {
+            lines.push(self.link_line(snapshot));
+        }
+        self.observe_overflow(now, wall, snapshot, &mut lines);
+        if let Some(overflow) = self.overflow.take() {
+            lines.push(overflow.line(wall));
+        }
+        self.observe_sums(now, snapshot);
+        self.tell_sums(now, &mut lines);
+        lines.push(Line { level: Level::Info, text: account(snapshot) });
+        if snapshot.held.datagrams > 0 {
+            let held = amount(snapshot.held.datagrams, snapshot.held.bytes);
+            lines.push(Line { level: Level::Warn, text: format!("lost with this stop: {held}, not confirmed") });
+        }
         lines
     }
 
     /// When [`Self::observe`] has something to say although nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let lasting = (self.told != Some(self.state)).then(|| self.link_due());
-        let overflow = self.overflow.map(|overflow| overflow.latest + self.overflow_lull());
-        [lasting, overflow, self.summary_due()].into_iter().flatten().min()
+        [lasting, self.overflow_due(), self.summary_due()].into_iter().flatten().min()
     }
 
     /// When the state of the link is to be told, if it lasts: a link that changes all the time is told of a few times a minute.
@@ -162,33 +196,44 @@ impl Report {
         Some(self.summed.map_or(added, |summed| added.max(summed + SUMMARY)))
     }
 
-    fn observe_link(&mut self, now: Time, snapshot: &Snapshot, trouble: &str, lines: &mut Vec<Line>) {
+    fn observe_state(&mut self, now: Time, snapshot: &Snapshot) {
         let state = State::of(snapshot.standing);
-        if state != self.state {
-            if state.is_up() != self.state.is_up() {
-                if !state.is_up() && self.outage.is_none() {
-                    self.outage = Some(now);
-                }
-                if state.is_up() && self.told.is_some_and(State::is_up) {
-                    self.sums.flaps += 1;
-                    self.outage = None;
-                }
-                self.since = now;
-            } else if now.since(self.since) >= LASTING {
-                // From one reason to the next within an outage.
-                self.since = now;
-            }
-            self.state = state;
+        if state == self.state {
+            return;
         }
-        if self.told == Some(state) || now < self.link_due() {
+        if state.is_up() != self.state.is_up() {
+            if !state.is_up() && self.outage.is_none() {
+                self.outage = Some(now);
+            }
+            if state.is_up() && self.told.is_some_and(State::is_up) {
+                self.sums.flaps += 1;
+                self.outage = None;
+            }
+            self.since = now;
+        } else if now.since(self.since) >= LASTING {
+            // From one reason to the next within an outage.
+            self.since = now;
+        }
+        self.state = state;
+    }
+
+    fn observe_link(&mut self, now: Time, snapshot: &Snapshot, lines: &mut Vec<Line>) {
+        self.observe_state(now, snapshot);
+        if self.told == Some(self.state) || now < self.link_due() {
             return;
         }
         if now.since(self.minute.0) >= SUMMARY {
             self.minute = (now, 0);
         }
         self.minute.1 += 1;
+        lines.push(self.link_line(snapshot));
+        self.told = Some(self.state);
+    }
+
+    /// The state of the link, which differs from what was told.
+    fn link_line(&mut self, snapshot: &Snapshot) -> Line {
         let held = amount(snapshot.held.datagrams, snapshot.held.bytes);
-        match state {
+        match self.state {
             State::Up => {
                 let outage = self.outage.take().map(|began| self.since.since(began));
                 let after = match (self.told, outage) {
@@ -196,19 +241,18 @@ impl Report {
                     (None | Some(_), _) => String::new(),
                 };
                 let rest = if snapshot.held.datagrams > 0 { format!("; {held} to send") } else { String::new() };
-                lines.push(Line { level: Level::Info, text: format!("link up{after}{rest}") });
+                Line { level: Level::Info, text: format!("link up{after}{rest}") }
             }
             State::Down(down) => {
                 let why = match down {
-                    Down::NoServer => trouble.to_string(),
+                    Down::NoServer => self.trouble.clone(),
                     Down::Remote(verdict) => format!("remoted {verdict}"),
                     Down::Refused => "datagrams to remoted are refused, heartbeats are not".into(),
                 };
                 let so_far = if snapshot.held.datagrams > 0 { format!("; {held} so far") } else { String::new() };
-                lines.push(Line { level: Level::Warn, text: format!("link down: {why}; holding{so_far}") });
+                Line { level: Level::Warn, text: format!("link down: {why}; holding{so_far}") }
             }
         }
-        self.told = Some(state);
     }
 
     fn observe_overflow(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot, lines: &mut Vec<Line>) {
@@ -218,25 +262,26 @@ impl Report {
                 let text =
                     format!("buffer is full with {}: dropping", amount(snapshot.held.datagrams, snapshot.held.bytes));
                 lines.push(Line { level: Level::Warn, text });
-                Overflow { from: wall, to: wall, dropped: 0, latest: now }
+                Overflow { began: now, from: wall, to: wall, dropped: 0, latest: now }
             });
             overflow.dropped += total - self.overflow_seen;
             overflow.to = wall;
             overflow.latest = now;
             self.overflow_seen = total;
         }
-        // Full and idle is still full: an agent that says something now and then must not write two lines each time.
-        let lull = self.overflow_lull();
-        let over = |overflow: &Overflow| now.since(overflow.latest) >= lull;
-        if let Some(Overflow { from, to, dropped, .. }) = self.overflow.take_if(|overflow| over(overflow)) {
-            let text = format!("buffer was full from {} to {}: {dropped} dropped", clock(from), clock(to));
-            lines.push(Line { level: Level::Warn, text });
+        if self.overflow_due().is_some_and(|due| now >= due)
+            && let Some(overflow) = self.overflow.take()
+        {
+            lines.push(overflow.line(wall));
         }
     }
 
-    /// How long without a drop until the overflow is over.
-    const fn overflow_lull(&self) -> Duration {
-        if self.state.is_up() { LASTING } else { SUMMARY }
+    /// When the overflow counts as over, if nothing more is dropped. Full and idle is still full: an agent that says something now and then must
+    /// not write two lines each time. A link that is up makes room, and also then two lines a minute are enough.
+    fn overflow_due(&self) -> Option<Time> {
+        let overflow = self.overflow.as_ref()?;
+        let lull = if self.state.is_up() { LASTING } else { SUMMARY };
+        Some((overflow.latest + lull).max(overflow.began + SUMMARY))
     }
 
     fn observe_blocked(&mut self, now: Time, snapshot: &Snapshot, lines: &mut Vec<Line>) {
@@ -258,20 +303,22 @@ impl Report {
         (self.missing, self.refused) = (missing, refused);
     }
 
-    /// What has added up since the last summary.
-    fn observe_sums(&mut self, now: Time, snapshot: &Snapshot, lines: &mut Vec<Line>) {
+    fn observe_sums(&mut self, now: Time, snapshot: &Snapshot) {
         self.sums.others_drops = snapshot.counters.others_drops;
         self.sums.doubtful = snapshot.counters.doubtful;
         self.sums.dropped = DropReason::ALL.map(|reason| snapshot.counters.dropped(reason));
         // The overflow of the buffer has lines of its own.
         self.sums.dropped[DropReason::Overflow as usize] = 0;
-        if self.sums == self.told_sums {
-            return;
+        if self.sums != self.told_sums {
+            self.added.get_or_insert(now);
         }
-        let added = *self.added.get_or_insert(now);
-        if self.summary_due().is_none_or(|due| now < due) {
+    }
+
+    /// What has added up since the last summary.
+    fn tell_sums(&mut self, now: Time, lines: &mut Vec<Line>) {
+        let Some(added) = self.added.take() else {
             return;
-        }
+        };
         let (sums, told) = (self.sums, self.told_sums);
         let mut warn = |text: String| lines.push(Line { level: Level::Warn, text });
         let flaps = sums.flaps - told.flaps;
@@ -301,24 +348,31 @@ impl Report {
             }
         }
         self.told_sums = sums;
-        self.added = None;
         self.summed = Some(now);
     }
 }
 
-/// The last words: what is left, and what became of the rest.
-pub(super) fn farewell(snapshot: &Snapshot) {
+impl Overflow {
+    fn line(&self, wall: SystemTime) -> Line {
+        let (from, to, said) = (utc(self.from), utc(self.to), utc(wall));
+        // Times of the day on which this is said need no date.
+        let today = from.is_same_day(said) && to.is_same_day(said);
+        let moment = |at: Utc| if today { at.time_of_day() } else { format!("{}T{}", at.date(), at.time_of_day()) };
+        let text = format!("buffer was full from {}Z to {}Z: {} dropped", moment(from), moment(to), self.dropped);
+        Line { level: Level::Warn, text }
+    }
+}
+
+/// `stopped: 9 received, 9 confirmed, 0 dropped, 0 left`.
+fn account(snapshot: &Snapshot) -> String {
     let counters = snapshot.counters;
-    log::info!(
+    format!(
         "stopped: {} received, {} confirmed, {} dropped, {} left",
         counters.received,
         counters.confirmed,
         counters.dropped_total(),
         snapshot.held.datagrams
-    );
-    if snapshot.held.datagrams > 0 {
-        log::warn!("lost with this stop: {}, not confirmed", amount(snapshot.held.datagrams, snapshot.held.bytes));
-    }
+    )
 }
 
 /// `1204 datagrams (812 KiB)`.
@@ -357,8 +411,7 @@ fn duration(span: Duration) -> String {
     text
 }
 
-/// `02:10:03Z`: the time of day, UTC like the timestamps of the log.
-fn clock(at: SystemTime) -> String {
-    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() % 86_400;
-    format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+/// UTC, like the timestamps of the log.
+fn utc(at: SystemTime) -> Utc {
+    Utc::from_unix(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
 }

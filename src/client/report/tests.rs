@@ -45,6 +45,12 @@ impl Bench {
         }
     }
 
+    fn farewell(&mut self) -> Vec<String> {
+        let wall = UNIX_EPOCH + Duration::from_secs(WALL) + Duration::from_millis(self.at);
+        let lines = self.report.farewell(Time::from_millis(self.at), wall, &self.snapshot);
+        lines.into_iter().map(|line| line.text).collect()
+    }
+
     fn stand(&mut self, standing: Standing, millis: u64) -> Vec<String> {
         self.snapshot.standing = standing;
         self.pass(millis)
@@ -135,6 +141,75 @@ fn an_overflow_is_told_when_it_begins_and_when_it_is_over() {
     }
     assert_eq!(lines, ["buffer is full with 100 datagrams (100 bytes): dropping"]);
     assert_eq!(bench.pass(60_000), ["buffer was full from 02:00:05Z to 02:00:09Z: 500 dropped"]);
+}
+
+#[test]
+fn a_full_buffer_behind_a_good_link_is_told_of_twice_a_minute_at_most() {
+    let mut bench = Bench::up();
+    let mut lines = 0;
+    for _ in 0..400 {
+        bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Overflow, 1);
+        lines += bench.pass(1_500).len();
+    }
+    assert!((18..=20).contains(&lines), "{lines} lines in ten minutes");
+}
+
+#[test]
+fn an_overflow_of_another_day_has_dates() {
+    let mut bench = Bench::up();
+    bench.stand(Standing::Unreachable, 2_000);
+    let mut lines = Vec::new();
+    for _ in 0..49 {
+        bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Overflow, 1);
+        lines = bench.pass(30_000);
+        bench.at += 3_570_000;
+    }
+    assert_eq!(lines, Vec::<String>::new());
+    bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Overflow, 1);
+    bench.pass(1_000);
+    let lines = bench.stand(Standing::Up, 1_000);
+    let said = "buffer was full from 2026-11-24T02:00:07Z to 2026-11-26T03:00:07Z: 50 dropped";
+    assert_eq!(lines, [said, "link up after 2d1h0m"]);
+}
+
+#[test]
+fn what_was_yesterday_has_a_date_also_if_it_was_short() {
+    let mut bench = Bench::up();
+    bench.at = 22 * 3_600_000 - 10_000;
+    bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Overflow, 1);
+    let lines = bench.pass(60_000);
+    assert_eq!(lines[1], "buffer was full from 2026-11-24T23:59:50Z to 2026-11-24T23:59:50Z: 1 dropped");
+}
+
+#[test]
+fn a_stop_tells_all_that_was_not_told_yet() {
+    let mut bench = Bench::up();
+    for _ in 0..4 {
+        bench.stand(Standing::Unanswered, 300);
+        bench.stand(Standing::Up, 300);
+    }
+    bench.report.handle_kernel_drops(7);
+    bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Overflow, 2);
+    bench.stand(Standing::Unreachable, 500);
+    bench.report.handle_kernel_drops(9);
+    bench.snapshot.counters = bench.snapshot.counters.with_dropped(DropReason::Overflow, 1);
+    bench.snapshot.held = Tally { datagrams: 3, bytes: 300 };
+    let lines = bench.farewell();
+    let expected = [
+        "link down: no route to host; holding; 3 datagrams (300 bytes) so far",
+        "buffer was full from 02:00:07Z to 02:00:07Z: 3 dropped",
+        "link was down for less than a second, 2 times",
+        "the kernel dropped 9 datagrams from agents: raise --rcvbuf",
+        "stopped: 0 received, 0 confirmed, 3 dropped, 3 left",
+        "lost with this stop: 3 datagrams (300 bytes), not confirmed",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_stop_with_nothing_to_tell_is_one_line() {
+    assert_eq!(Bench::new().farewell(), ["stopped: 0 received, 0 confirmed, 0 dropped, 0 left"]);
+    assert_eq!(Bench::up().farewell(), ["stopped: 0 received, 0 confirmed, 0 dropped, 0 left"]);
 }
 
 #[test]

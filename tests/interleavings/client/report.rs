@@ -23,13 +23,15 @@ impl Report {
         Vec::new()
     }
 
+    #[expect(clippy::unused_self)]
+    pub(super) fn farewell(&mut self, _: Time, _: SystemTime, snapshot: &Snapshot) -> Vec<Line> {
+        crate::system::System::here().say_farewell(*snapshot);
+        Vec::new()
+    }
+
     pub(super) const fn next_deadline(&self) -> Option<Time> {
         None
     }
-}
-
-pub(super) fn farewell(snapshot: &Snapshot) {
-    crate::system::System::here().say_farewell(*snapshot);
 }
 
 pub(super) fn size(bytes: u64) -> String {
