@@ -102,7 +102,7 @@ impl Shared {
     fn pass_on(&self, origin: Origin, reply: &[u8]) {
         log::trace!(target: "ossec_broker::datagram", "reply of {} bytes to {}", reply.len(), origin.agent);
         if let Err(error) = send_from(&*self.agents, origin.local, origin.agent, reply) {
-            log::debug!("cannot pass a reply on to {}: {error:?}", origin.agent);
+            log::debug!("cannot pass a reply on to {}: {error}", origin.agent);
         }
     }
 

@@ -100,7 +100,8 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         required: config.required.clone(),
     };
     let who = config.names.as_ref().map_or_else(|| "any process".into(), |names| names.join(" or "));
-    let at = if wanted.addresses.is_empty() { String::new() } else { format!(" of {:?}", wanted.addresses) };
+    let addresses: Vec<String> = wanted.addresses.iter().map(ToString::to_string).collect();
+    let at = if addresses.is_empty() { String::new() } else { format!(" of {}", addresses.join(" and ")) };
     log::info!("looking for {who} on UDP port {}{at}", config.remoted.port);
     for path in config.names.iter().flatten().filter(|name| name.contains('/')) {
         if let Err(error) = std::fs::metadata(path) {

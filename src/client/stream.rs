@@ -146,7 +146,7 @@ impl<'a> Streamer<'a> {
         if self.shared.takes_empty.load(std::sync::atomic::Ordering::Relaxed)
             && let (0, Err(error)) = send_batch(socket, target, &[b""])
         {
-            log::debug!("cannot open the way for replies from {target}: {error:?}");
+            log::debug!("cannot open the way for replies from {target}: {error}");
         }
     }
 }

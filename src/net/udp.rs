@@ -74,6 +74,15 @@ pub enum SendError {
     Refused(io::Error),
 }
 
+impl std::fmt::Display for SendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unsendable(error) | Self::Refused(error) => error.fmt(f),
+            Self::Busy => f.write_str("the system has no room"),
+        }
+    }
+}
+
 impl Default for Inbox {
     fn default() -> Self {
         Self { slots: vec![0; SLOTS * SLOT_BYTES], read: 0, arrivals: Vec::with_capacity(SLOTS), headers: headers() }

@@ -192,7 +192,7 @@ pub fn collect(datagram: &[u8], sequence: u32, sights: &mut Vec<Sight>) -> io::R
             NetlinkPayload::Done(done) if done.code == 0 => return Ok(true),
             NetlinkPayload::Done(done) => return Err(refusal(done.code)),
             NetlinkPayload::Error(error) => return Err(refusal(error.raw_code())),
-            other => return Err(invalid(format!("an unexpected answer: {other:?}"))),
+            _ => return Err(invalid("an answer of another kind")),
         }
     }
     Ok(false)

@@ -132,6 +132,11 @@ impl Conn {
         self.conversation.is_client()
     }
 
+    /// It has not said what it is.
+    pub(super) const fn is_stranger(&self) -> bool {
+        self.conversation.is_stranger()
+    }
+
     /// It has greeted: looks up where its datagrams arrive.
     pub(super) fn note_destination(&mut self) {
         let Some((target, streams)) = self.conversation.target() else {

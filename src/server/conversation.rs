@@ -148,6 +148,11 @@ impl Conversation {
         matches!(self.stage, Stage::Client { .. })
     }
 
+    /// It has not said what it is.
+    pub const fn is_stranger(&self) -> bool {
+        matches!(self.stage, Stage::New | Stage::Ungreeted)
+    }
+
     /// Where a client says that its datagrams go, and whether they come over the connection.
     pub const fn target(&self) -> Option<(Target, bool)> {
         match self.stage {

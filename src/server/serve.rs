@@ -348,19 +348,17 @@ impl<'a> Server<'a> {
             Close::Ended => log::debug!("{} closed its connection", conn.address),
             Close::Broken(Broken::Seal(why)) => self.complaints.strange(conn.address, why),
             Close::Garbage(why @ Garbage::KeyWanted) => self.complaints.strange(conn.address, why),
-            Close::Garbage(what) => {
-                self.complaints.garbage += 1;
-                log::debug!("{} is cut off: {what}", conn.address);
+            Close::Garbage(what) => self.complaints.cut(conn.address, what),
+            Close::Silent if conn.is_stranger() => {
+                self.complaints.cut(conn.address, &"it did not say in time what it is");
             }
-            Close::Silent => {
-                self.complaints.garbage += 1;
-                log::debug!("{} is cut off: silent for too long", conn.address);
+            // Its host or the way to it is gone, or it has made another one: that happens every day.
+            Close::Silent if conn.is_client() => {
+                log::debug!("client {} was silent for too long: its connection is closed", conn.address);
             }
+            Close::Silent => log::debug!("{} did not close its connection", conn.address),
             Close::Replaced => log::debug!("{} has a newer connection", conn.address),
-            Close::Broken(Broken::SlowReader) => {
-                self.complaints.slow += 1;
-                log::debug!("{} is cut off: it does not read", conn.address);
-            }
+            Close::Broken(why @ Broken::SlowReader) => self.complaints.cut(conn.address, why),
             Close::Broken(broken) => log::debug!("connection of {} lost: {broken}", conn.address),
         }
         if !conn.is_client() {

@@ -90,7 +90,10 @@ impl Server<'_> {
     /// Datagrams in this name are known to get through: the streams that waited for that begin.
     fn carry(&mut self, now: Time, source: IpAddr) {
         for (id, stream) in self.attachments.take_waiting(source) {
-            log::debug!("a stream begins in the name of {source}");
+            match self.config.inject {
+                Inject::Spoof => log::debug!("a stream begins in the name of {source}"),
+                Inject::Local => log::debug!("a stream of {source} begins in the name of this host"),
+            }
             let before = self.gate.handle_attach(now, id, stream, source);
             if let Some(before) = before.and_then(|before| self.token(before)) {
                 self.close(before, &Close::Replaced);
@@ -126,7 +129,7 @@ impl Server<'_> {
     /// Nothing can be injected for a client: it is told, and the log.
     fn cannot_inject(&mut self, now: Time, token: Token, why: String) {
         self.refuse(now, token, why.clone());
-        self.complaints.injecting = Some(why);
+        self.complaints.uninjected(why);
     }
 
     /// Tells a client why its connection is of no use; it tries again at its slowest pace.
@@ -164,7 +167,7 @@ impl Server<'_> {
                 if let Some(token) = connection.and_then(|connection| self.token(connection)) {
                     self.refuse(now, token, why.clone());
                 }
-                self.complaints.injecting = Some(why);
+                self.complaints.uninjected(why);
             }
         }
         self.tell_streams();

@@ -36,9 +36,11 @@ impl Server<'_> {
             }
             let scattered = found.scattered();
             if !scattered.is_empty() && !std::mem::replace(&mut self.scattered_told, true) {
+                let pids: Vec<String> = scattered.iter().map(ToString::to_string).collect();
                 log::warn!(
-                    "the processes {scattered:?} cannot be of one OSSEC, and count as one remoted that is up while any of \
-                     them is: name the one that is meant with --process /path/to/its/executable"
+                    "the processes {} cannot be of one OSSEC, and count as one remoted that is up while any of \
+                     them is: name the one that is meant with --process /path/to/its/executable",
+                    pids.join(", ")
                 );
             }
             self.found = found;

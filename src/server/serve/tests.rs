@@ -126,3 +126,33 @@ fn a_search_is_due_each_half_minute_and_soon_after_a_socket_has_come() {
     let _second = UdpSocket::bind(("127.0.0.2", port)).expect("another address");
     assert_eq!([60, 61, 62].map(&mut searches), [false, true, false]);
 }
+
+/// A client's connection falls silent with every cut of the way to it: the log must not call that a stranger.
+#[test]
+fn only_who_never_said_what_it_is_is_complained_of_for_its_silence() {
+    let config = config();
+    let (_founds, founds) = bounded(1);
+    let (mut server, mut client) = served(&config, bounded(1).0, founds);
+    let mut hello = Vec::new();
+    let (features, target) = (crate::wire::Features::NONE, crate::wire::Target::NONE);
+    let greeting = crate::wire::Hello { version: crate::wire::VERSION, features, stream: 1, interval_ms: 100, target };
+    Frame::Hello(greeting).encode(&mut hello);
+    client.write_all(&hello).expect("it listens");
+    let deadline = net::now() + PATIENCE;
+    let mut events = Events::with_capacity(8);
+    while !server.conns.values().any(Conn::is_client) {
+        assert!(net::now() < deadline, "it does not take the greeting");
+        server.poll.poll(&mut events, Some(PATIENCE)).expect("the system waits");
+        server.take_events(net::now(), &events);
+    }
+    let later = net::now() + Duration::from_hours(2);
+    server.sweep(later);
+    assert!(server.conns.is_empty());
+    assert_eq!(server.complaints.lines(), Vec::<String>::new());
+
+    let _stranger = TcpStream::connect(server.listener.local_addr().expect("it is bound")).expect("it listens");
+    server.accept(net::now());
+    server.sweep(later);
+    let expected = "1 connection cut off, the last from 127.0.0.1: it did not say in time what it is";
+    assert_eq!(server.complaints.lines(), [expected]);
+}
