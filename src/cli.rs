@@ -4,20 +4,21 @@
 mod tests;
 mod values;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::{EarlyExit, FromArgs};
 
 use crate::buffer::SESSION_ID_MAX;
-use crate::net::HostPort;
+use crate::net::{self, HostPort};
 use crate::relay::FullPolicy;
 use crate::{check, client, link, relay, server};
-use values::{BufferBytes, Full, Host, Injected, Prefix, Resend, Span, Way};
+use values::{BufferBytes, Full, Host, Injected, Prefix, Resend, Source, Span, Way};
 
 const DEFAULT_PORT_REMOTED: u16 = 1_514;
 const DEFAULT_PORT_BROKER: u16 = 1_517;
+/// Hours of an agent that sends a few events a second.
+const BUFFER_BYTES_DEFAULT: usize = 64 << 20;
 const ROLES: [&str; 4] = ["client", "server", "check", "genkey"];
 /// More frequent heartbeats of an idle link would only cost.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -60,7 +61,7 @@ struct ClientArgs {
 
     /// source address towards the server, for hosts with several
     #[argh(option, arg_name = "ip")]
-    source: Option<IpAddr>,
+    source: Option<Source>,
 
     /// source port of the first session; others take the next free ones upward (1517)
     #[argh(option, arg_name = "port", default = "DEFAULT_PORT_BROKER")]
@@ -87,8 +88,8 @@ struct ClientArgs {
     resend: Resend,
 
     /// memory for datagrams, overhead included (64MiB)
-    #[argh(option, arg_name = "size", default = "BufferBytes(64 << 20)")]
-    buffer: BufferBytes,
+    #[argh(option, arg_name = "size")]
+    buffer: Option<BufferBytes>,
 
     /// what gives way when the buffer is full: drop-oldest or drop-newest (drop-oldest)
     #[argh(option, arg_name = "policy", default = "Full(FullPolicy::DropOldest)")]
@@ -274,6 +275,11 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
     if args.lease.0 > args.timeout.0 {
         return Err("--lease is longer than --timeout, which bounds it".into());
     }
+    if let (Some(buffer), Some(memory)) = (args.buffer, net::memory_bytes())
+        && buffer.0 as u64 > memory
+    {
+        return Err(format!("--buffer: this host has {} MiB of memory, swap included", memory >> 20));
+    }
     let server = args.server.with_port(DEFAULT_PORT_REMOTED);
     let listen = args.listen.with_port(DEFAULT_PORT_REMOTED);
     if listen == server {
@@ -286,7 +292,7 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
         broker: args.broker.map(|broker| broker.with_port(DEFAULT_PORT_BROKER)),
         broker_port: DEFAULT_PORT_BROKER,
         listen,
-        source: args.source.map(|source| source.to_canonical()),
+        source: args.source.map(|source| source.0),
         source_port: args.source_port,
         timeout: args.timeout.0,
         receive_buffer_bytes: args.rcvbuf.0,
@@ -294,7 +300,7 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
         psk_file: args.psk_file,
         user: args.user,
         relay: relay::Config {
-            buffer_bytes: args.buffer.0,
+            buffer_bytes: args.buffer.map_or(BUFFER_BYTES_DEFAULT, |buffer| buffer.0),
             full: args.full.0,
             max_age: args.max_age.map(|span| span.0),
             rate: args.rate,

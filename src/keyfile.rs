@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+
+use nix::unistd::{Uid, geteuid};
 
 use crate::seal::Key;
 
@@ -15,7 +17,7 @@ const OTHERS: u32 = 0o027;
 /// Reads the key.
 ///
 /// # Errors
-/// Says which file, and why: it cannot be read, everybody may read it, it holds no key.
+/// Says which file, and why: it cannot be read, it is somebody else's, everybody may read it, it holds no key.
 pub fn load(path: &Path) -> Result<Key, String> {
     let cannot = |error: std::io::Error| format!("cannot read the key {}: {error}", path.display());
     let file = File::open(path).map_err(|error| match error.kind() {
@@ -26,6 +28,12 @@ pub fn load(path: &Path) -> Result<Key, String> {
     if metadata.is_dir() {
         return Err(cannot(ErrorKind::IsADirectory.into()));
     }
+    if !is_trusted(Uid::from_raw(metadata.uid()), geteuid()) {
+        let own = geteuid();
+        let whose = if own.is_root() { "root".to_string() } else { format!("root or to user {own}, that runs this") };
+        let (path, owner) = (path.display(), metadata.uid());
+        return Err(format!("cannot use the key {path}: it belongs to user {owner}, and must belong to {whose}"));
+    }
     if metadata.permissions().mode() & OTHERS != 0 {
         return Err(format!("cannot use the key {}: others may read or write it; chmod 600 it", path.display()));
     }
@@ -33,6 +41,11 @@ pub fn load(path: &Path) -> Result<Key, String> {
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(cannot)?;
     Key::from_text(&String::from_utf8_lossy(&bytes))
         .map_err(|why| format!("cannot use the key {}: {why}", path.display()))
+}
+
+/// Whoever owns the file knows the key and can change it at any time, whatever its permissions say.
+const fn is_trusted(owner: Uid, own: Uid) -> bool {
+    owner.is_root() || owner.as_raw() == own.as_raw()
 }
 
 /// A key that nobody has.
@@ -69,6 +82,20 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_file(&self.0);
         }
+    }
+
+    #[test]
+    fn a_key_file_belongs_to_root_or_to_who_runs_this() {
+        let [root, user, other] = [0, 1_000, 1_001].map(Uid::from_raw);
+        assert!(is_trusted(root, root) && is_trusted(user, user) && is_trusted(root, user));
+        assert!(!is_trusted(user, root) && !is_trusted(other, user));
+        if !geteuid().is_root() {
+            return;
+        }
+        // Only root can give a file away.
+        let key = Scratch::new(&generate().expect("the system gives random numbers").to_text(), 0o600);
+        std::os::unix::fs::chown(&key.0, Some(4_711), None).expect("root may");
+        assert!(load(&key.0).is_err_and(|why| why.contains("belongs to user 4711")));
     }
 
     #[test]

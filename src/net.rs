@@ -9,9 +9,10 @@ pub mod raw;
 pub mod udp;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 
 use mio::net::{TcpListener, TcpStream, UdpSocket};
+use nix::net::if_::if_nametoindex;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
@@ -53,23 +54,51 @@ pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
+/// The memory of this host in bytes, swap included, where the system tells.
+pub fn memory_bytes() -> Option<u64> {
+    let info = nix::sys::sysinfo::sysinfo().ok()?;
+    info.ram_total().checked_add(info.swap_total())
+}
+
 /// A host, by name or address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// A name, or an IPv4 or IPv6 address without brackets.
+    /// A name, or an IPv4 or IPv6 address without brackets; a link-local one has an interface: `fe80::1%eth0`.
     pub host: String,
     /// The port.
     pub port: u16,
 }
 
 impl HostPort {
-    /// The address, if the host is one: nothing is to be resolved then.
+    /// The address, if the host is one: nothing is to be resolved then. An interface is a name like any other: it may come later than this
+    /// program, and come again with another number.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip.to_canonical(), self.port))
+        match self.zoned() {
+            Some((address, zone)) => zone.parse().ok().map(|index| self.at(address, index)),
+            None => self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip.to_canonical(), self.port)),
+        }
+    }
+
+    /// An address and its interface, if the host is such.
+    fn zoned(&self) -> Option<(Ipv6Addr, &str)> {
+        let (address, zone) = self.host.split_once('%')?;
+        Some((address.parse().ok()?, zone))
+    }
+
+    fn at(&self, address: Ipv6Addr, interface: u32) -> SocketAddr {
+        SocketAddrV6::new(address, self.port, 0, interface).into()
     }
 
     /// All addresses of the host, as the system's resolver orders them. May block for as long as that takes.
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Some(address) = self.address() {
+            return Ok(vec![address]);
+        }
+        if let Some((address, zone)) = self.zoned() {
+            let interface = if_nametoindex(zone);
+            let index = interface.map_err(|_| io::Error::other(format!("there is no interface {zone}")))?;
+            return Ok(vec![self.at(address, index)]);
+        }
         let found: Vec<SocketAddr> = (self.host.as_str(), self.port).to_socket_addrs()?.map(canonical).collect();
         if found.is_empty() {
             Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))

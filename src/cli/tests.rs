@@ -111,7 +111,20 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("client --server a --interval 9ms", "at least 10ms"),
         ("client --server a --lease 3s", "--timeout"),
         ("client --server a --buffer 1", "at least 64 KiB"),
-        ("client --server a --buffer 64MB", "no size"),
+        ("client --server a --buffer 64TB", "no size"),
+        ("client --server a --buffer 999999GiB", "of memory"),
+        ("client --server a --listen 224.0.0.1:1514", "multicast"),
+        ("client --server a --listen [ff02::1]:1514", "multicast"),
+        ("client --server 255.255.255.255", "broadcast"),
+        ("client --server a --broker ::ffff:224.0.0.1", "multicast"),
+        ("client --server a --source 224.0.0.1", "multicast"),
+        ("client --server a --source fe80::1", "leave --source out"),
+        ("client --server fe80::1", "fe80::1%eth0"),
+        ("client --server [fe80::1%]:1514", "is missing"),
+        ("client --server ::1%lo", "only a link-local address"),
+        ("check --broker 239.1.2.3", "multicast"),
+        ("server --listen 224.0.0.1:1517", "multicast"),
+        ("server --remoted 255.255.255.255:1514", "broadcast"),
         ("client --server a --buffer 99999999999GiB", "no size"),
         ("client --server a --rcvbuf 0", "1GiB"),
         ("client --server a --rate 0", "rate"),
@@ -144,6 +157,46 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         let text = wrong(line);
         assert!(text.ends_with('\n') && !text.ends_with("\n\n"), "{line:?} says {text:?}, which is not whole lines");
         assert!(text.contains(hint), "{line:?} says {text:?}, which does not mention {hint:?}");
+    }
+}
+
+#[test]
+fn sizes_are_understood_however_they_are_written() {
+    for (text, bytes) in [
+        ("65536", 65_536),
+        ("64k", 65_536),
+        ("64K", 65_536),
+        ("64KB", 65_536),
+        ("64kB", 65_536),
+        ("64KiB", 65_536),
+        ("2M", 2 << 20),
+        ("2MB", 2 << 20),
+        ("2mb", 2 << 20),
+        ("2MiB", 2 << 20),
+    ] {
+        let config = client(&format!("client --server a --buffer {text} --rcvbuf {text}"));
+        assert_eq!((config.relay.buffer_bytes, config.receive_buffer_bytes), (bytes, bytes), "{text}");
+    }
+    assert_eq!(client("client --server a --rcvbuf 1G").receive_buffer_bytes, 1 << 30);
+    assert_eq!(client("client --server a --rcvbuf 1GB").receive_buffer_bytes, 1 << 30);
+}
+
+#[test]
+fn an_address_of_a_link_has_its_interface() {
+    for (text, whole) in [("[fe80::1%eth0]:2514", "[fe80::1%eth0]:2514"), ("fe80::1%eth0", "[fe80::1%eth0]:1514")] {
+        let config = client(&format!("client --server {text} --listen {text}9"));
+        assert_eq!(config.server.to_string(), whole);
+    }
+    let config = client("client --server a --broker [fe80::1%2]:1517 --listen [fe80::2%lo]:1514");
+    let scoped = |text: &str| text.parse::<std::net::SocketAddr>().expect("an address");
+    assert_eq!(config.broker.and_then(|broker| broker.address()), Some(scoped("[fe80::1%2]:1517")));
+    assert_eq!(config.listen.address(), None, "interfaces come and go");
+    assert_eq!(config.listen.resolve().expect("every host has it"), [scoped("[fe80::2%1]:1514")]);
+    let nowhere = HostPort { host: "fe80::1%nowhere0".into(), port: 1 };
+    assert!(nowhere.resolve().is_err_and(|error| error.to_string() == "there is no interface nowhere0"));
+    match parse(&words("check --broker fe80::1%eth0")).map(|invocation| invocation.command) {
+        Ok(Command::Check(config)) => assert_eq!(config.broker, host("fe80::1%eth0", 1_517)),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Values of options, checked as they are read.
 
-use std::net::{IpAddr, Ipv6Addr};
+mod host;
+
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,18 +11,12 @@ use ipnet::IpNet;
 use crate::buffer::{BUFFER_BYTES_MIN, SESSION_ID_MAX};
 use crate::relay::{FullPolicy, Transport};
 use crate::server::Inject;
+pub(super) use host::{Host, Source};
 
 /// Longest duration that is taken: longer ones are mistakes.
 const SPAN_MAX: Duration = Duration::from_hours(366 * 24);
 /// A receive buffer larger than this is refused by every kernel.
 const RECEIVE_BYTES_MAX: usize = 1 << 30;
-
-/// A host with an optional port: `name`, `name:1514`, `10.0.0.1:1514`, `::1`, `[::1]:1514`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Host {
-    pub(super) host: String,
-    pub(super) port: Option<u16>,
-}
 
 /// A duration above zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,42 +79,6 @@ pub(super) fn spread(arguments: &[String]) -> Vec<String> {
     words
 }
 
-impl FromStr for Host {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let whole = |host: &str| Self { host: host.into(), port: None };
-        if text.parse::<Ipv6Addr>().is_ok() {
-            return Ok(whole(text));
-        }
-        if let Some(rest) = text.strip_prefix('[') {
-            let (host, port) = rest.split_once(']').ok_or_else(|| format!("{text}: the ']' is missing"))?;
-            host.parse::<Ipv6Addr>().map_err(|_| format!("{host} is no IPv6 address"))?;
-            return match port.strip_prefix(':') {
-                Some(port) => Ok(Self { host: host.into(), port: Some(port_number(port)?) }),
-                None if port.is_empty() => Ok(whole(host)),
-                None => Err(format!("{text}: expected a ':' and a port after the ']'")),
-            };
-        }
-        let (host, port) = match text.split_once(':') {
-            Some((host, port)) => (host, Some(port_number(port)?)),
-            None => (text, None),
-        };
-        if host.is_empty() || host.contains(char::is_whitespace) {
-            return Err(format!("{text:?} names no host"));
-        }
-        // Resolvers take a bare number for an address: 1517 is 0.0.5.237.
-        if host.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(format!("{text:?} names no host, only a number"));
-        }
-        Ok(Self { host: host.into(), port })
-    }
-}
-
-fn port_number(text: &str) -> Result<u16, String> {
-    text.parse().ok().filter(|&port| port > 0).ok_or_else(|| format!("{text:?} is no port (1 to 65535)"))
-}
-
 impl FromStr for Prefix {
     type Err = String;
 
@@ -164,15 +124,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     if span > SPAN_MAX { Err(format!("{text}: longer than a year")) } else { Ok(span) }
 }
 
-/// `1048576`, `512KiB`, `64MiB`, `1GiB`; `K`, `M` and `G` mean the same.
+/// `1048576`, `512KiB`, `64MiB`, `1GiB`; `64M` and `64MB`, in small letters too, mean the same: who asks for memory counts so.
 fn size(text: &str) -> Result<usize, String> {
     let wrong = || format!("{text:?} is no size (4096, 512KiB, 64MiB, 1GiB)");
     let (number, unit) = split(text);
-    let factor: usize = match unit {
-        "" | "B" => 1,
-        "KiB" | "K" | "k" => 1 << 10,
-        "MiB" | "M" => 1 << 20,
-        "GiB" | "G" => 1 << 30,
+    let factor: usize = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
         _ => return Err(wrong()),
     };
     let number: usize = number.parse().map_err(|_| wrong())?;

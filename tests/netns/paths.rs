@@ -65,6 +65,31 @@ fn a_round_trip_longer_than_the_timeout_connects_and_carries_all_over_tcp() {
     a_long_way(Scene::empty_with_key(), Duration::from_millis(1_250));
 }
 
+/// An address like `fe80::1%eth0` means another host on each link.
+fn at_an_address_of_the_link(scene: Scene, server: &[&str]) {
+    let mut scene = scene.served(&[], server);
+    let server = scene.net.link_local(Side::Server);
+    let output = scene.check_at(&server);
+    assert!(output.status.success(), "{output:?}");
+    let listen = scene.net.link_local(Side::Agent);
+    scene.start_client(&["--server", &format!("[{server}]:1514"), "--listen", &format!("[{listen}]:1514")]);
+    // Who is no resolver knows an interface by its number.
+    let numbered = listen.replace("wire", &scene.net.interface(Side::Agent));
+    let traffic = scene.send(200, &["--server", &format!("[{numbered}]:1514")]);
+    scene.expect_all_and_replies(traffic, 0);
+}
+
+#[test]
+fn a_server_is_reached_at_its_address_of_the_link_over_udp() {
+    at_an_address_of_the_link(Scene::empty(), &[]);
+}
+
+#[test]
+fn a_server_is_reached_at_its_address_of_the_link_over_tcp() {
+    // remoted itself could not answer there.
+    at_an_address_of_the_link(Scene::empty_with_key(), &["--inject", "local"]);
+}
+
 #[test]
 fn a_path_that_swallows_large_packets_carries_all_over_tcp_in_smaller_ones_and_the_log_says_so() {
     let mut scene = Scene::empty_with_key();

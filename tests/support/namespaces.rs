@@ -128,6 +128,19 @@ impl Namespaces {
         }
     }
 
+    /// The host's address that holds on the cable alone, with its end of the cable at the other host.
+    pub(crate) fn link_local(&self, side: Side) -> String {
+        let list = ["-6", "-o", "addr", "show", "dev", WIRE, "scope", "link"];
+        let text = run(Command::new("ip").args(["-n", self.name(side)]).args(list));
+        let address = text.split_ascii_whitespace().find_map(|word| word.strip_suffix("/64"));
+        format!("{}%{WIRE}", address.unwrap_or_else(|| panic!("no address of the link: {text}")))
+    }
+
+    /// The number of the host's end of the cable.
+    pub(crate) fn interface(&self, side: Side) -> String {
+        run(self.command(side, "cat").arg(format!("/sys/class/net/{WIRE}/ifindex"))).trim().to_owned()
+    }
+
     /// A tunnel between the two hosts, for which two relays are still missing: where each runs, what it listens to, and whom it passes on to.
     pub(crate) fn tunnel(&self) -> [(Side, String, String); 2] {
         Side::BOTH.map(|side| {
