@@ -114,7 +114,8 @@ fn token_of(session: SessionRef) -> Token {
 fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool {
     while let Some(error) = take_refusal(&*upstream.socket) {
         log::debug!("the network reports: {error}");
-        // Also where a router told of a smaller path: it threw a datagram away. The system fragments for that path from here on.
+        // Also where a router told of a smaller path: it threw a datagram away. The system fragments for that path
+        // from here on.
         let now = net::now();
         let bells = {
             let mut relay = shared.relay.lock();

@@ -46,7 +46,8 @@ pub(super) enum Change {
 
 /// The sockets of all sessions.
 ///
-/// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. Nobody waits then, and no
+/// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. Nobody
+/// waits then, and no
 /// reply is lost that came before the session's turn was over.
 #[derive(Debug)]
 pub(super) struct Upstreams<'a> {
@@ -85,7 +86,8 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// The session's socket, made if need be. [`io::ErrorKind::WouldBlock`]: there will be one when the reply thread has let go of another.
+    /// The session's socket, made if need be. [`io::ErrorKind::WouldBlock`]: there will be one when the reply thread
+    /// has let go of another.
     pub(super) fn get(&mut self, session: SessionRef, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
         let at = usize::from(session.id);
         if self.sockets.len() <= at {
@@ -172,7 +174,8 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// The first free port from `--source-port` upward: a restarted client finds the ports that remoted replies to. Where there is none, any.
+    /// The first free port from `--source-port` upward: a restarted client finds the ports that remoted replies to.
+    /// Where there is none, any.
     fn bind(&mut self, target: SocketAddr) -> io::Result<UdpSocket> {
         let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         let ip = self.config.source.unwrap_or(any);

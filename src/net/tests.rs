@@ -148,7 +148,8 @@ fn what_can_never_be_sent_is_told_from_what_is_refused() {
         sent == 1 && matches!(outcome, Err(SendError::Unsendable(_))),
         "it is believed in the end: {sent} {outcome:?}"
     );
-    // The same error as from a route that is a black hole for a moment, or from an address that was taken off the host.
+    // The same error as from a route that is a black hole for a moment, or from an address that was taken off the
+    // host.
     let (sent, outcome) = send_batch(&upstream, any_port("127.0.0.1"), &[b"x"]);
     let invalid = matches!(&outcome, Err(SendError::Refused(error)) if error.kind() == io::ErrorKind::InvalidInput);
     assert!(sent == 0 && invalid, "{sent} {outcome:?}");

@@ -66,7 +66,8 @@ pub struct Received<'a> {
 /// Why datagrams could not be sent.
 #[derive(Debug)]
 pub enum SendError {
-    /// The system says `EMSGSIZE`: this datagram is larger than it can send, or a router has thrown an earlier one away for its size.
+    /// The system says `EMSGSIZE`: this datagram is larger than it can send, or a router has thrown an earlier one
+    /// away for its size.
     Unsendable(io::Error),
     /// The system has no room at this moment.
     Busy,
@@ -94,7 +95,8 @@ impl Inbox {
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
         self.arrivals.clear();
         if self.read > 0 {
-            // The kernel has written into each header how long its address and its control messages were, and would take that for the room that
+            // The kernel has written into each header how long its address and its control messages were, and would
+            // take that for the room that
             // there is: too little for the next socket, if that is of IPv6 and the last one was of IPv4.
             self.headers = headers();
         }
@@ -199,10 +201,13 @@ pub fn send_from(
     Ok(())
 }
 
-/// Sends like [`send_batch`], and believes an `EMSGSIZE` only when it is certain that it is about the datagram that it would send next.
+/// Sends like [`send_batch`], and believes an `EMSGSIZE` only when it is certain that it is about the datagram that
+/// it would send next.
 ///
-/// A router that threw a datagram away for its size leaves this error pending at the socket, and the system hands it to
-/// the next send, whatever is sent. The report of it lies in the error queue, unless another thread has just taken it from there: then the
+/// A router that threw a datagram away for its size leaves this error pending at the socket, and the system hands it
+/// to
+/// the next send, whatever is sent. The report of it lies in the error queue, unless another thread has just taken it
+/// from there: then the
 /// same send succeeds.
 pub fn send_run(socket: &impl AsRawFd, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
     let mut sent = 0;
@@ -221,7 +226,8 @@ pub fn send_run(socket: &impl AsRawFd, to: SocketAddr, payloads: &[&[u8]]) -> (u
     }
 }
 
-/// Takes one report off the error queue of an upstream socket: a datagram was refused on its way, or thrown away for its size.
+/// Takes one report off the error queue of an upstream socket: a datagram was refused on its way, or thrown away for
+/// its size.
 ///
 /// What the own system refused is passed over: the send has told of it.
 pub fn take_refusal(socket: &impl AsRawFd) -> Option<io::Error> {

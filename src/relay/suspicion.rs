@@ -1,7 +1,8 @@
 //! Transport udp: a path on which heartbeats are good and replies have stopped.
 //!
 //! Behind a translation of addresses whose entry went stale (remoted's container was made anew) everything that comes
-//! from one source port leads nowhere, for as long as it keeps coming. Heartbeats go by another way and see nothing of it. What helps
+//! from one source port leads nowhere, for as long as it keeps coming. Heartbeats go by another way and see nothing
+//! of it. What helps
 //! is another source port.
 //!
 //! ```text
@@ -13,7 +14,8 @@
 //!                                                a pause is over: other ports, rewind (CHANGES_MAX times)
 //! ```
 //!
-//! While a path is tested nothing is confirmed. That cannot last: an agent that remoted does not know any more gets no replies on
+//! While a path is tested nothing is confirmed. That cannot last: an agent that remoted does not know any more gets
+//! no replies on
 //! any port. So the path counts as doubted after a while: data flow, and what is confirmed is doubtful.
 
 use std::time::Duration;
@@ -40,7 +42,8 @@ pub(super) enum Suspicion {
 }
 
 impl Suspicion {
-    /// Whether other ports are to be taken, and everything unconfirmed is to be sent again. `silent`: replies have stopped.
+    /// Whether other ports are to be taken, and everything unconfirmed is to be sent again. `silent`: replies have
+    /// stopped.
     pub(super) fn handle_time(&mut self, now: Time, silent: bool) -> bool {
         let changes = match *self {
             _ if !silent => {

@@ -169,7 +169,8 @@ impl Namespaces {
         self.ip(side, &["route", "del", "blackhole", side.other().ipv4()]);
     }
 
-    /// A router between the two hosts, besides the cable: it reaches the server's host over a link of so many bytes, and tells senders of packets that are larger.
+    /// A router between the two hosts, besides the cable: it reaches the server's host over a link of so many bytes,
+    /// and tells senders of packets that are larger.
     /// The server's address there.
     pub(crate) fn add_router(&self, mtu: u32) -> &'static str {
         let router = self.router.as_str();
@@ -213,7 +214,8 @@ impl Namespaces {
         "fd00:79::1"
     }
 
-    /// Datagrams to remoted from that port arrive nowhere, and those from others do: on the way a translation of addresses has an old entry for it.
+    /// Datagrams to remoted from that port arrive nowhere, and those from others do: on the way a translation of
+    /// addresses has an old entry for it.
     pub(crate) fn mislead(&self, source_port: u16) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
         let rule = format!("udp sport {source_port} udp dport 1514 drop");
