@@ -115,7 +115,12 @@ fn resolve(broker: &HostPort, until: Time) -> io::Result<Vec<SocketAddr>> {
 fn start(address: SocketAddr, key: Option<&Key>, until: Time, answer: Sender<io::Result<Pong>>) -> io::Result<()> {
     let key = key.cloned();
     detach("ask", move || {
-        let _ = answer.send(ask_at(address, key.as_ref(), until));
+        let outcome = ask_at(address, key.as_ref(), until);
+        match &outcome {
+            Ok(_) => log::debug!("{address} answers"),
+            Err(error) => log::debug!("{address}: {error}"),
+        }
+        let _ = answer.send(outcome);
     })
 }
 

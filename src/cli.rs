@@ -123,7 +123,7 @@ struct ClientArgs {
     #[argh(option, arg_name = "name")]
     user: Option<String>,
 
-    /// say more: -v news of heartbeats, -vv each heartbeat, -vvv each datagram
+    /// say more: -v connections and what is sent again, -vv each heartbeat, -vvv each datagram
     #[argh(switch, short = 'v')]
     verbose: u8,
 }
@@ -189,7 +189,7 @@ struct CheckArgs {
     #[argh(option, arg_name = "file")]
     psk_file: Option<PathBuf>,
 
-    /// say more
+    /// say more: what came of each address that was asked
     #[argh(switch, short = 'v')]
     verbose: u8,
 }

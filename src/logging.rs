@@ -5,8 +5,10 @@
 
 mod queue;
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use env_logger::{Builder, Target};
@@ -42,9 +44,7 @@ impl Log {
 
 /// Starts logging. `verbosity` is how often `-v` was given.
 pub fn start(verbosity: u8) -> Log {
-    let layout = Layout {
-        journald: std::env::var_os("JOURNAL_STREAM").is_some() && !io::IsTerminal::is_terminal(&io::stderr()),
-    };
+    let layout = Layout { journald: is_read_by_journald() };
     let log = Log { queue: start_writer(layout) };
     let variable = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
     let (understood, strange) = match variable {
@@ -87,6 +87,13 @@ fn is_understood(directives: &str) -> bool {
         Some((_, level)) => level.trim().is_empty() || level.trim().parse::<LevelFilter>().is_ok(),
     };
     !pattern.contains('/') && directives.split(',').all(is_directive)
+}
+
+/// systemd names the stream that journald reads, by device and inode; standard error may have been led elsewhere since.
+fn is_read_by_journald() -> bool {
+    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|own| File::from(own).metadata());
+    let own = stderr.map(|own| format!("{}:{}", own.dev(), own.ino()));
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| own.is_ok_and(|own| own == stream))
 }
 
 /// The thread that writes. Nobody waits for it: a write to standard error cannot be interrupted, and the process ends all the same.

@@ -1,11 +1,14 @@
 //! What a process says on standard output and standard error, and what it does when nobody reads that.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
+
+use ossec_broker::logging;
 
 use crate::{BROKER, DEADLINE, Role, ask, free_port, receiver, wait_until_listening};
 
@@ -71,27 +74,40 @@ fn a_stop_does_not_wait_for_whoever_does_not_read_the_log() {
     assert!(server.stop().status.success());
 }
 
-/// Runs it with standard output that takes nothing.
-fn with_full_disk(arguments: &[&str], log: Stdio) -> Output {
-    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+fn full_disk() -> Stdio {
+    File::options().write(true).open("/dev/full").expect("Linux has it").into()
+}
+
+fn pipe_without_reader() -> Stdio {
+    OwnedFd::from(UnixStream::pair().expect("a pair").0).into()
+}
+
+fn run_with(arguments: &[&str], out: Stdio, log: Stdio) -> Output {
     let mut command = Command::new(BROKER);
-    let child = command.args(arguments).stdin(Stdio::null()).stdout(full).stderr(log).spawn();
+    let child = command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(log).spawn();
     child.and_then(Child::wait_with_output).expect("it runs")
 }
 
 #[test]
 fn what_cannot_be_printed_is_an_error_and_no_panic() {
     for arguments in [&["--help"][..], &["genkey"], &["check", "--broker", "127.0.0.1:9"], &["client", "--help"]] {
-        let output = with_full_disk(arguments, Stdio::piped());
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
-        assert!(text.contains("cannot write to standard output: No space left"), "{arguments:?}: {text}");
-        assert!(text.lines().count() == 1 && !text.contains("panicked"), "{arguments:?}: {text}");
-        let full = File::options().write(true).open("/dev/full").expect("Linux has it");
-        assert_eq!(with_full_disk(arguments, full.into()).status.code(), Some(1), "{arguments:?}");
+        for (out, why) in [(full_disk as fn() -> Stdio, "No space left"), (pipe_without_reader, "Broken pipe")] {
+            let output = run_with(arguments, out(), Stdio::piped());
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+            assert!(text.contains(&format!("cannot write to standard output: {why}")), "{arguments:?}: {text}");
+            assert!(text.lines().count() == 1 && !text.contains("panicked"), "{arguments:?}: {text}");
+            assert_eq!(run_with(arguments, out(), out()).status.code(), Some(1), "{arguments:?}");
+        }
     }
-    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
-    assert_eq!(with_full_disk(&["--nonsense"], full.into()).status.code(), Some(2));
+    assert_eq!(run_with(&["--nonsense"], Stdio::null(), full_disk()).status.code(), Some(2));
+}
+
+#[test]
+fn check_says_what_came_of_an_address_if_it_is_to_say_more() {
+    let output = run_with(&["check", "-v", "--broker", "127.0.0.1:9"], Stdio::piped(), Stdio::piped());
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("DEBUG 127.0.0.1:9: Connection refused"), "{log}");
 }
 
 #[test]
@@ -141,4 +157,42 @@ fn a_process_that_was_started_with_nohup_outlives_its_terminal() {
             assert!(output.status.success() && log.contains(" stopping"), "{log}");
         }
     }
+}
+
+/// Run by the test below, in a process of its own.
+#[test]
+#[ignore = "part of another test"]
+fn a_process_that_panics() {
+    let _log = logging::start(0);
+    log::warn!("before");
+    panic!("on purpose");
+}
+
+#[test]
+fn a_panic_is_a_line_of_the_log_behind_all_that_was_logged_before() {
+    let mut command = Command::new(std::env::current_exe().expect("a test knows itself"));
+    let output = command.args(["--ignored", "--exact", "logs::a_process_that_panics"]).output().expect("it runs");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    let [before, panicked, ..] = log.lines().collect::<Vec<_>>()[..] else { panic!("{log}") };
+    assert!(before.ends_with(" WARN  before"), "{log}");
+    let line = " ERROR the thread logs::a_process_that_panics panicked at ";
+    assert!(panicked.contains(line) && panicked.ends_with(": on purpose"), "{log}");
+}
+
+#[test]
+fn lines_have_a_priority_where_journald_reads_them_and_the_time_elsewhere() {
+    let path = std::env::temp_dir().join(format!("ossec-broker-log-{}", std::process::id()));
+    let log = |stream: &str| {
+        let file = File::create(&path).expect("a file");
+        let metadata = file.metadata().expect("it is there");
+        let stream = stream.replace("own", &format!("{}:{}", metadata.dev(), metadata.ino()));
+        let mut command = Command::new(BROKER);
+        command.args(["server", "--psk-file", "/nowhere/at/all"]).env("JOURNAL_STREAM", stream);
+        command.stdin(Stdio::null()).stderr(file).status().expect("it runs");
+        fs::read_to_string(&path).expect("a text")
+    };
+    let (journald, elsewhere) = (log("own"), log("1:2"));
+    fs::remove_file(&path).expect("it is there");
+    assert!(journald.starts_with("<3>there is no key"), "{journald}");
+    assert!(elsewhere.contains("Z ERROR there is no key"), "{elsewhere}");
 }
