@@ -9,6 +9,12 @@
 //! ```
 //!
 //! The serving thread calls one method for each thing that comes in and does the input and output; the simulation does the same on virtual time.
+//!
+//! **Steps.** Something is injected only right behind a sample, one step behind each: what the sample shows of remoted holds for the few
+//! microseconds until then. While the socket overflows by others' doing (a drop within the last [`CALM`]) a step is *careful*: it takes a quarter of
+//! the room that there is, so that others would have to fill the rest while it is sent; where there is none it is one datagram, since of two the
+//! first could be dropped and the second not, and OSSEC would refuse the first ever after. The next one waits until it is known what became of it.
+//! If something was dropped meanwhile, it is injected again; but not for longer than [`PATIENCE`] in a row.
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +27,14 @@ use crate::time::Time;
 use crate::verdict::{Judge, Responder, Sample};
 use crate::wire::{Data, Ping, Pong, Session, Verdict};
 
+/// How long a way that dropped something is used with care.
+const CALM: Duration = Duration::from_secs(10);
+/// While each step is followed by a drop, so long nothing is taken for delivered; after that it counts as doubtful, so that nobody can stop the
+/// streams for ever. It is what a remoted that reads 64 datagrams a second takes for the lot that the kernel frees at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A careful step takes this part of the room at most.
+const CAREFUL_PART: u64 = 4;
+
 /// While something that was injected has not been read, remoted is looked at so soon again, and twice as late each time that shows nothing new.
 const LOOK_GAP_MIN: Duration = Duration::from_millis(1);
 const LOOK_GAP_MAX: Duration = Duration::from_millis(50);
@@ -31,24 +45,43 @@ pub struct Gate {
     responder: Responder,
     streams: Streams,
     drops: u64,
-    /// Clients were sent back after a drop, and nothing has been acknowledged since.
-    went_back: bool,
-    /// The drops are others' doing, until there have been none for a while.
-    others_drop: bool,
+    /// What the system had dropped before it came to any socket, when that was looked at last.
+    dropped_before: Option<u64>,
+    /// When something was seen to have been dropped last.
+    dropped: Option<Time>,
+    /// Since when each step was followed by a drop, or could not be taken for one.
+    impatient_since: Option<Time>,
+    /// Most datagrams of a step.
+    step_max: usize,
+    /// What may be injected behind the newest sample.
+    step: Option<Step>,
     look_gap: Duration,
     read: u64,
     sampled: Time,
 }
 
+/// A step that is not over.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// How many more datagrams.
+    datagrams: usize,
+    /// How much more, in buffer cost; none of it was used: one datagram, whatever it costs.
+    bytes: u64,
+    is_fresh: bool,
+}
+
 impl Gate {
-    /// One that has seen nothing. `settle`: how long remoted counts as starting.
-    pub fn new(settle: Duration) -> Self {
+    /// One that has seen nothing. `settle`: how long remoted counts as starting. `step_max`: how many datagrams the system surely takes in a row.
+    pub fn new(settle: Duration, step_max: usize) -> Self {
         Self {
             responder: Responder::new(settle),
             streams: Streams::default(),
             drops: 0,
-            went_back: false,
-            others_drop: false,
+            dropped_before: None,
+            dropped: None,
+            impatient_since: None,
+            step_max,
+            step: None,
             look_gap: LOOK_GAP_MIN,
             read: 0,
             sampled: Time::ZERO,
@@ -60,30 +93,57 @@ impl Gate {
         self.responder.judge()
     }
 
-    /// Takes in a sample.
-    pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
+    /// Takes in a sample. `dropped_before`: how many packets the system has dropped on their way to whatever socket, if that was looked at.
+    ///
+    /// Until [`Self::end_step`] something may be injected, unless the sample shows that remoted is not where it was found: `lost`.
+    pub fn handle_sample(&mut self, now: Time, sample: &Sample, dropped_before: Option<u64>, lost: bool) {
         self.sampled = now;
         self.responder.handle_sample(now, sample);
         let judge = self.responder.judge();
         let (life, read, queue) = (judge.incarnation(), judge.read(), judge.queue());
-        let overflows = self.responder.overflows(now);
-        self.others_drop &= overflows;
-        if judge.drops() > self.drops {
-            // Perhaps ours. If it drops again before anything was read, it is others' doing, and to go back again and again would lead nowhere.
-            if self.went_back {
-                self.others_drop = true;
-            } else if !self.others_drop {
-                self.went_back = self.streams.handle_overflow();
-            }
+        let on_the_way = self.dropped_before.zip(dropped_before).is_some_and(|(before, count)| count > before);
+        let has_dropped = judge.drops() > self.drops || on_the_way;
+        if judge.drops() < self.drops {
+            // Another life, whose socket has dropped nothing.
+            self.dropped = None;
         }
-        self.drops = judge.drops();
-        self.streams.set_doubtful(overflows);
+        (self.drops, self.dropped_before) = (judge.drops(), dropped_before);
+        let puts_off = has_dropped && self.is_patient(now);
+        if has_dropped {
+            self.dropped = Some(now);
+            self.streams.handle_drop(puts_off);
+        }
         let unread = self.streams.unread_cost();
-        let more = self.streams.handle_sample(life, read, queue);
-        self.went_back &= self.streams.unread_cost() >= unread;
-        let news = more || read != self.read || self.streams.unread_cost() < unread;
+        let progress = self.streams.handle_sample(life, read, queue);
+        if progress.whole || !self.is_busy() {
+            self.impatient_since = None;
+        }
+        let news = progress.more || has_dropped || read != self.read || self.streams.unread_cost() < unread;
         self.look_gap = if news { LOOK_GAP_MIN } else { (2 * self.look_gap).min(LOOK_GAP_MAX) };
         self.read = read;
+        self.step = if lost || puts_off { None } else { self.begin_step(now) };
+    }
+
+    /// A drop is a reason to wait, and to inject again: it has not been one for long.
+    fn is_patient(&mut self, now: Time) -> bool {
+        self.is_busy() && now.since(*self.impatient_since.get_or_insert(now)) < PATIENCE
+    }
+
+    fn begin_step(&self, now: Time) -> Option<Step> {
+        if self.responder.judge().verdict() != Verdict::Up {
+            return None;
+        }
+        let is_careful = self.dropped.is_some_and(|dropped| now.since(dropped) < CALM);
+        if is_careful && self.streams.is_unsettled() {
+            return None;
+        }
+        let bytes = if is_careful { self.responder.room() / CAREFUL_PART } else { u64::MAX };
+        Some(Step { datagrams: self.step_max, bytes, is_fresh: true })
+    }
+
+    /// No more is injected before the next sample.
+    pub const fn end_step(&mut self) {
+        self.step = None;
     }
 
     /// A connection is gone.
@@ -110,15 +170,16 @@ impl Gate {
         self.responder.handle_ping(now, connection, address, destination, ping, gap)
     }
 
-    /// A connection carries a stream from here on. The one that did before, if any, is to be closed.
+    /// A connection carries a stream from here on. The one that did before, if any, is to be closed. `once`: nothing of it is injected twice.
     pub fn handle_attach(
         &mut self,
         now: Time,
         connection: ConnectionId,
         stream: StreamId,
         address: IpAddr,
+        once: bool,
     ) -> Option<ConnectionId> {
-        self.streams.handle_attach(now, connection, stream, address)
+        self.streams.handle_attach(now, connection, stream, address, once)
     }
 
     /// An agent behind a client.
@@ -128,26 +189,34 @@ impl Gate {
 
     /// Datagrams of a client.
     pub fn handle_data(&mut self, connection: ConnectionId, data: Data) -> Result<(), Offence> {
+        if self.streams.waiting_cost() == 0 {
+            // The last look is old.
+            self.look_gap = LOOK_GAP_MIN;
+        }
         self.streams.handle_data(connection, data)
     }
 
     /// The next datagrams to inject, if remoted can take them at this moment.
     pub fn poll(&mut self, now: Time) -> Option<Volley<'_>> {
-        if self.responder.judge().verdict() != Verdict::Up {
-            return None;
-        }
         let Some(next) = self.streams.next_cost() else {
             self.responder.handle_injected_all();
             return None;
         };
-        let (waiting, unread) = (self.streams.waiting_cost(), self.streams.unread_cost());
-        let room = self.responder.handle_injection(now, next, waiting, unread);
-        self.streams.poll(room)
+        let step = self.step.filter(|step| step.datagrams > 0)?;
+        let bytes = if step.is_fresh { step.bytes.max(next) } else { step.bytes };
+        let need = self.streams.waiting_cost().min(bytes);
+        let room = self.responder.handle_injection(now, next, need, self.streams.unread_cost());
+        self.streams.poll(room.min(bytes), step.datagrams)
     }
 
     /// The first `count` datagrams of the volley that [`Self::poll`] gave were injected.
     pub fn handle_injected(&mut self, count: usize) {
-        self.streams.handle_injected(count);
+        let cost = self.streams.handle_injected(count);
+        if let Some(step) = &mut self.step {
+            step.datagrams = step.datagrams.saturating_sub(count);
+            step.bytes = step.bytes.saturating_sub(cost);
+            step.is_fresh &= count == 0;
+        }
         self.look_gap = LOOK_GAP_MIN;
     }
 
@@ -169,6 +238,11 @@ impl Gate {
     /// Buffer cost of what was injected and has not been read.
     pub const fn unread_cost(&self) -> u64 {
         self.streams.unread_cost()
+    }
+
+    /// Datagrams that were injected again so far, because they may have been dropped.
+    pub const fn repeated(&self) -> u64 {
+        self.streams.repeated()
     }
 
     /// Something waits to be injected, or was injected and has not been read.

@@ -20,6 +20,7 @@
 //! deletes files), the arguments of processes (an editor that has a file of remoted's open bears its name there), and
 //! every judgement: that is the verdict's.
 
+pub mod backlog;
 // These two are public for `fuzz/` alone.
 #[doc(hidden)]
 pub mod diag;

@@ -11,12 +11,16 @@
 //! * **Nothing is kept that could be lost.** The client keeps what is not acknowledged. This room can be forgotten at any time.
 //! * **Acknowledge what was read.** What was in the socket at a sample has been read when the sum of falls reaches that sample's sum and queue, or
 //!   when a later sample shows the queue empty; and what was injected before the sample before it was in the socket. Injected is not read: remoted may die.
+//! * **What may have been dropped is injected again**, before anything newer of its stream: until it is known to be in the socket it is kept here.
+//!   A client that wants nothing twice has it acknowledged as doubtful.
 //! * **Another life of remoted.** What was injected and not read is gone with its socket: each client that has some goes back to it.
 //! * **Order.** One queue for each stream, injected from its front alone. Streams take turns; but a client that was started anew has a new stream
 //!   and the agents of the old one, so it follows what streams without a connection have left here from the same address.
 //!
 //! No input or output happens here, and no clock is read.
 
+mod kept;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -26,6 +30,8 @@ use std::net::IpAddr;
 
 use crate::time::Time;
 use crate::wire::{Ack, DATAGRAM_BYTES_MAX, Data, DataItem, Incarnation, Resume, Seq, Session, buffer_cost};
+use kept::{Item, Kept};
+use steps::{Span, Steps};
 use turns::Turns;
 
 /// One connection of a client, as the server numbers them.
@@ -57,17 +63,15 @@ pub struct Streams {
     connections: HashMap<ConnectionId, StreamId>,
     /// Those with something to inject.
     turns: Turns,
-    /// What was injected and has not been read, by the samples between which it was injected.
-    steps: VecDeque<Step>,
-    /// Buffer cost of all of them.
-    unread_cost: u64,
+    /// What was injected and has not been read.
+    steps: Steps,
     life: Incarnation,
     /// Connections that are to be told something.
     told: BTreeSet<ConnectionId>,
     /// Buffer cost of all that waits to be injected.
     waiting_cost: u64,
-    /// remoted's socket overflows by others' doing: what was read may not be all.
-    doubtful: bool,
+    /// Datagrams that were injected again so far.
+    repeated: u64,
 }
 
 /// One client's stream.
@@ -76,9 +80,14 @@ struct Stream {
     connection: Option<ConnectionId>,
     /// Where its newest connection comes from.
     address: IpAddr,
+    /// Its client wants nothing injected twice.
+    once: bool,
     /// Frames of another epoch were under way when it ended.
     epoch: u32,
+    /// What was injected and may have been dropped; what of it is to be injected again comes before the queue.
+    kept: Kept,
     queue: VecDeque<Queued>,
+    /// Buffer cost of what is to be injected, or injected again.
     queued_cost: u64,
     /// The largest window that the client was told of in this epoch.
     granted: u64,
@@ -89,6 +98,8 @@ struct Stream {
     known: Option<Known>,
     /// The connection is to be told where to go on.
     resumes: bool,
+    /// Some of what was read since the last acknowledgement may have been dropped instead.
+    doubtful: bool,
     parted: Time,
 }
 
@@ -96,7 +107,7 @@ struct Stream {
 struct Known {
     /// Everything below has been read.
     read: Seq,
-    /// Everything below was injected into this life of remoted, or read before.
+    /// Everything below was injected into this life of remoted, or read before; some of it is perhaps to be injected again.
     injected: Seq,
     /// Everything below may have been injected into some life.
     reached: Seq,
@@ -112,16 +123,22 @@ enum Queued {
     Data(Data, usize),
 }
 
-/// What was injected between two samples.
-#[derive(Debug, Default)]
-struct Step {
-    /// A sample has followed it.
-    closed: bool,
-    /// It has been read when the sum of falls is this; `None` before a second sample has followed it.
-    mark: Option<u64>,
+/// A datagram that was injected.
+#[derive(Clone, Copy, Debug)]
+struct Injected {
+    /// From there on nothing had been, unless it is injected again.
+    from: Seq,
+    seq: Seq,
     cost: u64,
-    /// From where on each stream was injected, and how far.
-    spans: HashMap<StreamId, (Seq, Seq)>,
+}
+
+/// What a sample showed of the streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Something was injected since the last sample: another one soon shows more.
+    pub more: bool,
+    /// Something is known to be in remoted's socket.
+    pub whole: bool,
 }
 
 /// Datagrams of one agent to inject, in this order.
@@ -171,26 +188,30 @@ pub enum Told {
 }
 
 impl Streams {
-    /// This connection carries this stream from here on. The one that did before, if any, is of no more use.
+    /// This connection carries this stream from here on. The one that did before, if any, is of no more use. `once`: its client wants nothing
+    /// injected twice, whatever may have been dropped.
     pub fn handle_attach(
         &mut self,
         now: Time,
         connection: ConnectionId,
         id: StreamId,
         address: IpAddr,
+        once: bool,
     ) -> Option<ConnectionId> {
         self.make_room(id);
-        self.turns.leave(id);
         if !self.by_id.contains_key(&id) {
-            let left =
-                |stream: &Stream| stream.connection.is_none() && stream.queued_cost > 0 && stream.address == address;
+            let left = |stream: &Stream| {
+                stream.connection.is_none() && !stream.has_nothing_left() && stream.address == address
+            };
             let leaders = self.by_id.iter().filter(|(_, stream)| left(stream));
             leaders.for_each(|(&leader, _)| self.turns.follow(id, leader));
         }
         let stream = self.by_id.entry(id).or_insert_with(|| Stream {
             connection: None,
             address,
+            once,
             epoch: 0,
+            kept: Kept::default(),
             queue: VecDeque::new(),
             queued_cost: 0,
             granted: 0,
@@ -198,9 +219,10 @@ impl Streams {
             sessions: HashMap::new(),
             known: None,
             resumes: false,
+            doubtful: false,
             parted: now,
         });
-        stream.address = address;
+        (stream.address, stream.once) = (address, once);
         let before = stream.connection.replace(connection).filter(|&before| before != connection);
         self.waiting_cost -= stream.begin_epoch();
         if let Some(before) = before {
@@ -209,6 +231,7 @@ impl Streams {
         }
         self.connections.insert(connection, id);
         self.told.insert(connection);
+        self.take_turns(id);
         before
     }
 
@@ -225,7 +248,7 @@ impl Streams {
             stream.parted = now;
             if crowded || stream.queued_cost == 0 {
                 self.waiting_cost -= stream.begin_epoch();
-                self.turns.leave(id);
+                self.take_turns(id);
             }
         }
     }
@@ -274,7 +297,7 @@ impl Streams {
             return Err(Offence::Unnamed);
         }
         known.expected = last.seq.next();
-        let more = data.items().map(|item| cost(&item)).sum::<u64>();
+        let more = data.items().map(|item| cost(item.bytes)).sum::<u64>();
         stream.queued_cost += more;
         // One datagram is always allowed.
         if stream.queued_cost > stream.granted + DATAGRAM_COST_MAX || stream.queue.len() > QUEUED_MAX {
@@ -290,62 +313,74 @@ impl Streams {
     /// remoted was looked at: which life of it was seen (the default: none), what it has read so far, and what waits in its socket. Of several
     /// sockets the judge gives a sum and a queue that hold for all of them: the queue is 0 only if all are empty.
     ///
-    /// What was injected since the last look may not be in the socket yet: a busy system leaves it to ksoftirqd (up to Linux 6.4). So the queue that
-    /// it stands in is the one at the look after that. Returns whether there is such a step, and another look soon shows more.
-    pub fn handle_sample(&mut self, life: Incarnation, read: u64, queue: u64) -> bool {
+    /// What was injected since the last look may not be in the socket yet: so the queue that it stands in is the one at the look after that.
+    pub fn handle_sample(&mut self, life: Incarnation, read: u64, queue: u64) -> Progress {
         if life != self.life {
             self.life = life;
             self.restart();
-            return false;
+            return Progress::default();
         }
-        for step in self.steps.iter_mut().rev().filter(|step| step.closed).take_while(|step| step.mark.is_none()) {
-            step.mark = Some(read.saturating_add(queue));
-        }
-        let is_read = |step: &Step| step.mark.is_some_and(|mark| queue == 0 || mark <= read);
-        while self.steps.front().is_some_and(is_read) {
-            let step = self.steps.pop_front().unwrap_or_default();
-            self.unread_cost -= step.cost;
-            for (id, (_, until)) in step.spans {
-                if let Some(stream) = self.by_id.get_mut(&id)
-                    && let Some(known) = &mut stream.known
-                    && until > known.read
-                {
-                    known.read = until;
-                    self.told.extend(stream.connection);
+        let progress = self.steps.handle_sample(read, queue);
+        for (id, span) in &progress.settled {
+            if let Some(stream) = self.by_id.get_mut(id) {
+                stream.kept.handle_settled(span.until);
+                if stream.has_nothing_left() {
+                    if stream.connection.is_none() {
+                        // Agents are named again in its next epoch: nothing but numbers is kept of it.
+                        stream.begin_epoch();
+                    }
+                    self.turns.leave(*id);
                 }
             }
         }
-        self.steps.back_mut().is_some_and(|open| !std::mem::replace(&mut open.closed, true))
-    }
-
-    /// remoted's socket has dropped something since the last sample: perhaps what was injected since then. Its clients go back to it. Whether
-    /// there was anything.
-    pub fn handle_overflow(&mut self) -> bool {
-        let Some(step) = self.steps.pop_back_if(|step| !step.closed) else {
-            return false;
-        };
-        self.unread_cost -= step.cost;
-        for (id, (from, _)) in step.spans {
+        for (id, span) in progress.read {
             if let Some(stream) = self.by_id.get_mut(&id)
                 && let Some(known) = &mut stream.known
+                && span.until > known.read
             {
-                known.injected = known.injected.min(from);
-                self.waiting_cost -= stream.begin_epoch();
+                known.read = span.until;
+                stream.doubtful |= span.doubtful;
                 self.told.extend(stream.connection);
             }
         }
-        true
+        let whole = progress.settled.iter().any(|(_, span)| !span.doubtful);
+        Progress { more: progress.closed, whole }
+    }
+
+    /// Something was dropped on its way into remoted's socket since the last sample: perhaps what is not known to be in it. That is injected
+    /// `again`, or counts as doubtful.
+    pub fn handle_drop(&mut self, again: bool) {
+        let by_id = &self.by_id;
+        let comes_again = |id: StreamId| again && by_id.get(&id).is_some_and(|stream| !stream.once);
+        for (id, Span { from, .. }) in self.steps.handle_drop(comes_again) {
+            if let Some(stream) = self.by_id.get_mut(&id) {
+                let cost = stream.kept.go_back(from);
+                stream.queued_cost += cost;
+                self.waiting_cost += cost;
+                self.take_turns(id);
+            }
+        }
+    }
+
+    /// Datagrams that were injected again so far, because they may have been dropped.
+    pub const fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// Some of what was injected may yet turn out to have been dropped.
+    pub fn is_unsettled(&self) -> bool {
+        self.steps.are_unsettled()
     }
 
     /// Bytes of buffer cost that were injected and not read.
     pub const fn unread_cost(&self) -> u64 {
-        self.unread_cost
+        self.steps.cost()
     }
 
     /// Buffer cost of the next datagram to inject; `None` if there is none.
     pub fn next_cost(&mut self) -> Option<u64> {
         let (id, _) = self.next_stream()?;
-        self.by_id.get(&id)?.items().next().map(|item| cost(&item))
+        self.by_id.get(&id)?.upcoming().next().map(|(_, bytes)| cost(bytes))
     }
 
     /// Buffer cost of all that waits to be injected.
@@ -353,58 +388,53 @@ impl Streams {
         self.waiting_cost
     }
 
-    /// Whether what is acknowledged from here on may have been dropped by remoted's overflowing socket.
-    pub const fn set_doubtful(&mut self, doubtful: bool) {
-        self.doubtful = doubtful;
-    }
-
-    /// The next datagrams to inject, as many as fit `room` bytes of buffer cost.
-    pub fn poll(&mut self, room: u64) -> Option<Volley<'_>> {
+    /// The next datagrams to inject, as many as fit `room` bytes of buffer cost, and no more than `most`.
+    pub fn poll(&mut self, room: u64, most: usize) -> Option<Volley<'_>> {
         let (id, turn) = self.next_stream()?;
         let stream = self.by_id.get(&id)?;
-        let first = stream.items().next()?;
-        let session = *stream.sessions.get(&first.session)?;
+        let (session, _) = stream.upcoming().next()?;
         let mut left = room;
-        let fits = |item: &DataItem<'_>| {
-            let fits = item.session == first.session && cost(item) <= left;
-            left = left.saturating_sub(cost(item));
+        let fits = |(whose, bytes): &(Session, &[u8])| {
+            let fits = *whose == session && cost(bytes) <= left;
+            left = left.saturating_sub(cost(bytes));
             fits
         };
-        let payloads: Vec<&[u8]> = stream.items().take(turn).take_while(fits).map(|item| item.bytes).collect();
+        let payloads: Vec<&[u8]> =
+            stream.upcoming().take(turn.min(most)).take_while(fits).map(|(_, bytes)| bytes).collect();
         (!payloads.is_empty()).then_some(Volley { stream: id, address: stream.address, session, payloads })
     }
 
-    /// The first `count` datagrams of the volley that [`Self::poll`] gave were injected.
-    pub fn handle_injected(&mut self, count: usize) {
+    /// The first `count` datagrams of the volley that [`Self::poll`] gave were injected. Their buffer cost.
+    pub fn handle_injected(&mut self, count: usize) -> u64 {
         let Some((id, _)) = self.turns.first() else {
-            return;
+            return 0;
         };
         let Some(stream) = self.by_id.get_mut(&id) else {
-            return;
+            return 0;
         };
-        let mut injected = 0;
+        let (mut injected, mut sum) = (0, 0);
+        self.repeated += stream.kept.again().take(count).count() as u64;
         while injected < count
-            && let Some((from, seq, cost)) = stream.advance()
+            && let Some(Injected { from, seq, cost }) = stream.advance()
         {
-            if self.steps.back().is_none_or(|step| step.closed) {
-                self.steps.push_back(Step::default());
-            }
-            if let Some(step) = self.steps.back_mut() {
-                step.cost += cost;
-                self.unread_cost += cost;
-                self.waiting_cost -= cost;
-                step.spans.entry(id).or_insert((from, from)).1 = seq.next();
-            }
+            self.steps.handle_injected(id, from, seq.next(), cost);
             injected += 1;
+            sum += cost;
         }
+        self.waiting_cost -= sum;
         self.turns.handle_injected(injected);
+        sum
     }
 
     /// Nothing of this stream can be injected: what it brought is discarded, its client keeps it, and others go on. The connection that carried
     /// it, if there is one, carries nothing any more.
     pub fn handle_uninjectable(&mut self, now: Time, id: StreamId) -> Option<ConnectionId> {
         let stream = self.by_id.get_mut(&id)?;
-        self.waiting_cost -= stream.begin_epoch();
+        if let (Some(known), Some(oldest)) = (&mut stream.known, stream.kept.oldest()) {
+            known.injected = known.injected.min(oldest);
+            self.steps.forget_unsettled(id);
+        }
+        self.waiting_cost -= stream.forget_kept() + stream.begin_epoch();
         let connection = stream.connection?;
         self.handle_gone(now, connection);
         Some(connection)
@@ -419,17 +449,26 @@ impl Streams {
                     return Some((id, turn));
                 }
                 if stream.connection.is_none() {
-                    // Agents are named again in its next epoch: nothing but numbers is kept of it.
+                    // Agents are named again in its next epoch: what may have been dropped says itself whose it is.
                     self.waiting_cost -= stream.begin_epoch();
                 }
             }
-            self.turns.leave(id);
+            self.take_turns(id);
+        }
+    }
+
+    /// A stream has turns while it has something to inject. Who follows it waits, too, while it has something that may have been dropped.
+    fn take_turns(&mut self, id: StreamId) {
+        match self.by_id.get(&id) {
+            Some(stream) if stream.queued_cost > 0 => self.turns.join(id),
+            Some(stream) if !stream.kept.is_empty() => self.turns.rest(id),
+            Some(_) | None => self.turns.leave(id),
         }
     }
 
     /// The next thing to tell a connection.
     pub fn poll_told(&mut self) -> Option<(ConnectionId, Told)> {
-        let (window, doubtful) = (self.window(), self.doubtful);
+        let window = self.window();
         loop {
             let &connection = self.told.first()?;
             let stream = self.connections.get(&connection).and_then(|id| self.by_id.get_mut(id));
@@ -447,6 +486,7 @@ impl Streams {
                 }
                 self.told.remove(&connection);
                 if let Some(known) = known {
+                    let doubtful = std::mem::take(&mut stream.doubtful);
                     return Some((connection, Told::Ack(Ack { read: known.read, window, doubtful })));
                 }
             }
@@ -457,17 +497,21 @@ impl Streams {
     /// Everything in remoted's socket is gone. What waited to be injected goes back too, where there is a client to have it: only there it can
     /// become too old.
     fn restart(&mut self) {
-        self.steps.clear();
-        self.unread_cost = 0;
-        for stream in self.by_id.values_mut() {
+        self.steps = Steps::default();
+        let mut went_back = Vec::new();
+        for (&id, stream) in &mut self.by_id {
             let Some(known) = &mut stream.known else {
                 continue;
             };
             if known.injected > known.read || (stream.queued_cost > 0 && stream.connection.is_some()) {
                 known.injected = known.read;
-                self.waiting_cost -= stream.begin_epoch();
+                self.waiting_cost -= stream.forget_kept() + stream.begin_epoch();
                 self.told.extend(stream.connection);
+                went_back.push(id);
             }
+        }
+        for id in went_back {
+            self.take_turns(id);
         }
     }
 
@@ -492,15 +536,14 @@ impl Streams {
             self.waiting_cost -= self.by_id.remove(&id).map_or(0, |stream| stream.queued_cost);
             self.turns.forget(id);
             // Should it come back, its numbers begin anew.
-            for step in &mut self.steps {
-                step.spans.remove(&id);
-            }
+            self.steps.forget(id);
         }
     }
 }
 
 impl Stream {
-    /// What was under way to be injected counts for nothing: the client is told where to go on. Returns the buffer cost of what waited.
+    /// What was under way to be injected counts for nothing, all but what is kept: the client is told where to go on. Returns the buffer cost of
+    /// what waited.
     fn begin_epoch(&mut self) -> u64 {
         self.epoch = self.epoch.wrapping_add(1);
         self.granted = 0;
@@ -510,14 +553,26 @@ impl Stream {
         if let Some(known) = &mut self.known {
             known.expected = known.injected;
         }
-        std::mem::take(&mut self.queued_cost)
+        let left = self.kept.again_cost();
+        std::mem::replace(&mut self.queued_cost, left) - left
     }
 
-    /// Takes what is no datagram off the front of the queue; whether a datagram is left.
+    /// Nothing is injected again. Returns the buffer cost of what was to be.
+    fn forget_kept(&mut self) -> u64 {
+        let cost = std::mem::take(&mut self.kept).again_cost();
+        self.queued_cost -= cost;
+        cost
+    }
+
+    /// Nothing is to be injected, and nothing may have been dropped.
+    fn has_nothing_left(&self) -> bool {
+        self.queued_cost == 0 && self.kept.is_empty()
+    }
+
+    /// Takes what is no datagram off the front of the queue; whether a datagram is left to inject.
     fn settle(&mut self) -> bool {
         loop {
             match self.queue.front() {
-                None => return false,
                 Some(Queued::Session(session)) => {
                     self.sessions.insert(session.name.id, *session);
                     self.queue.pop_front();
@@ -526,8 +581,16 @@ impl Stream {
                 Some(Queued::Data(..)) => {
                     self.queue.pop_front();
                 }
+                None => return self.kept.again().next().is_some(),
             }
         }
+    }
+
+    /// The next datagrams to inject, and whose they are: what is injected again, and then one frame's.
+    fn upcoming(&self) -> impl Iterator<Item = (Session, &[u8])> {
+        let again = self.kept.again().map(|item| (item.session, &item.bytes[..]));
+        let fresh = self.items().map_while(|item| Some((*self.sessions.get(&item.session)?, item.bytes)));
+        again.chain(fresh)
     }
 
     /// The datagrams at the front, one frame's.
@@ -539,21 +602,37 @@ impl Stream {
         front.into_iter().flatten()
     }
 
-    /// The datagram at the front was injected: from where on nothing had been, its number and its cost.
-    fn advance(&mut self) -> Option<(Seq, Seq, u64)> {
+    /// The next datagram was injected.
+    fn advance(&mut self) -> Option<Injected> {
+        let again = self.kept.again().next().map(|item| Injected { from: item.seq, seq: item.seq, cost: item.cost() });
+        let injected = if let Some(injected) = again {
+            self.kept.handle_injected_again();
+            injected
+        } else {
+            self.advance_queue()?
+        };
+        self.queued_cost -= injected.cost;
+        Some(injected)
+    }
+
+    fn advance_queue(&mut self) -> Option<Injected> {
         let item = self.items().next()?;
-        let (seq, cost, span) = (item.seq, cost(&item), item.span());
+        let (seq, cost, span) = (item.seq, cost(item.bytes), item.span());
+        let session = *self.sessions.get(&item.session)?;
+        let kept = (!self.once).then(|| Item { seq, session, bytes: item.bytes.into() });
         if let Some(Queued::Data(_, injected)) = self.queue.front_mut() {
             *injected += span;
         }
-        self.queued_cost -= cost;
+        if let Some(item) = kept {
+            self.kept.handle_injected(item);
+        }
         let known = self.known.as_mut()?;
         let from = std::mem::replace(&mut known.injected, seq.next());
         known.reached = known.reached.max(known.injected);
-        Some((from, seq, cost))
+        Some(Injected { from, seq, cost })
     }
 }
 
-fn cost(item: &DataItem<'_>) -> u64 {
-    u64::from(buffer_cost(item.bytes.len()))
+fn cost(bytes: &[u8]) -> u64 {
+    u64::from(buffer_cost(bytes.len()))
 }

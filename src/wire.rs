@@ -335,6 +335,8 @@ pub struct Notice {
 pub struct Attach {
     /// The address that remoted knows the client's agents by, if it may differ from the one that the connection comes from.
     pub source: Option<IpAddr>,
+    /// Nothing is to reach remoted twice, even if it may have been dropped the first time.
+    pub once: bool,
 }
 
 /// Transport tcp: where the client's stream goes on. What was on its way before counts for nothing.
@@ -454,7 +456,7 @@ impl Frame {
                 w.u8(verdict).u8(reason);
             }
             Self::Attach(a) => {
-                w.address(a.source);
+                w.address(a.source).u8(a.once.into());
             }
             Self::Resume(r) => {
                 w.u32(r.epoch).u8(r.from.is_some().into()).u64(r.from.unwrap_or_default().0);
@@ -534,7 +536,7 @@ impl Frame {
                 active: f.u32(),
             }),
             6 => Self::Notice(Notice { verdict: Verdict::from_wire(f.u8(), f.u8()) }),
-            7 => Self::Attach(Attach { source: f.address() }),
+            7 => Self::Attach(Attach { source: f.address(), once: f.u8() != 0 }),
             8 => {
                 let (epoch, known, from) = (f.u32(), f.u8(), Seq(f.u64()));
                 let from = (known != 0).then_some(from);

@@ -57,8 +57,8 @@ impl Server {
             missing: None,
             places: None,
         };
-        let mut gate = Gate::new(Duration::ZERO);
-        gate.handle_sample(now, &sample);
+        let mut gate = Gate::new(Duration::ZERO, 500);
+        gate.handle_sample(now, &sample, None, false);
         Self { now, conns, current: 0, ids: ClientId::from(CONNECTIONS), gate, sample, granted: Vec::new() }
     }
 
@@ -83,7 +83,7 @@ impl Server {
         let socket = &mut self.sample.sockets[0];
         (socket.rx_queue, socket.drops) = (queue, socket.drops.wrapping_add(drops));
         self.sample.presence = presence;
-        self.gate.handle_sample(self.now, &self.sample);
+        self.gate.handle_sample(self.now, &self.sample, None, false);
         while let Some(volley) = self.gate.poll(self.now) {
             let count = volley.payloads.len();
             self.gate.handle_injected(count);
@@ -113,10 +113,10 @@ impl Server {
         let conn = &mut self.conns[self.current];
         match request {
             Request::Answer(question) => conn.questions.push_back(question),
-            Request::Attach(stream, source) => {
+            Request::Attach(stream, attach) => {
                 conn.attached = true;
-                let address = source.unwrap_or(conn.address());
-                let before = self.gate.handle_attach(self.now, conn.id, stream, address);
+                let address = attach.source.unwrap_or(conn.address());
+                let before = self.gate.handle_attach(self.now, conn.id, stream, address, attach.once);
                 if let Some(at) = self.conns.iter().position(|conn| Some(conn.id) == before) {
                     self.close_if(at, |_| true);
                 }
@@ -297,7 +297,7 @@ impl Model {
         let requests: Option<Vec<Request>> = frames
             .map(|frame| match (frame, self.stream) {
                 (Frame::Ping(ping), _) => Some(Request::Answer(Question::Ping(ping))),
-                (Frame::Attach(attach), Some(stream)) => Some(Request::Attach(stream, attach.source)),
+                (Frame::Attach(attach), Some(stream)) => Some(Request::Attach(stream, attach)),
                 (Frame::Session(session), Some(_)) => Some(Request::Session(session)),
                 (Frame::Data(data), Some(_)) => Some(Request::Data(data)),
                 _ => None,

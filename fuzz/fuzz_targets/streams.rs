@@ -43,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
             0 => {
                 let stream = u128::from(plan.byte()) % STREAMS;
                 carried.retain(|_, carries| *carries != stream);
-                streams.handle_attach(Time::ZERO, connection, stream, IpAddr::V4(Ipv4Addr::LOCALHOST));
+                streams.handle_attach(Time::ZERO, connection, stream, IpAddr::V4(Ipv4Addr::LOCALHOST), false);
                 carried.insert(connection, stream);
             }
             1 => {
@@ -67,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
             }
             5 => {
                 let room = u64::from(plan.byte()) * COST;
-                while let Some(volley) = streams.poll(room) {
+                while let Some(volley) = streams.poll(room, usize::MAX) {
                     let one = known.entry(volley.stream).or_default();
                     for payload in &volley.payloads {
                         let number = u64::from_be_bytes((*payload).try_into().expect("a number"));
@@ -97,7 +97,7 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
             _ => {
-                streams.handle_overflow();
+                streams.handle_drop(step & 128 == 0);
                 for one in known.values_mut() {
                     one.injected = one.acknowledged;
                 }

@@ -279,7 +279,10 @@ impl<'a> Prober<'a> {
         let peer = self.chosen.insert(peer);
         let attached = match self.config.relay.transport {
             Transport::Udp => Ok(()),
-            Transport::Tcp => peer.framed.send(&Frame::Attach(Attach { source: self.config.source })),
+            Transport::Tcp => {
+                let once = !self.config.relay.resend;
+                peer.framed.send(&Frame::Attach(Attach { source: self.config.source, once }))
+            }
         };
         let bells = {
             let mut relay = self.shared.relay.lock();

@@ -1,6 +1,6 @@
 use super::*;
 use crate::verdict::{Owner, Presence, Socket};
-use crate::wire::{DataItem, Seq, SessionName};
+use crate::wire::{Ack, DataItem, Seq, SessionName};
 
 const BUFFER: u64 = 212_992;
 const SMALL: u64 = 832;
@@ -26,20 +26,29 @@ fn data(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
     Data::new(epoch, &numbers.map(item).collect::<Vec<_>>())
 }
 
+fn look(gate: &mut Gate, now: Time, sample: &Sample) {
+    gate.handle_sample(now, sample, None, false);
+}
+
 /// remoted up, one client that has sent so many datagrams.
 fn gate(datagrams: u64) -> Gate {
-    let mut gate = Gate::new(Duration::ZERO);
-    gate.handle_sample(ms(0), &sample(0, 0));
-    gate.handle_attach(ms(0), 1, 77, IpAddr::from([10, 0, 0, 1]));
+    let mut gate = Gate::new(Duration::ZERO, 500);
+    look(&mut gate, ms(0), &sample(0, 0));
+    begin(&mut gate, datagrams);
+    gate
+}
+
+/// A client that has sent so many datagrams.
+fn begin(gate: &mut Gate, datagrams: u64) {
+    gate.handle_attach(ms(0), 1, 77, IpAddr::from([10, 0, 0, 1]), false);
     gate.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 }).expect("attached");
     while gate.poll_told().is_some() {}
     if datagrams > 0 {
         gate.handle_data(1, data(1, 0..datagrams)).expect("in order");
     }
-    gate
 }
 
-/// Injects all that may be; how many.
+/// Injects all that may be behind the newest sample; how many.
 fn inject(gate: &mut Gate, now: Time) -> u64 {
     let mut injected = 0;
     while let Some(volley) = gate.poll(now) {
@@ -47,40 +56,138 @@ fn inject(gate: &mut Gate, now: Time) -> u64 {
         gate.handle_injected(count);
         injected += count as u64;
     }
+    gate.end_step();
     injected
+}
+
+/// Everything that connections are told.
+fn told(gate: &mut Gate) -> Vec<Told> {
+    std::iter::from_fn(|| gate.poll_told()).map(|(_, told)| told).collect()
+}
+
+fn ack(read: u64, doubtful: bool) -> Told {
+    Told::Ack(Ack { read: Seq(read), window: 4 << 20, doubtful })
+}
+
+#[test]
+fn nothing_is_injected_but_behind_a_sample() {
+    let mut gate = gate(200);
+    assert_eq!(inject(&mut gate, ms(0)), 128, "half of the buffer");
+    look(&mut gate, ms(1), &sample(0, 0));
+    look(&mut gate, ms(2), &sample(0, 0));
+    assert_eq!(inject(&mut gate, ms(2)), 72);
+    gate.handle_data(1, data(1, 200..201)).expect("in order");
+    assert_eq!(inject(&mut gate, ms(3)), 0, "remoted may have died since");
+    assert_eq!(gate.next_look(), Some(ms(3)), "so it is looked at soon");
+}
+
+#[test]
+fn nothing_is_injected_where_remoted_is_not_as_it_was_found() {
+    let mut gate = gate(5);
+    // One of its sockets is gone, say.
+    gate.handle_sample(ms(1), &sample(0, 0), None, true);
+    assert_eq!(inject(&mut gate, ms(1)), 0);
+    gate.handle_sample(ms(2), &sample(0, 0), None, false);
+    assert_eq!(inject(&mut gate, ms(2)), 5);
+}
+
+#[test]
+fn a_step_is_no_longer_than_what_the_system_takes_in_a_row() {
+    let mut gate = Gate::new(Duration::ZERO, 100);
+    let large = |queue| {
+        let mut sample = sample(queue, 0);
+        sample.sockets[0].buffer = Some(8 << 20);
+        sample
+    };
+    look(&mut gate, ms(0), &large(0));
+    begin(&mut gate, 1_000);
+    for at in 1..=10 {
+        look(&mut gate, ms(at), &large(0));
+        assert_eq!(inject(&mut gate, ms(at)), 100);
+    }
+}
+
+#[test]
+fn what_the_system_drops_on_its_way_to_the_socket_is_injected_again() {
+    let mut gate = gate(0);
+    // What was dropped before is others'.
+    gate.handle_sample(ms(1), &sample(0, 0), Some(700), false);
+    gate.handle_data(1, data(1, 0..5)).expect("in order");
+    assert_eq!(inject(&mut gate, ms(1)), 5);
+    gate.handle_sample(ms(2), &sample(3 * SMALL, 0), Some(702), false);
+    assert_eq!(inject(&mut gate, ms(2)), 0, "not while something drops");
+    gate.handle_sample(ms(3), &sample(0, 0), Some(702), false);
+    assert_eq!(inject(&mut gate, ms(3)), 5);
+    gate.handle_sample(ms(4), &sample(0, 0), Some(702), false);
+    gate.handle_sample(ms(5), &sample(0, 0), Some(702), false);
+    assert_eq!((told(&mut gate), gate.repeated()), (vec![ack(5, false)], 5));
 }
 
 #[test]
 fn a_drop_while_nothing_of_ours_is_under_way_does_not_excuse_the_next_one() {
     let mut gate = gate(0);
-    gate.handle_sample(ms(1), &sample(0, 1));
+    look(&mut gate, ms(1), &sample(0, 1));
     gate.handle_data(1, data(1, 0..5)).expect("in order");
+    look(&mut gate, ms(20_000), &sample(0, 1));
     assert_eq!(inject(&mut gate, ms(20_000)), 5);
-    gate.handle_sample(ms(20_001), &sample(2 * SMALL, 4));
-    let resumed = std::iter::from_fn(|| gate.poll_told()).any(|(_, told)| matches!(told, Told::Resume(_)));
-    assert!(resumed, "three of ours may have been dropped");
+    look(&mut gate, ms(20_001), &sample(2 * SMALL, 4));
+    look(&mut gate, ms(20_002), &sample(2 * SMALL, 4));
+    assert_eq!(inject(&mut gate, ms(20_002)), 5, "three of ours may have been dropped");
 }
 
 #[test]
-fn while_others_overflow_the_socket_nothing_is_sent_again_but_once() {
+fn a_drop_of_the_last_life_is_none_of_the_next() {
     let mut gate = gate(0);
-    let (mut resumes, mut epoch, mut next) = (0, 1, 0);
-    for at in 1..1_000 {
-        gate.handle_data(1, data(epoch, next..next + 1)).expect("in order");
-        inject(&mut gate, ms(10 * at));
-        gate.handle_sample(ms(10 * at + 1), &sample(SMALL, at as u32));
-        for (_, told) in std::iter::from_fn(|| gate.poll_told()).collect::<Vec<_>>() {
-            next += 1;
-            if let Told::Resume(resume) = told {
-                (resumes, epoch, next) = (resumes + 1, resume.epoch, resume.from.map_or(next, |from| from.0));
-                gate.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 })
-                    .expect("attached");
-            }
-        }
-        gate.handle_sample(ms(10 * at + 2), &sample(0, at as u32));
-        next = next.max(at);
+    look(&mut gate, ms(1), &sample(0, 9));
+    let mut next = sample(0, 0);
+    next.sockets[0].inode = 2;
+    look(&mut gate, ms(2), &next);
+    gate.handle_data(1, data(1, 0..200)).expect("in order");
+    look(&mut gate, ms(3), &next);
+    assert_eq!(inject(&mut gate, ms(3)), 128, "with no care");
+}
+
+#[test]
+fn while_others_overflow_the_socket_a_step_takes_a_quarter_of_the_room_and_waits_for_what_became_of_the_last() {
+    let mut gate = gate(500);
+    look(&mut gate, ms(1), &sample(BUFFER, 10));
+    assert_eq!(inject(&mut gate, ms(1)), 0, "it overflows at this moment");
+    look(&mut gate, ms(2), &sample(BUFFER / 4, 10));
+    let (usable, quarter) = (BUFFER * 70 / 100, 4);
+    assert_eq!(inject(&mut gate, ms(2)), (usable - BUFFER / 4) / quarter / SMALL);
+    look(&mut gate, ms(3), &sample(0, 10));
+    assert_eq!(inject(&mut gate, ms(3)), 0, "it may still be on its way");
+    look(&mut gate, ms(4), &sample(0, 10));
+    assert_eq!(inject(&mut gate, ms(4)), usable / quarter / SMALL);
+    look(&mut gate, ms(5), &sample(0, 10));
+    look(&mut gate, ms(6), &sample(0, 10));
+    look(&mut gate, ms(50), &sample(BUFFER * 3 / 4, 10));
+    assert_eq!(inject(&mut gate, ms(50)), 1, "where there is no room two could be parted");
+    // And it is over.
+    for at in [10_001, 10_002] {
+        look(&mut gate, ms(at), &sample(0, 10));
     }
-    assert!((1..=2).contains(&resumes), "sent back {resumes} times");
+    assert_eq!(inject(&mut gate, ms(10_002)), 128);
+}
+
+#[test]
+fn what_is_followed_by_a_drop_is_injected_again_for_a_second_and_no_longer() {
+    let mut gate = gate(3);
+    let (mut drops, mut injected, mut first_ack) = (0, 0, None);
+    for at in 1..3_000 {
+        // Each second look shows that more was dropped.
+        drops += (at % 2) as u32;
+        look(&mut gate, ms(at), &sample(if at % 2 == 0 { 0 } else { BUFFER }, drops));
+        injected += inject(&mut gate, ms(at));
+        let acks = told(&mut gate);
+        if first_ack.is_none() && !acks.is_empty() {
+            assert!(acks.iter().all(|told| matches!(told, Told::Ack(ack) if ack.doubtful)), "{acks:?}");
+            first_ack = Some(at);
+        }
+    }
+    let first_ack = first_ack.expect("nothing stops a stream for ever");
+    assert!((1_000..1_100).contains(&first_ack), "after {first_ack} ms");
+    assert!(injected > 100, "it was tried {injected} times");
 }
 
 #[test]
@@ -88,37 +195,21 @@ fn no_more_is_injected_than_remoteds_buffer_takes_until_some_is_read() {
     let mut gate = gate(1_000);
     let first = inject(&mut gate, ms(0));
     assert!((100..=BUFFER / 2 / SMALL).contains(&first), "{first} at once");
-    gate.handle_sample(ms(1), &sample(first * SMALL, 0));
+    look(&mut gate, ms(1), &sample(first * SMALL, 0));
     assert_eq!(inject(&mut gate, ms(1)), 0, "it has read nothing");
-    gate.handle_sample(ms(2), &sample(first / 2 * SMALL, 0));
+    look(&mut gate, ms(2), &sample(first / 2 * SMALL, 0));
     assert_eq!(inject(&mut gate, ms(2)), 0, "what was read is known when all of the step was");
-    gate.handle_sample(ms(3), &sample(0, 0));
+    look(&mut gate, ms(3), &sample(0, 0));
     assert_eq!(inject(&mut gate, ms(3)), first);
 }
 
 #[test]
 fn nothing_is_injected_while_remoted_is_not_up() {
     let mut gate = gate(5);
-    gate.handle_sample(ms(1), &Sample { presence: Presence::Stopped, ..sample(0, 0) });
+    look(&mut gate, ms(1), &Sample { presence: Presence::Stopped, ..sample(0, 0) });
     assert_eq!(inject(&mut gate, ms(1)), 0);
-    gate.handle_sample(ms(2), &sample(0, 0));
+    look(&mut gate, ms(2), &sample(0, 0));
     assert_eq!(inject(&mut gate, ms(2)), 5);
-}
-
-#[test]
-fn a_drop_sends_clients_back_once_and_what_goes_on_dropping_is_others() {
-    let mut gate = gate(5);
-    assert_eq!(inject(&mut gate, ms(0)), 5);
-    gate.handle_sample(ms(1), &sample(5 * SMALL, 1));
-    let told: Vec<Told> = std::iter::from_fn(|| gate.poll_told()).map(|(_, told)| told).collect();
-    assert!(matches!(told[0], Told::Resume(resume) if resume.from == Some(Seq(0)) && resume.epoch == 2), "{told:?}");
-    gate.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 }).expect("attached");
-    gate.handle_data(1, data(2, 0..5)).expect("again");
-    assert_eq!(inject(&mut gate, ms(1)), 5);
-    gate.handle_sample(ms(2), &sample(5 * SMALL, 2));
-    gate.handle_sample(ms(3), &sample(0, 3));
-    let told: Vec<Told> = std::iter::from_fn(|| gate.poll_told()).map(|(_, told)| told).collect();
-    assert!(matches!(told[..], [Told::Ack(ack)] if ack.read == Seq(5) && ack.doubtful), "{told:?}");
 }
 
 #[test]
@@ -131,9 +222,9 @@ fn remoted_is_looked_at_soon_while_it_reads_and_seldom_while_it_does_not() {
         let next = gate.next_look().expect("something is not read");
         gaps.push(next.since(at).as_millis());
         at = next;
-        gate.handle_sample(at, &sample(5 * SMALL, 0));
+        look(&mut gate, at, &sample(5 * SMALL, 0));
     }
     assert_eq!(gaps, [1, 1, 2, 4, 8, 16, 32, 50]);
-    gate.handle_sample(at, &sample(0, 0));
+    look(&mut gate, at, &sample(0, 0));
     assert_eq!(gate.next_look(), None);
 }

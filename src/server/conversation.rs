@@ -12,13 +12,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::streams::{Offence, StreamId};
 use crate::time::Time;
 use crate::wire::{
-    Assembler, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, Target, VERSION, Welcome, WireError,
+    Assembler, Attach, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, Target, VERSION, Welcome, WireError,
 };
 
 /// A connection that has not said what it is by then is closed.
@@ -74,8 +73,8 @@ pub enum Question {
 pub enum Request {
     /// An answer.
     Answer(Question),
-    /// It is to carry this stream, whose agents remoted knows by this address, if not by the connection's.
-    Attach(StreamId, Option<IpAddr>),
+    /// It is to carry this stream, in the way that is asked for.
+    Attach(StreamId, Attach),
     /// An agent behind the client.
     Session(Session),
     /// Datagrams.
@@ -241,7 +240,7 @@ impl Conversation {
             (Stage::New | Stage::Ungreeted, _) => Err(Garbage::Ungreeted),
             (Stage::Client { silence, stream: Some(stream), .. }, Frame::Attach(attach)) => {
                 self.deadline = now + silence;
-                Ok(Some(Request::Attach(stream, attach.source)))
+                Ok(Some(Request::Attach(stream, attach)))
             }
             (Stage::Client { stream: Some(_), .. }, Frame::Session(session)) => Ok(Some(Request::Session(session))),
             (Stage::Client { stream: Some(_), .. }, Frame::Data(data)) => Ok(Some(Request::Data(data))),

@@ -1,7 +1,7 @@
 //! Serving all connections with one thread.
 //!
 //! Each turn of the loop reads what has come in, then answers all that wait from one sample of remoted. A sample is always begun after the
-//! ping was read, never a cached one: between the two remoted may have died.
+//! ping was read, never a cached one: between the two remoted may have died. For the same reason something is injected only right behind a sample.
 
 mod carry;
 mod door;
@@ -27,6 +27,7 @@ use crate::gate::Gate;
 use crate::net::framed::{Broken, Filled};
 use crate::net::udp::Inbox;
 use crate::net::{self};
+use crate::remoted::backlog::{self, Backlog};
 use crate::remoted::{Found, Inspector, Wanted};
 use crate::seal::Key;
 use crate::streams::Offence;
@@ -90,6 +91,7 @@ pub(super) struct Server<'a> {
     inspector: Inspector,
     found: Found,
     gate: Gate,
+    backlog: Backlog,
     injector: Injector,
     attachments: Attachments,
     inbox: Inbox,
@@ -132,7 +134,8 @@ impl<'a> Server<'a> {
             waiting: Vec::new(),
             inspector: Inspector::new(wanted),
             found: Found::default(),
-            gate: Gate::new(config.settle),
+            gate: Gate::new(config.settle, backlog::length() / 2),
+            backlog: Backlog::new(),
             injector,
             attachments: Attachments::default(),
             inbox: Inbox::default(),
@@ -175,10 +178,11 @@ impl<'a> Server<'a> {
     /// At a stop: what was injected is acknowledged if remoted reads it soon, so that it does not come again.
     fn finish(&mut self, events: &mut Events) {
         let until = net::now() + FINISH_MAX;
+        // Nothing is taken in or injected any more: this only waits.
+        self.inject_again = Some(Time::FAR);
         while self.gate.unread_cost() > 0 && net::now() < until {
             self.sample(net::now());
             self.tell_streams();
-            // Nothing is taken in any more: this only waits.
             if self.poll.poll(events, Some(SAMPLE_GAP_MAX)).is_err() {
                 break;
             }
@@ -208,9 +212,8 @@ impl<'a> Server<'a> {
         let watch = self.next_watch();
         let settle = self.next_settling();
         let sweep = (!self.conns.is_empty()).then(|| self.swept + SWEEP_GAP);
-        let again = self.inject_again.filter(|_| self.gate.is_busy());
         let proof = self.injector.next_deadline();
-        [answers, watch, settle, sweep, self.accept_again, again, proof].into_iter().flatten().min()
+        [answers, watch, settle, sweep, self.accept_again, proof].into_iter().flatten().min()
     }
 
     /// When to look at remoted unasked: soon where clients wait for it. What the first search finds is looked at first.
@@ -257,14 +260,14 @@ impl<'a> Server<'a> {
             self.accept_again = None;
             self.accept(now);
         }
+        self.prove(net::now());
         let asked = !self.waiting.is_empty() && !self.search_open && self.next_sample() <= now;
         let watch = self.next_watch().is_some_and(|at| at <= now);
         let settled = self.next_settling().is_some_and(|at| at <= now);
         if asked || watch || settled {
-            self.sample(now);
+            self.sample(net::now());
         }
-        self.prove(net::now());
-        self.inject(net::now());
+        self.tell_streams();
         if now.since(self.swept) >= SWEEP_GAP {
             self.swept = now;
             self.sweep(now);
@@ -320,7 +323,7 @@ impl<'a> Server<'a> {
                     self.waiting.push(token);
                 }
             }
-            Request::Attach(stream, source) => self.attach(now, token, stream, source),
+            Request::Attach(stream, attach) => self.attach(now, token, stream, attach),
             Request::Session(session) => self.gate.handle_session(conn.id, session)?,
             Request::Data(data) => self.gate.handle_data(conn.id, data)?,
         }

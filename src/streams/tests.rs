@@ -26,7 +26,7 @@ const fn session(id: u16, generation: u32) -> Session {
 
 /// One stream on this connection, told where to go on, with its agent named.
 fn attached(streams: &mut Streams, connection: ConnectionId, stream: StreamId) -> Resume {
-    streams.handle_attach(NOW, connection, stream, HOST);
+    streams.handle_attach(NOW, connection, stream, HOST, false);
     streams.handle_session(connection, session(0, 0)).expect("it is attached");
     let mut resume = None;
     while let Some((to, told)) = streams.poll_told() {
@@ -49,7 +49,7 @@ fn begun() -> Streams {
 /// Injects all that fits `room`; the numbers, as the datagrams say them.
 fn inject(streams: &mut Streams, mut room: u64) -> Vec<u64> {
     let mut injected = Vec::new();
-    while let Some(volley) = streams.poll(room) {
+    while let Some(volley) = streams.poll(room, usize::MAX) {
         let payloads = &volley.payloads;
         let count = payloads.len();
         injected.extend(payloads.iter().map(|bytes| u64::from_be_bytes((*bytes).try_into().expect("a number"))));
@@ -149,7 +149,7 @@ fn a_new_connection_goes_on_behind_what_was_injected_and_the_old_one_is_heard_no
     streams.handle_data(1, data(1, 0..8)).expect("in order");
     assert_eq!(inject(&mut streams, 3 * 832), [0, 1, 2]);
     streams.handle_sample(LIFE, 0, 3 * 832);
-    assert_eq!(streams.handle_attach(NOW, 2, STREAM, HOST), Some(1));
+    assert_eq!(streams.handle_attach(NOW, 2, STREAM, HOST, false), Some(1));
     assert_eq!(streams.handle_data(1, data(1, 8..9)), Err(Offence::Unattached));
     let resume = Resume { epoch: 2, from: Some(Seq(3)), reached: Seq(3), window: WINDOW_MAX };
     assert_eq!(told(&mut streams), [(2, Told::Resume(resume)), (2, ack(0))]);
@@ -209,7 +209,7 @@ fn streams_take_turns_and_no_volley_is_of_two_agents() {
     let mixed = Data::new(1, &[(100, 0), (101, 1), (102, 1)].map(|(number, session)| item(number, session, b"x")));
     streams.handle_data(1, mixed).expect("in order");
     for expected in [(0, 1), (1, 2)] {
-        let volley = streams.poll(1 << 20).expect("there is more");
+        let volley = streams.poll(1 << 20, usize::MAX).expect("there is more");
         let count = volley.payloads.len();
         assert_eq!((volley.session.name.id, count), expected);
         streams.handle_injected(count);
@@ -223,24 +223,99 @@ fn a_place_that_is_given_to_another_agent_changes_hands_behind_what_waits_for_th
     streams.handle_session(1, session(0, 1)).expect("attached");
     streams.handle_data(1, data(1, 1..2)).expect("in order");
     for generation in [0, 1] {
-        assert_eq!(streams.poll(832).expect("one each").session.name.generation, generation);
+        assert_eq!(streams.poll(832, usize::MAX).expect("one each").session.name.generation, generation);
         streams.handle_injected(1);
     }
 }
 
 #[test]
-fn an_overflow_sends_back_what_was_injected_since_the_sample_before() {
+fn what_may_have_been_dropped_is_injected_again_before_anything_newer() {
     let mut streams = begun();
-    streams.handle_data(1, data(1, 0..6)).expect("in order");
-    inject(&mut streams, 2 * 832);
-    streams.handle_sample(LIFE, 0, 2 * 832);
-    inject(&mut streams, 2 * 832);
-    streams.handle_overflow();
-    let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(4), window: WINDOW_MAX };
-    assert_eq!(told(&mut streams), [(1, Told::Resume(resume)), (1, ack(0))]);
-    assert_eq!(streams.unread_cost(), 2 * 832);
-    streams.handle_sample(LIFE, 2 * 832, 0);
+    streams.handle_data(1, data(1, 0..9)).expect("in order");
+    assert_eq!(inject(&mut streams, 2 * 832), [0, 1]);
+    all_read(&mut streams, 0);
     assert_eq!(told(&mut streams), [(1, ack(2))]);
+    assert_eq!(inject(&mut streams, 2 * 832), [2, 3]);
+    streams.handle_sample(LIFE, 0, 2 * 832);
+    assert_eq!(inject(&mut streams, 2 * 832), [4, 5]);
+    assert!(streams.is_unsettled());
+    streams.handle_drop(true);
+    // Also the step that one sample has followed: its datagrams may have been on their way then.
+    assert_eq!((streams.unread_cost(), streams.waiting_cost()), (0, 7 * 832));
+    streams.handle_sample(LIFE, 0, 2 * 832);
+    assert_eq!(told(&mut streams), [], "its client need not know");
+    assert_eq!(inject(&mut streams, 3 * 832), [2, 3, 4]);
+    streams.handle_drop(true);
+    assert_eq!(inject(&mut streams, 5 * 832), [2, 3, 4, 5, 6]);
+    assert_eq!(streams.repeated(), 7);
+    all_read(&mut streams, 0);
+    assert_eq!(told(&mut streams), [(1, ack(7))]);
+    streams.handle_drop(true);
+    assert_eq!(inject(&mut streams, 5 * 832), [7, 8], "what is known to be in the socket stays there");
+}
+
+#[test]
+fn what_is_to_come_once_is_doubtful_when_it_may_have_been_dropped() {
+    for (once, again) in [(true, true), (false, false)] {
+        let mut streams = Streams::default();
+        streams.handle_sample(LIFE, 0, 0);
+        streams.handle_attach(NOW, 1, STREAM, HOST, once);
+        streams.handle_session(1, session(0, 0)).expect("attached");
+        told(&mut streams);
+        streams.handle_data(1, data(1, 0..4)).expect("in order");
+        assert_eq!(inject(&mut streams, 2 * 832), [0, 1]);
+        streams.handle_drop(again);
+        assert_eq!(inject(&mut streams, 832), [2]);
+        all_read(&mut streams, 0);
+        let doubtful = |read| Told::Ack(Ack { read: Seq(read), window: WINDOW_MAX, doubtful: true });
+        assert_eq!(told(&mut streams), [(1, doubtful(3))]);
+        inject(&mut streams, 832);
+        all_read(&mut streams, 0);
+        assert_eq!(told(&mut streams), [(1, ack(4))], "nothing was dropped since");
+    }
+}
+
+#[test]
+fn what_may_have_been_dropped_outlives_its_connection_and_comes_before_what_a_new_one_brings() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..4)).expect("in order");
+    assert_eq!(inject(&mut streams, 2 * 832), [0, 1]);
+    streams.handle_gone(NOW, 1);
+    assert_eq!(attached(&mut streams, 2, STREAM).from, Some(Seq(2)));
+    streams.handle_drop(true);
+    streams.handle_data(2, data(2, 2..4)).expect("from where it was told");
+    assert_eq!(inject(&mut streams, 10_000), [0, 1, 2, 3]);
+    all_read(&mut streams, 0);
+    assert_eq!(told(&mut streams), [(2, ack(4))]);
+}
+
+#[test]
+fn a_client_that_was_started_anew_follows_what_it_has_left_that_may_have_been_dropped() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..2)).expect("in order");
+    assert_eq!(inject(&mut streams, 10_000), [0, 1]);
+    streams.handle_gone(NOW, 1);
+    attached(&mut streams, 2, STREAM + 1);
+    streams.handle_data(2, data(1, 100..102)).expect("in order");
+    assert_eq!(inject(&mut streams, 10_000), [0; 0], "it is not known to be in the socket");
+    streams.handle_drop(true);
+    assert_eq!(inject(&mut streams, 10_000), [0, 1]);
+    streams.handle_sample(LIFE, 0, 0);
+    assert_eq!(inject(&mut streams, 10_000), [0; 0]);
+    streams.handle_sample(LIFE, 0, 0);
+    assert_eq!(inject(&mut streams, 10_000), [100, 101]);
+    assert_eq!((streams.waiting_cost(), streams.turns.len()), (0, 0));
+}
+
+#[test]
+fn a_stream_that_cannot_be_injected_comes_again_with_what_may_have_been_dropped() {
+    let mut streams = begun();
+    streams.handle_data(1, data(1, 0..4)).expect("in order");
+    assert_eq!(inject(&mut streams, 2 * 832), [0, 1]);
+    streams.handle_drop(true);
+    assert_eq!(streams.handle_uninjectable(NOW, STREAM), Some(1));
+    assert_eq!((streams.waiting_cost(), streams.unread_cost()), (0, 0));
+    assert_eq!(attached(&mut streams, 2, STREAM).from, Some(Seq(0)));
 }
 
 #[test]
@@ -269,7 +344,7 @@ fn what_cannot_be_injected_keeps_nobody_waiting_and_comes_again_over_another_con
     attached(&mut streams, 2, STREAM + 1);
     streams.handle_data(1, data(1, 10..13)).expect("in order");
     streams.handle_data(2, data(1, 20..22)).expect("in order");
-    assert!(streams.poll(10_000).is_some_and(|volley| volley.stream == STREAM));
+    assert!(streams.poll(10_000, usize::MAX).is_some_and(|volley| volley.stream == STREAM));
     assert_eq!(streams.handle_uninjectable(NOW, STREAM), Some(1));
     assert_eq!(inject(&mut streams, 10_000), [20, 21]);
     assert_eq!((streams.waiting_cost(), streams.carries(1)), (0, false));
@@ -302,11 +377,15 @@ fn a_client_that_was_started_anew_follows_what_it_had_left() {
     attached(&mut streams, 3, STREAM + 2);
     streams.handle_data(3, data(1, 2_000..2_100)).expect("as it should be");
     let elsewhere = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-    streams.handle_attach(NOW, 4, STREAM + 3, elsewhere);
+    streams.handle_attach(NOW, 4, STREAM + 3, elsewhere, false);
     streams.handle_session(4, session(0, 0)).expect("it is attached");
     while streams.poll_told().is_some() {}
     streams.handle_data(4, data(1, 3_000..3_100)).expect("as it should be");
-    let injected = inject(&mut streams, u64::MAX);
+    let mut injected = Vec::new();
+    for _ in 0..7 {
+        injected.extend(inject(&mut streams, u64::MAX));
+        streams.handle_sample(LIFE, 0, 0);
+    }
     let (others, own): (Vec<u64>, Vec<u64>) = injected.iter().partition(|&&number| number >= 3_000);
     let expected: Vec<u64> = (0..100).chain(1_000..1_100).chain(2_000..2_100).collect();
     assert_eq!(own, expected, "each life of the client after the one before");

@@ -49,8 +49,8 @@ impl Turns {
         }
     }
 
-    /// This stream has nothing any more: those that waited for it go on.
-    pub(super) fn leave(&mut self, id: StreamId) {
+    /// This stream has nothing to inject at the moment, and may have something again before those that wait for it.
+    pub(super) fn rest(&mut self, id: StreamId) {
         if self.queue.front() == Some(&id) {
             self.queue.pop_front();
             self.had = 0;
@@ -58,6 +58,11 @@ impl Turns {
         } else if self.waiting.remove(&id) && !self.leaders.contains_key(&id) {
             self.queue.retain(|&other| other != id);
         }
+    }
+
+    /// This stream has nothing any more: those that waited for it go on.
+    pub(super) fn leave(&mut self, id: StreamId) {
+        self.rest(id);
         for follower in self.followers.remove(&id).unwrap_or_default() {
             if let Some(leaders) = self.leaders.get_mut(&follower) {
                 *leaders -= 1;
@@ -69,7 +74,7 @@ impl Turns {
         }
     }
 
-    /// Until this stream, which has something, leaves, the newcomer has no turn.
+    /// Until this stream leaves, the newcomer has no turn.
     pub(super) fn follow(&mut self, newcomer: StreamId, leader: StreamId) {
         self.followers.entry(leader).or_default().push(newcomer);
         *self.leaders.entry(newcomer).or_default() += 1;

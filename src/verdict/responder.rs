@@ -3,9 +3,11 @@
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use super::windows::usable;
 use super::{ClientId, Grant, Judge, Request, Room, Sample, Windows};
 use crate::time::Time;
 use crate::wire::{DATAGRAM_BYTES_MAX, LEASE_MAX, Ping, Pong, Verdict, buffer_cost};
@@ -48,10 +50,13 @@ impl Responder {
     /// Takes in a sample.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
         self.judge.handle_sample(now, sample);
-        if self.judge.drops() != self.drops {
-            self.drops = self.judge.drops();
-            self.overflowed = Some(now);
+        match self.judge.drops().cmp(&self.drops) {
+            Ordering::Greater => self.overflowed = Some(now),
+            // Another life, whose socket has dropped nothing.
+            Ordering::Less => self.overflowed = None,
+            Ordering::Equal => {}
         }
+        self.drops = self.judge.drops();
         if self.judge.verdict() == Verdict::Up {
             self.windows.handle_queue(now, self.judge.backlog(), self.overflows(now));
         }
@@ -97,8 +102,8 @@ impl Responder {
     }
 
     /// How much transport tcp may inject at this moment, in bytes of buffer cost: it shares remoted's buffer with the clients that send by
-    /// themselves. `next` is the cost of the datagram whose turn it is, `waiting` of all, `unread` of what was injected and not read.
-    pub fn handle_injection(&mut self, now: Time, next: u64, waiting: u64, unread: u64) -> u64 {
+    /// themselves. `next` is the cost of the datagram whose turn it is, `need` of all that is to be injected now, `unread` of what was injected and not read.
+    pub fn handle_injection(&mut self, now: Time, next: u64, need: u64, unread: u64) -> u64 {
         let request = Request {
             client: INJECTOR,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -107,7 +112,7 @@ impl Responder {
             unconfirmed_cost: unread,
             lease: INJECTION_LEASE,
         };
-        self.grant(now, request, waiting).window.saturating_sub(unread)
+        self.grant(now, request, need).window.saturating_sub(unread)
     }
 
     /// Transport tcp has nothing to inject: others need not share with it.
@@ -124,12 +129,21 @@ impl Responder {
         }
     }
 
+    /// What surely fits into remoted's socket as the newest sample shows it, in bytes.
+    pub fn room(&self) -> u64 {
+        usable(self.buffer()).saturating_sub(self.judge.backlog())
+    }
+
+    fn buffer(&self) -> u64 {
+        self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT)
+    }
+
     fn grant(&mut self, now: Time, request: Request, need: u64) -> Grant {
         if self.judge.verdict() != Verdict::Up {
             return Grant { window: 0, ask_again: Duration::ZERO };
         }
         let room = Room {
-            buffer: self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT),
+            buffer: self.buffer(),
             queue: self.judge.backlog(),
             overflows: self.overflows(now),
             reads: self.judge.is_reading(now),

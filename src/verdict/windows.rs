@@ -289,7 +289,7 @@ impl Windows {
         let window = free.min(window).min(self.wish(request.client, room));
         let window = if window >= request.next_cost.max(1) {
             window
-        } else if others == 0 && (room.queue == 0 || room.queue + request.next_cost <= usable(room)) {
+        } else if others == 0 && (room.queue == 0 || room.queue + request.next_cost <= usable(room.buffer)) {
             // Larger than half the buffer, but no other client has anything under way.
             request.next_cost
         } else {
@@ -414,7 +414,7 @@ impl Windows {
         // In the queue lies what clients say they have released. What they only may release comes on top of it, and what they do not count
         // any more, because they are about to send it again, lies there too.
         let strange = room.queue.saturating_sub(self.ledger.said());
-        let room_left = usable(room).saturating_sub(strange + others);
+        let room_left = usable(room.buffer).saturating_sub(strange + others);
         room_left.min((room.buffer / 2).saturating_sub(self.ledger.booked_by_others(id)))
     }
 
@@ -462,6 +462,7 @@ impl Windows {
     }
 }
 
-const fn usable(room: Room) -> u64 {
-    room.buffer * USABLE_PERCENT / 100
+/// How much of a buffer can be filled whatever of it the kernel has not freed yet.
+pub(super) const fn usable(buffer: u64) -> u64 {
+    buffer * USABLE_PERCENT / 100
 }

@@ -68,9 +68,9 @@ fn frames() -> Vec<Frame> {
     ];
     all.extend(VERDICTS.map(|verdict| Frame::Notice(Notice { verdict })));
     all.extend([
-        Frame::Attach(Attach { source: None }),
-        Frame::Attach(Attach { source: Some(IpAddr::from([10, 0, 0, 5])) }),
-        Frame::Attach(Attach { source: Some(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 5])) }),
+        Frame::Attach(Attach { source: None, once: false }),
+        Frame::Attach(Attach { source: Some(IpAddr::from([10, 0, 0, 5])), once: true }),
+        Frame::Attach(Attach { source: Some(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 5])), once: false }),
         Frame::Resume(Resume { epoch: 3, from: Some(Seq(9)), reached: Seq(11), window: 4_096 }),
         Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 0 }),
         Frame::Ack(Ack { read: Seq(9), window: 4_096, doubtful: true }),
@@ -292,7 +292,7 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         any_ping().prop_map(Frame::Ping),
         any_pong().prop_map(Frame::Pong),
         verdict().prop_map(|verdict| Frame::Notice(Notice { verdict })),
-        address().prop_map(|source| Frame::Attach(Attach { source })),
+        (address(), any::<bool>()).prop_map(|(source, once)| Frame::Attach(Attach { source, once })),
         (any::<u32>(), prop::option::of(any::<u64>()), number(), number()).prop_map(
             |(epoch, from, reached, window)| {
                 Frame::Resume(Resume { epoch, from: from.map(Seq), reached: Seq(reached), window })

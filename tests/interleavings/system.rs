@@ -199,7 +199,7 @@ impl System {
 
     /// Transport tcp: remoted reads what is injected at once.
     fn inject(&self, streams: &mut Streams) {
-        while let Some(volley) = streams.poll(u64::MAX) {
+        while let Some(volley) = streams.poll(u64::MAX, usize::MAX) {
             let count = volley.payloads.len();
             volley.payloads.iter().for_each(|payload| self.arrive(payload));
             streams.handle_injected(count);
@@ -237,7 +237,7 @@ impl System {
             }
             Frame::Attach(_) => {
                 // There is one client.
-                if let Some(before) = streams.handle_attach(world.look(), self.carrier(stream), 1, CLIENT) {
+                if let Some(before) = streams.handle_attach(world.look(), self.carrier(stream), 1, CLIENT, false) {
                     self.state().carriers[before as usize].close();
                 }
                 return;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::scene::{AGENT, Scene};
+use crate::scene::{AGENT, Scene, example};
 use crate::support::namespaces::Side;
 use crate::support::{pause_for, wait_until};
 
@@ -80,18 +80,22 @@ fn come_back_at_once(mut scene: Scene, outages: u64) {
 
 #[test]
 fn a_sender_without_a_broker_that_overflows_the_receiver_does_not_stop_the_client() {
-    go_on_under_a_flood(Scene::empty());
+    go_on_under_a_flood(Scene::empty(), |scene| scene.wait_until_client_says(&["by other senders"]));
 }
 
 #[test]
 fn a_sender_without_a_broker_that_overflows_the_receiver_does_not_stop_a_stream() {
-    go_on_under_a_flood(Scene::empty_with_key());
+    // The server injects where others leave room, and again what may have been dropped.
+    go_on_under_a_flood(Scene::empty_with_key(), |scene| scene.wait_until_accepted(AGENT, UNDER_A_FLOOD));
 }
 
-fn go_on_under_a_flood(scene: Scene) {
+/// Datagrams that a client sends while a flood lasts.
+const UNDER_A_FLOOD: u64 = 1_000;
+
+fn go_on_under_a_flood(scene: Scene, expect: impl FnOnce(&mut Scene)) {
     const FLOOD: &str = "900";
     const DIRECT: &str = "901";
-    let count = 1_000;
+    let count = UNDER_A_FLOOD;
     let mut scene = scene.brought_up(&["--rate", "2000"]);
     // The client's own: the first session's source port.
     scene.net.count_datagrams(Side::Server, 1517);
@@ -113,7 +117,7 @@ fn go_on_under_a_flood(scene: Scene) {
     });
     let released = scene.net.counted_datagrams(Side::Server);
     assert!(released <= 2 * count, "{count} datagrams were released {released} times");
-    scene.wait_until_client_says(&["by other senders"]);
+    expect(&mut scene);
     assert!(flood.process.is_running(), "the flood was over too early");
     flood.process.kill();
     // The drops hit it no harder than who has no broker. Half is for chance; to release only what remoted's reading confirms, just
@@ -130,4 +134,28 @@ fn go_on_under_a_flood(scene: Scene) {
         let whole = received.took.range(start..).count() == 500;
         whole.then_some(()).ok_or_else(|| format!("{received:?}"))
     });
+}
+
+#[test]
+fn a_stream_loses_nothing_to_bursts_of_senders_without_a_broker() {
+    // 400 at once every tenth of a second: more than the receiver's buffer holds, less than it reads meanwhile.
+    const BURSTS: &str =
+        r#"while sleep 0.1; do "$0" --server "$1" --agent 900 --count 400 --burst --linger-ms 0; done"#;
+    let mut scene = Scene::empty_with_key().brought_up(&["--rate", "5000"]);
+    let agent = example("ossec-agent");
+    let (agent, server) = (agent.to_str().expect("is plain text"), format!("{}:1514", Side::Server.ipv4()));
+    let mut bursts = scene.start(Side::Agent, "bash".into(), "bursts", &["-c", BURSTS, agent, &server]);
+    scene.wait_until_dropped(100);
+    let count = 4_000;
+    let mut traffic = scene.send_as(AGENT, count, &["--rate", "300"]);
+    let before = scene.drops();
+    Scene::wait_until_sent(&mut traffic);
+    let dropped = scene.drops() - before;
+    scene.wait_until_accepted(AGENT, count);
+    assert!(bursts.is_running(), "the bursts were over too early");
+    bursts.kill();
+    assert!(dropped > 1_000, "only {dropped} were dropped: the bursts were too small");
+    let received = scene.received(AGENT);
+    assert_eq!(received.overtaken(), 0, "{received:?}");
+    println!("{received:?}, {dropped} dropped in all");
 }

@@ -2,7 +2,7 @@
 //!
 //! Every datagram that reached the client must be accepted by remoted, unless one of its transmissions was lost in a way that the promise
 //! excepts (a single loss that TCP survived, a cut shorter than the lease, a cut of UDP alone, an overflow by others, the network's own
-//! reordering), or unless the client dropped it on purpose and counted it.
+//! reordering; over tcp only what was confirmed as doubtful), or unless the client dropped it on purpose and counted it.
 
 use std::collections::VecDeque;
 
@@ -74,6 +74,8 @@ pub(crate) struct Ledger {
     pub(crate) queued: VecDeque<u64>,
     /// Copies that the network made.
     pub(crate) duplicated: u64,
+    /// What the broker server sent again.
+    pub(crate) repeated: u64,
     copies: u64,
     reordered: u64,
     /// Drops at remoted's socket without others.
@@ -89,6 +91,7 @@ impl Ledger {
             newest: vec![0; agents],
             queued: VecDeque::new(),
             duplicated: 0,
+            repeated: 0,
             copies: 0,
             reordered: 0,
             overflows: 0,

@@ -72,7 +72,9 @@ impl Client {
         let Some((peer, greeted)) = peer.and_then(|peer| peer.greeted.map(|at| (peer, at))) else {
             return;
         };
-        if ground.transport == Transport::Tcp && peer.framed.send(&Frame::Attach(Attach { source: None })).is_err() {
+        if ground.transport == Transport::Tcp
+            && peer.framed.send(&Frame::Attach(Attach { source: None, once: false })).is_err()
+        {
             return self.drop_peer(token);
         }
         self.peers.retain(|peer| peer.token == token);

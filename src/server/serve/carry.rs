@@ -10,30 +10,39 @@ use super::super::inject::{Inject, Outcome};
 use super::{Close, Server};
 use crate::streams::{ConnectionId, StreamId, Told};
 use crate::time::Time;
-use crate::wire::{Frame, Reply};
+use crate::wire::{Attach, Frame, Reply};
 
 /// The system had no room for a datagram to inject.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
+/// A stream that is about to be carried.
+#[derive(Clone, Copy, Debug)]
+struct Attachment {
+    connection: ConnectionId,
+    stream: StreamId,
+    /// Nothing of it is injected twice.
+    once: bool,
+}
 
 /// Connections that carry a stream, or are about to, and in whose name.
 #[derive(Debug, Default)]
 pub(super) struct Attachments {
     sources: HashMap<ConnectionId, IpAddr>,
     /// Streams that wait until it is known that datagrams in their name get through.
-    waiting: HashMap<IpAddr, Vec<(ConnectionId, StreamId)>>,
+    waiting: HashMap<IpAddr, Vec<Attachment>>,
 }
 
 impl Attachments {
-    fn enter(&mut self, id: ConnectionId, stream: StreamId, source: IpAddr) {
-        self.sources.insert(id, source);
-        self.waiting.entry(source).or_default().push((id, stream));
+    fn enter(&mut self, attachment: Attachment, source: IpAddr) {
+        self.sources.insert(attachment.connection, source);
+        self.waiting.entry(source).or_default().push(attachment);
     }
 
     /// The connection is gone, or does something else. In whose name it was to send.
     fn leave(&mut self, id: ConnectionId) -> Option<IpAddr> {
         let source = self.sources.remove(&id)?;
         if let Some(waiting) = self.waiting.get_mut(&source) {
-            waiting.retain(|(waiting, _)| *waiting != id);
+            waiting.retain(|waiting| waiting.connection != id);
             if waiting.is_empty() {
                 self.waiting.remove(&source);
             }
@@ -41,7 +50,7 @@ impl Attachments {
         Some(source)
     }
 
-    fn take_waiting(&mut self, source: IpAddr) -> Vec<(ConnectionId, StreamId)> {
+    fn take_waiting(&mut self, source: IpAddr) -> Vec<Attachment> {
         self.waiting.remove(&source).unwrap_or_default()
     }
 
@@ -53,7 +62,7 @@ impl Attachments {
 
 impl Server<'_> {
     /// A client's stream goes on over this connection, in the name of the address that it comes from or of another that is allowed.
-    pub(super) fn attach(&mut self, now: Time, token: Token, stream: StreamId, source: Option<IpAddr>) {
+    pub(super) fn attach(&mut self, now: Time, token: Token, stream: StreamId, attach: Attach) {
         let Some(conn) = self.conns.get(&token).filter(|conn| conn.is_client()) else {
             return;
         };
@@ -61,7 +70,7 @@ impl Server<'_> {
         if let Some(why) = conn.mismatch(self.config.remoted.port, self.found.is_at_home()) {
             return self.refuse_strange(now, token, why);
         }
-        let source = source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
+        let source = attach.source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
         if source != address && !self.config.allowed_sources.iter().any(|allowed| allowed.contains(&source)) {
             let why =
                 format!("source {source} is not allowed for a client from {address} (--allow-source at the server)");
@@ -71,7 +80,7 @@ impl Server<'_> {
         match self.injector.enter(now, source) {
             Err(why) => self.cannot_inject(now, token, why),
             Ok(at_once) => {
-                self.attachments.enter(id, stream, source);
+                self.attachments.enter(Attachment { connection: id, stream, once: attach.once }, source);
                 if at_once {
                     self.carry(now, source);
                 }
@@ -89,12 +98,12 @@ impl Server<'_> {
 
     /// Datagrams in this name are known to get through: the streams that waited for that begin.
     fn carry(&mut self, now: Time, source: IpAddr) {
-        for (id, stream) in self.attachments.take_waiting(source) {
+        for Attachment { connection, stream, once } in self.attachments.take_waiting(source) {
             match self.config.inject {
                 Inject::Spoof => log::debug!("a stream begins in the name of {source}"),
                 Inject::Local => log::debug!("a stream of {source} begins in the name of this host"),
             }
-            let before = self.gate.handle_attach(now, id, stream, source);
+            let before = self.gate.handle_attach(now, connection, stream, source, once);
             if let Some(before) = before.and_then(|before| self.token(before)) {
                 self.close(before, &Close::Replaced);
             }
@@ -148,7 +157,7 @@ impl Server<'_> {
         }
     }
 
-    /// Injects what remoted takes, and tells the clients what there is to tell.
+    /// Injects what remoted takes, as the sample of this moment shows it, and tells the clients what there is to tell.
     pub(super) fn inject(&mut self, now: Time) {
         self.inject_again = self.inject_again.filter(|&at| at > now);
         while self.inject_again.is_none()
@@ -170,6 +179,7 @@ impl Server<'_> {
                 self.complaints.uninjected(why);
             }
         }
+        self.gate.end_step();
         self.tell_streams();
     }
 

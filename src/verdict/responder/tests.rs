@@ -13,6 +13,30 @@ fn what_a_client_says_of_itself_is_believed_within_reason() {
 }
 
 #[test]
+fn what_the_socket_of_another_life_has_dropped_is_no_overflow_of_this_one() {
+    let mut responder = Responder::new(Duration::ZERO);
+    let sample = |inode, drops| Sample {
+        presence: Presence::Running,
+        sockets: vec![Socket { inode, rx_queue: 0, drops, buffer: None }],
+        owners: Vec::new(),
+        age: None,
+        companion: None,
+        missing: None,
+        places: None,
+    };
+    let at = Time::from_millis;
+    responder.handle_sample(at(1), &sample(1, 0));
+    responder.handle_sample(at(2), &sample(1, 3));
+    assert!(responder.overflows(at(2)));
+    responder.handle_sample(at(3), &sample(2, 0));
+    assert!(!responder.overflows(at(3)), "its successor's is another socket");
+    responder.handle_sample(at(20_000), &sample(3, 7));
+    assert!(!responder.overflows(at(20_000)), "dropped before it was seen first");
+    responder.handle_sample(at(20_001), &sample(3, 8));
+    assert!(responder.overflows(at(20_001)));
+}
+
+#[test]
 fn a_client_that_remoted_does_not_receive_from_gets_no_window() {
     let mut responder = Responder::new(Duration::ZERO);
     let sample = Sample {

@@ -8,7 +8,7 @@ const fn widths(frame: &Frame) -> &'static [usize] {
         Frame::Hello(_) => &[4, 2, 4, 16, 4, 16, 2],
         Frame::Welcome(_) | Frame::Reply(_) => &[2, 4],
         Frame::Refusal(_) => &[],
-        Frame::Attach(_) => &[16],
+        Frame::Attach(_) => &[16, 1],
         Frame::Ping(_) => &[8, 8, 8, 8, 8, 8, 8, 8, 4, 8, 4],
         Frame::Pong(_) => &[8, 1, 1, 8, 4, 8, 8, 8, 8, 4, 4, 4],
         Frame::Notice(_) => &[1, 1],
@@ -69,11 +69,11 @@ fn every_field_lies_where_the_protocol_says() {
         ),
         (Frame::Notice(Notice { verdict: starting }), 6, vec![vec![6, 2]]),
         (Frame::Notice(Notice { verdict: elsewhere }), 6, vec![vec![3, 1]]),
-        (Frame::Attach(Attach { source: None }), 7, vec![wide(0), wide(0)]),
+        (Frame::Attach(Attach { source: None, once: true }), 7, vec![wide(0), wide(0), vec![1]]),
         (
-            Frame::Attach(Attach { source: Some(IpAddr::from([10, 0, 0, 5])) }),
+            Frame::Attach(Attach { source: Some(IpAddr::from([10, 0, 0, 5])), once: false }),
             7,
-            vec![wide(0), narrow(0xffff), vec![10, 0, 0, 5]],
+            vec![wide(0), narrow(0xffff), vec![10, 0, 0, 5], vec![0]],
         ),
         (
             Frame::Resume(Resume { epoch: 3, from: Some(Seq(9)), reached: Seq(11), window: 4_096 }),
@@ -179,7 +179,7 @@ fn a_flipped_bit_of_a_body_is_read_as_it_stands() {
                 }
                 (Frame::Notice(_), Ok([Frame::Notice(_)])) => {}
                 // Whatever is not zero means yes; of a number that is not known nothing is said.
-                (Frame::Ack(_), Ok([Frame::Ack(_)])) if bit >= 128 => {}
+                (Frame::Ack(_), Ok([Frame::Ack(_)])) | (Frame::Attach(_), Ok([Frame::Attach(_)])) if bit >= 128 => {}
                 (Frame::Resume(_), Ok([Frame::Resume(_)])) if (32..104).contains(&bit) => {}
                 // Behind the epoch: numbers that go back, or a length beyond the end.
                 (Frame::Data(_), Err(error)) => assert!(*error == WireError::Datagrams && bit >= 32, "{error}"),

@@ -342,7 +342,7 @@ impl World<'_> {
         if self.way != Way::Broker {
             return;
         }
-        let mut allowed = self.ledger.duplicated;
+        let mut allowed = self.ledger.duplicated + self.ledger.repeated;
         for client in 0..self.clients.len() {
             let counters = self.clients[client].counters();
             let agents = self.agents(client);
@@ -350,7 +350,8 @@ impl World<'_> {
             if counters.received != sent || sent != counters.confirmed + held + counters.dropped_total() {
                 self.ledger.complain(format!("client {client}: {sent} sent, {held} held, {counters:?}"));
             }
-            self.ledger.settle(agents, counters.dropped_total());
+            let doubtful = if self.plan.transport == Transport::Tcp { counters.doubtful } else { 0 };
+            self.ledger.settle(agents, counters.dropped_total() + doubtful);
             allowed += counters.copies;
             let per_rewind = match self.plan.transport {
                 Transport::Udp => COPIES_PER_REWIND_MAX,

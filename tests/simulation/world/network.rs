@@ -72,7 +72,9 @@ impl World<'_> {
             if !others {
                 self.ledger.overflows += 1;
             }
-            self.ledger.lost(datagram, if others { Loss::Excused } else { Loss::Covered });
+            // The broker server stands beside the socket and sees it.
+            let covered = !others || self.plan.transport == Transport::Tcp;
+            self.ledger.lost(datagram, if covered { Loss::Covered } else { Loss::Excused });
         }
         self.start_reading();
     }

@@ -14,6 +14,9 @@ const SAMPLE_GAP: u64 = MS;
 /// What a look takes.
 const SAMPLE: u64 = 20_000;
 
+/// What the kernel takes in a row.
+const STEP_DATAGRAMS: usize = 500;
+
 pub(super) struct Server {
     pub(super) alive: bool,
     /// When remoted is looked at next.
@@ -36,7 +39,7 @@ impl Server {
             half_open: Vec::new(),
             waiting: Vec::new(),
             looked: 0,
-            gate: Gate::new(plan.settle),
+            gate: Gate::new(plan.settle, STEP_DATAGRAMS),
             told: None,
         }
     }
@@ -126,7 +129,8 @@ impl World<'_> {
         }
         self.server.looked = self.now;
         let (now, sample) = (time(self.now), self.remoted.sample(self.now));
-        self.server.gate.handle_sample(now, &sample);
+        self.server.gate.handle_sample(now, &sample, Some(0), false);
+        self.inject();
         for (client, connection, ping) in std::mem::take(&mut self.server.waiting) {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));
             let gap = Duration::from_nanos(SAMPLE_GAP);
@@ -136,7 +140,6 @@ impl World<'_> {
             self.at(arrives, Event::PongArrives { client, connection, pong });
         }
         self.tell(self.server.gate.judge().verdict());
-        self.inject();
         self.look_if_due();
     }
 

@@ -112,9 +112,9 @@ impl World<'_> {
         let gate = &mut self.server.gate;
         let outcome = match frame {
             Upward::Attach(stream) => {
-                if let Some(old) =
-                    gate.handle_attach(time(self.now), connection, stream, [10, 0, 0, client as u8 + 1].into())
-                {
+                let address = [10, 0, 0, client as u8 + 1].into();
+                let once = !self.plan.config().resend;
+                if let Some(old) = gate.handle_attach(time(self.now), connection, stream, address, once) {
                     self.server.forget(client, old);
                 }
                 Ok(())
@@ -130,7 +130,7 @@ impl World<'_> {
         if self.plan.cut(false, false, self.now, self.now + round_trip / 2).is_none() {
             self.at(self.now + round_trip / 2, Event::Acknowledged { client, connection });
         }
-        self.inject();
+        self.tell_streams();
         self.look_if_due();
     }
 
@@ -140,7 +140,7 @@ impl World<'_> {
         }
     }
 
-    /// Injects what remoted can take, and tells the clients what there is to tell.
+    /// Injects what remoted can take behind the newest look, and tells the clients what there is to tell.
     pub(super) fn inject(&mut self) {
         while let Some(volley) = self.server.gate.poll(time(self.now)) {
             let datagrams: Vec<Datagram> = volley.payloads.iter().map(|payload| Datagram::of(payload)).collect();
@@ -148,12 +148,19 @@ impl World<'_> {
                 // Refused at once: the next look will see it.
                 break;
             }
+            let before = self.server.gate.repeated();
             self.server.gate.handle_injected(datagrams.len());
+            self.ledger.repeated += self.server.gate.repeated() - before;
             for datagram in datagrams {
                 let sent = self.ledger.transmitted(datagram.agent);
                 self.arrives(datagram, sent);
             }
         }
+        self.server.gate.end_step();
+        self.tell_streams();
+    }
+
+    fn tell_streams(&mut self) {
         while let Some((connection, told)) = self.server.gate.poll_told() {
             let Some(client) = self.server.client_of(connection) else { continue };
             let arrives = self.tcp(self.clients[client].last_pong(), false);
