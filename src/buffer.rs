@@ -238,6 +238,15 @@ impl Buffer {
         self.record(self.next).map(|record| record.entry)
     }
 
+    /// The datagram with this number, if it is held, struck or not. Walks to it from the oldest.
+    pub fn entry(&self, seq: Seq) -> Option<Entry<'_>> {
+        let mut place = self.oldest;
+        while place.seq < seq && place.seq < self.tail {
+            place = self.after(place);
+        }
+        self.record(place).map(|record| record.entry).filter(|entry| entry.seq == seq)
+    }
+
     /// The datagrams from `next` on, struck ones left out.
     pub fn unsent_entries(&self) -> impl Iterator<Item = Entry<'_>> {
         let mut place = self.next;

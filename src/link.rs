@@ -35,7 +35,7 @@ mod tests;
 pub use dial::{ATTEMPTS_MAX, Attempt, Dialer, PATIENCE_MAX};
 pub use routes::{ROUTES_MAX, Route, Routes};
 pub use segments::{Segments, Sent};
-pub use stream::{Resumption, Stream};
+pub use stream::{Foreign, Resumption, Stream};
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -32,9 +32,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
-use crate::link::{self, Flight, Outcome, Probe, Resumption, Rewind, Standing, Work};
+use crate::link::{self, Flight, Foreign, Outcome, Probe, Resumption, Rewind, Standing, Work};
 use crate::time::Time;
-use crate::wire::{Ack, Ping, Pong, Resume, Seq, Verdict, buffer_cost};
+use crate::wire::{Ack, Ping, Pong, Resume, Seq, Verdict, buffer_cost, digest};
 use sessions::Sessions;
 use suspicion::Suspicion;
 use way::Way;
@@ -262,27 +262,37 @@ impl Relay {
     }
 
     /// Transport tcp: the server says where to go on.
-    pub fn handle_resume(&mut self, resume: &Resume) {
+    ///
+    /// # Errors
+    /// It says that of somebody else: nothing has changed, and the connection is of no use.
+    pub fn handle_resume(&mut self, resume: &Resume) -> Result<(), Foreign> {
         let flight = self.flight();
+        let last = resume.from.and_then(|from| from.0.checked_sub(1)).and_then(|last| self.buffer.entry(Seq(last)));
+        let digest = last.map(|entry| digest(entry.bytes));
         let Way::Tcp(stream) = &mut self.way else {
-            return;
+            return Ok(());
         };
-        if let Some(resumption) = stream.handle_resume(resume, flight) {
+        if let Some(resumption) = stream.handle_resume(resume, flight, digest)? {
             self.go_on_from(resumption);
         }
         self.audit();
+        Ok(())
     }
 
     /// Transport tcp: remoted has read something.
-    pub fn handle_ack(&mut self, ack: &Ack) {
+    ///
+    /// # Errors
+    /// Of somebody else's: nothing has changed, and the connection is of no use.
+    pub fn handle_ack(&mut self, ack: &Ack) -> Result<(), Foreign> {
         let flight = self.flight();
         let Way::Tcp(stream) = &mut self.way else {
-            return;
+            return Ok(());
         };
-        if let Some(bound) = stream.handle_ack(ack, flight) {
+        if let Some(bound) = stream.handle_ack(ack, flight)? {
             self.confirm(bound, ack.doubtful);
         }
         self.audit();
+        Ok(())
     }
 
     /// Transport tcp: something came in over the connection, or was seen to arrive at the other host.

@@ -29,7 +29,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::time::Time;
-use crate::wire::{Ack, DATAGRAM_BYTES_MAX, Data, DataItem, Incarnation, Resume, Seq, Session, buffer_cost};
+use crate::wire::{Ack, DATAGRAM_BYTES_MAX, Data, DataItem, Incarnation, Resume, Seq, Session, buffer_cost, digest};
 use kept::{Item, Kept};
 use steps::{Span, Steps};
 use turns::Turns;
@@ -107,6 +107,9 @@ struct Stream {
 struct Known {
     /// Everything below has been read.
     read: Seq,
+    /// The digests of the last datagrams below `read` and below `injected`; 0 where they are not known.
+    read_digest: u64,
+    injected_digest: u64,
     /// Everything below was injected into this life of remoted, or read before; some of it is perhaps to be injected again.
     injected: Seq,
     /// Everything below may have been injected into some life.
@@ -130,6 +133,7 @@ struct Injected {
     from: Seq,
     seq: Seq,
     cost: u64,
+    digest: u64,
 }
 
 /// What a sample showed of the streams.
@@ -286,6 +290,8 @@ impl Streams {
         }
         let known = stream.known.get_or_insert(Known {
             read: first.seq,
+            read_digest: 0,
+            injected_digest: 0,
             injected: first.seq,
             reached: first.seq,
             expected: first.seq,
@@ -338,7 +344,7 @@ impl Streams {
                 && let Some(known) = &mut stream.known
                 && span.until > known.read
             {
-                known.read = span.until;
+                (known.read, known.read_digest) = (span.until, span.digest);
                 stream.doubtful |= span.doubtful;
                 self.told.extend(stream.connection);
             }
@@ -415,9 +421,9 @@ impl Streams {
         let (mut injected, mut sum) = (0, 0);
         self.repeated += stream.kept.again().take(count).count() as u64;
         while injected < count
-            && let Some(Injected { from, seq, cost }) = stream.advance()
+            && let Some(Injected { from, seq, cost, digest }) = stream.advance(injected + 1 == count)
         {
-            self.steps.handle_injected(id, from, seq.next(), cost);
+            self.steps.handle_injected(id, from, seq.next(), cost, digest);
             injected += 1;
             sum += cost;
         }
@@ -431,7 +437,7 @@ impl Streams {
     pub fn handle_uninjectable(&mut self, now: Time, id: StreamId) -> Option<ConnectionId> {
         let stream = self.by_id.get_mut(&id)?;
         if let (Some(known), Some(oldest)) = (&mut stream.known, stream.kept.oldest()) {
-            known.injected = known.injected.min(oldest);
+            (known.injected, known.injected_digest) = (known.injected.min(oldest), 0);
             self.steps.forget_unsettled(id);
         }
         self.waiting_cost -= stream.forget_kept() + stream.begin_epoch();
@@ -481,6 +487,7 @@ impl Streams {
                         from: known.map(|known| known.injected),
                         reached: known.map_or(Seq(u64::MAX), |known| known.reached),
                         window,
+                        digest: known.map_or(0, |known| known.injected_digest),
                     };
                     return Some((connection, Told::Resume(resume)));
                 }
@@ -504,7 +511,7 @@ impl Streams {
                 continue;
             };
             if known.injected > known.read || (stream.queued_cost > 0 && stream.connection.is_some()) {
-                known.injected = known.read;
+                (known.injected, known.injected_digest) = (known.read, known.read_digest);
                 self.waiting_cost -= stream.forget_kept() + stream.begin_epoch();
                 self.told.extend(stream.connection);
                 went_back.push(id);
@@ -602,23 +609,27 @@ impl Stream {
         front.into_iter().flatten()
     }
 
-    /// The next datagram was injected.
-    fn advance(&mut self) -> Option<Injected> {
-        let again = self.kept.again().next().map(|item| Injected { from: item.seq, seq: item.seq, cost: item.cost() });
+    /// The next datagram was injected. `is_last`: no other one with it.
+    fn advance(&mut self, is_last: bool) -> Option<Injected> {
+        let again = self.kept.again().next().map(|item| {
+            let digest = if is_last { digest(&item.bytes) } else { 0 };
+            Injected { from: item.seq, seq: item.seq, cost: item.cost(), digest }
+        });
         let injected = if let Some(injected) = again {
             self.kept.handle_injected_again();
             injected
         } else {
-            self.advance_queue()?
+            self.advance_queue(is_last)?
         };
         self.queued_cost -= injected.cost;
         Some(injected)
     }
 
-    fn advance_queue(&mut self) -> Option<Injected> {
+    fn advance_queue(&mut self, is_last: bool) -> Option<Injected> {
         let item = self.items().next()?;
         let (seq, cost, span) = (item.seq, cost(item.bytes), item.span());
         let session = *self.sessions.get(&item.session)?;
+        let digest = if is_last { digest(item.bytes) } else { 0 };
         let kept = (!self.once).then(|| Item { seq, session, bytes: item.bytes.into() });
         if let Some(Queued::Data(_, injected)) = self.queue.front_mut() {
             *injected += span;
@@ -628,8 +639,9 @@ impl Stream {
         }
         let known = self.known.as_mut()?;
         let from = std::mem::replace(&mut known.injected, seq.next());
+        known.injected_digest = digest;
         known.reached = known.reached.max(known.injected);
-        Some(Injected { from, seq, cost })
+        Some(Injected { from, seq, cost, digest })
     }
 }
 

@@ -350,6 +350,9 @@ pub struct Resume {
     pub reached: Seq,
     /// How much may be sent and not acknowledged, in bytes of buffer cost.
     pub window: u64,
+    /// The [`digest`] of the last datagram below `from`; 0 where nothing is known of it. A client that sent another one has a stream in common with
+    /// somebody.
+    pub digest: u64,
 }
 
 /// Transport tcp: everything below has been read by remoted.
@@ -460,7 +463,7 @@ impl Frame {
             }
             Self::Resume(r) => {
                 w.u32(r.epoch).u8(r.from.is_some().into()).u64(r.from.unwrap_or_default().0);
-                w.u64(r.reached.0).u64(r.window);
+                w.u64(r.reached.0).u64(r.window).u64(r.digest);
             }
             Self::Ack(a) => {
                 w.u64(a.read.0).u64(a.window).u8(a.doubtful.into());
@@ -540,7 +543,7 @@ impl Frame {
             8 => {
                 let (epoch, known, from) = (f.u32(), f.u8(), Seq(f.u64()));
                 let from = (known != 0).then_some(from);
-                Self::Resume(Resume { epoch, from, reached: Seq(f.u64()), window: f.u64() })
+                Self::Resume(Resume { epoch, from, reached: Seq(f.u64()), window: f.u64(), digest: f.u64() })
             }
             9 => Self::Ack(Ack { read: Seq(f.u64()), window: f.u64(), doubtful: f.u8() != 0 }),
             10 => Self::Session(Session { name: SessionName { id: f.u16(), generation: f.u32() }, port: f.u16() }),
@@ -572,6 +575,13 @@ pub fn agent_id(bytes: &[u8]) -> Option<AgentId> {
         id[..end].copy_from_slice(digits);
         id
     })
+}
+
+/// Tells datagrams apart (64-bit FNV-1a): two that are not the same have the same digest once in 2^64 times, if nobody means them to. Never 0.
+pub fn digest(bytes: &[u8]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes.iter().fold(BASIS, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(PRIME)).max(1)
 }
 
 /// What a datagram of `bytes` costs in a receive buffer, in bytes: windows are counted in this.

@@ -308,7 +308,10 @@ fn a_heartbeat_does_not_wait_behind_all_that_is_to_be_sent() {
     let Frame::Hello(_) = next_frame(&mut connection, &mut input).0 else { panic!("a greeting comes first") };
     say(&mut connection, &Frame::Welcome(Welcome { version: VERSION, features: Features::STREAM }));
     // It may send at once far more than what lies between.
-    say(&mut connection, &Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 4 << 20 }));
+    say(
+        &mut connection,
+        &Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 4 << 20, digest: 0 }),
+    );
 
     // Nothing is sent before a heartbeat has found remoted up.
     let number = loop {

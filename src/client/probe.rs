@@ -14,7 +14,7 @@ use super::report::Report;
 use super::resolve::Resolver;
 use super::stream::Outgoing;
 use super::{Config, Shared, events};
-use crate::link::{Probe, Rewind};
+use crate::link::{Foreign, Probe, Rewind};
 use crate::net::udp::kernel_drops;
 use crate::net::{self};
 use crate::relay::{Bells, Relay, SessionRef, Transport};
@@ -221,9 +221,15 @@ impl<'a> Prober<'a> {
                         Some(from) => log::debug!("{broker} says: go on from {}", from.0),
                         None => log::debug!("{broker} says: go on from the oldest that is not acknowledged"),
                     }
-                    self.take_told(|relay| relay.handle_resume(&resume));
+                    if let Err(Foreign) = self.take_told(|relay| relay.handle_resume(&resume)) {
+                        return self.leave_stream();
+                    }
                 }
-                Frame::Ack(ack) => self.take_told(|relay| relay.handle_ack(&ack)),
+                Frame::Ack(ack) => {
+                    if let Err(Foreign) = self.take_told(|relay| relay.handle_ack(&ack)) {
+                        return self.leave_stream();
+                    }
+                }
                 Frame::Reply(reply) => self.take_reply(&reply),
                 Frame::Refusal(refusal) => {
                     let why = format!("{broker} refuses: {}", refusal.text);
@@ -297,15 +303,27 @@ impl<'a> Prober<'a> {
     }
 
     /// The server has said something unasked.
-    fn take_told(&mut self, tell: impl FnOnce(&mut Relay)) {
+    fn take_told<T>(&mut self, tell: impl FnOnce(&mut Relay) -> T) -> T {
         let now = net::now();
+        let told;
         let bells = {
             let mut relay = self.shared.relay.lock();
             relay.handle_alive(now);
-            tell(&mut relay);
+            told = tell(&mut relay);
             relay.bells(now)
         };
         self.shared.ring(bells);
+        told
+    }
+
+    /// Transport tcp: somebody else sends in the stream of this process, and what the server says is of both.
+    fn leave_stream(&mut self) {
+        log::warn!(
+            "another process sends as this client, with the memory that it had (a guest that was cloned?): \
+             going on under another name, and sending again what is not confirmed"
+        );
+        self.attempts.leave_stream();
+        self.lose("another process has sent in its stream".into());
     }
 
     /// Transport tcp: what remoted answered came back over the connection.

@@ -12,6 +12,9 @@
 //! * **Go on.** When a connection has gone nobody here knows how much arrived. The server knows, and says where to go on: with what it has not
 //!   injected into the present remoted. Only a server that was started anew does not know: then from the oldest that is not acknowledged.
 //!
+//! * **Nobody else.** A server that knows of datagrams in this stream which this process has not sent knows them from another one that has the same
+//!   memory, a guest that was cloned while it ran. What it says then is of somebody else, and the client goes on under another name.
+//!
 //! A connection is silent when nothing has come in for `--timeout` (longer on a path that takes longer) although an answer is due, and when the other host has acknowledged nothing
 //! meanwhile: over a narrow link an answer may take long behind the data. That the system took what was written says nothing: it takes some
 //! hundred kilobytes for a host that is gone.
@@ -33,7 +36,13 @@ pub struct Stream {
     connections: u64,
     heartbeats: u64,
     epoch: u64,
+    /// Everything that was ever sent is below.
+    furthest: Seq,
 }
+
+/// Another process has sent something in this stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign;
 
 #[derive(Debug)]
 struct Connection {
@@ -70,7 +79,15 @@ pub struct Resumption {
 impl Stream {
     /// A stream without a connection.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, rtt: RoundTrip::default(), connection: None, connections: 0, heartbeats: 0, epoch: 0 }
+        Self {
+            settings,
+            rtt: RoundTrip::default(),
+            connection: None,
+            connections: 0,
+            heartbeats: 0,
+            epoch: 0,
+            furthest: Seq(0),
+        }
     }
 
     /// The current epoch; it ends when the connection does, and with each [`Resume`].
@@ -112,21 +129,44 @@ impl Stream {
         }
     }
 
-    /// The server says where to go on.
-    pub fn handle_resume(&mut self, resume: &Resume, flight: Flight) -> Option<Resumption> {
-        let connection = self.connection.as_mut()?;
+    /// The server says where to go on. `digest`: of the last datagram below that, where it is held.
+    pub fn handle_resume(
+        &mut self,
+        resume: &Resume,
+        flight: Flight,
+        digest: Option<u64>,
+    ) -> Result<Option<Resumption>, Foreign> {
+        let is_other = digest.is_some_and(|ours| resume.digest != 0 && resume.digest != ours);
+        if is_other || resume.from.is_some_and(|from| from > self.furthest(flight)) {
+            return Err(Foreign);
+        }
+        let Some(connection) = &mut self.connection else {
+            return Ok(None);
+        };
         connection.going = Some(Going { epoch: resume.epoch, window: resume.window });
         self.epoch += 1;
-        // What it names beyond what was sent is not ours to skip, and what is confirmed is not here any more.
+        // It may have heard of more before another server had this client begin anew; and what is confirmed is not here any more.
         let from = resume.from.map_or(flight.oldest, |from| from.clamp(flight.oldest, flight.next));
-        Some(Resumption { from, reached: resume.reached })
+        Ok(Some(Resumption { from, reached: resume.reached }))
     }
 
     /// Remoted has read something.
-    pub fn handle_ack(&mut self, ack: &Ack, flight: Flight) -> Option<Seq> {
-        let going = self.connection.as_mut()?.going.as_mut()?;
+    pub fn handle_ack(&mut self, ack: &Ack, flight: Flight) -> Result<Option<Seq>, Foreign> {
+        if ack.read > self.furthest(flight) {
+            return Err(Foreign);
+        }
+        let Some(going) = self.connection.as_mut().and_then(|connection| connection.going.as_mut()) else {
+            return Ok(None);
+        };
         going.window = ack.window;
-        Some(ack.read.min(flight.next)).filter(|&read| read > flight.oldest)
+        Ok(Some(ack.read.min(flight.next)).filter(|&read| read > flight.oldest))
+    }
+
+    const fn furthest(&mut self, flight: Flight) -> Seq {
+        if flight.next.0 > self.furthest.0 {
+            self.furthest = flight.next;
+        }
+        self.furthest
     }
 
     /// Something came in over the connection at this time, or was acknowledged by the other host.

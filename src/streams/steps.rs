@@ -39,6 +39,8 @@ pub(super) struct Span {
     /// The number behind its last.
     pub(super) until: Seq,
     pub(super) cost: u64,
+    /// The digest of its last datagram; 0 if it is not known.
+    pub(super) digest: u64,
     /// Some of it may have been dropped, and is not injected again.
     pub(super) doubtful: bool,
 }
@@ -66,13 +68,13 @@ impl Steps {
     }
 
     /// A stream has injected a datagram.
-    pub(super) fn handle_injected(&mut self, id: StreamId, from: Seq, until: Seq, cost: u64) {
+    pub(super) fn handle_injected(&mut self, id: StreamId, from: Seq, until: Seq, cost: u64, digest: u64) {
         if self.steps.back().is_none_or(|step| step.closed) {
             self.steps.push_back(Step::default());
         }
         if let Some(step) = self.steps.back_mut() {
-            let span = step.spans.entry(id).or_insert(Span { from, until, cost: 0, doubtful: false });
-            span.until = until;
+            let span = step.spans.entry(id).or_insert(Span { from, until, cost: 0, digest, doubtful: false });
+            (span.until, span.digest) = (until, digest);
             span.cost += cost;
             self.cost += cost;
         }

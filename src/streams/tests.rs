@@ -16,6 +16,11 @@ fn data(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
     Data::new(epoch, &items)
 }
 
+/// That of the datagram which says this number.
+fn digest_of(number: u64) -> u64 {
+    digest(&number.to_be_bytes())
+}
+
 const fn item(number: u64, session: u16, bytes: &[u8]) -> DataItem<'_> {
     DataItem { seq: Seq(number), session, bytes }
 }
@@ -109,7 +114,7 @@ fn another_life_of_remoted_gets_what_the_last_one_had_not_read() {
     assert_eq!(told(&mut streams), [(1, ack(2))]);
     assert_eq!(inject(&mut streams, 2 * 832), [2, 3]);
     streams.handle_sample(Incarnation::default(), 0, 0);
-    let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(4), window: WINDOW_MAX };
+    let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(4), window: WINDOW_MAX, digest: digest_of(1) };
     assert_eq!(told(&mut streams), [(1, Told::Resume(resume)), (1, ack(2))]);
     streams.handle_data(1, data(1, 6..8)).expect("what was under way counts for nothing");
     assert_eq!(inject(&mut streams, 10_000), [0; 0], "2 has to come first");
@@ -129,7 +134,7 @@ fn a_life_that_had_read_everything_ends_without_a_copy() {
     told(&mut streams);
     streams.handle_data(1, data(1, 2..4)).expect("in order");
     streams.handle_sample(OTHER_LIFE, 0, 0);
-    let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(2), window: WINDOW_MAX };
+    let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(2), window: WINDOW_MAX, digest: digest_of(1) };
     assert_eq!(told(&mut streams)[0], (1, Told::Resume(resume)), "its client says what of it is not too old");
     assert_eq!(inject(&mut streams, 10_000), [0; 0]);
 }
@@ -151,7 +156,7 @@ fn a_new_connection_goes_on_behind_what_was_injected_and_the_old_one_is_heard_no
     streams.handle_sample(LIFE, 0, 3 * 832);
     assert_eq!(streams.handle_attach(NOW, 2, STREAM, HOST, false), Some(1));
     assert_eq!(streams.handle_data(1, data(1, 8..9)), Err(Offence::Unattached));
-    let resume = Resume { epoch: 2, from: Some(Seq(3)), reached: Seq(3), window: WINDOW_MAX };
+    let resume = Resume { epoch: 2, from: Some(Seq(3)), reached: Seq(3), window: WINDOW_MAX, digest: digest_of(2) };
     assert_eq!(told(&mut streams), [(2, Told::Resume(resume)), (2, ack(0))]);
     assert_eq!(inject(&mut streams, 10_000), [0; 0], "what the old one still had is discarded");
     streams.handle_session(2, session(0, 0)).expect("named again");

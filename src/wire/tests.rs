@@ -71,8 +71,8 @@ fn frames() -> Vec<Frame> {
         Frame::Attach(Attach { source: None, once: false }),
         Frame::Attach(Attach { source: Some(IpAddr::from([10, 0, 0, 5])), once: true }),
         Frame::Attach(Attach { source: Some(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 5])), once: false }),
-        Frame::Resume(Resume { epoch: 3, from: Some(Seq(9)), reached: Seq(11), window: 4_096 }),
-        Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 0 }),
+        Frame::Resume(Resume { epoch: 3, from: Some(Seq(9)), reached: Seq(11), window: 4_096, digest: 77 }),
+        Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 0, digest: 0 }),
         Frame::Ack(Ack { read: Seq(9), window: 4_096, doubtful: true }),
         Frame::Session(Session { name: NAME, port: 1_517 }),
         Frame::Data(data()),
@@ -293,9 +293,9 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         any_pong().prop_map(Frame::Pong),
         verdict().prop_map(|verdict| Frame::Notice(Notice { verdict })),
         (address(), any::<bool>()).prop_map(|(source, once)| Frame::Attach(Attach { source, once })),
-        (any::<u32>(), prop::option::of(any::<u64>()), number(), number()).prop_map(
-            |(epoch, from, reached, window)| {
-                Frame::Resume(Resume { epoch, from: from.map(Seq), reached: Seq(reached), window })
+        (any::<u32>(), prop::option::of(any::<u64>()), number(), number(), any::<u64>()).prop_map(
+            |(epoch, from, reached, window, digest)| {
+                Frame::Resume(Resume { epoch, from: from.map(Seq), reached: Seq(reached), window, digest })
             }
         ),
         (number(), number(), any::<bool>()).prop_map(|(read, window, doubtful)| Frame::Ack(Ack {

@@ -3,6 +3,7 @@
 //! `SEEDS=1000 FIRST=1 cargo test --profile simulation --test simulation` runs more of them; `SEED=42` runs one with a trace. `scripts/soak`
 //! runs many, `scripts/figures` prints the tables of `docs/reliability.md`.
 
+mod clones;
 mod figures;
 mod plan;
 mod promise;

@@ -49,11 +49,11 @@ impl Client {
             Frame::Notice(notice) if Some(token) == self.chosen => self.relay.handle_notice(notice.verdict),
             Frame::Resume(resume) if Some(token) == self.chosen => {
                 self.relay.handle_alive(net::now());
-                self.relay.handle_resume(resume);
+                self.relay.handle_resume(resume).expect("no other swarm has these names");
             }
             Frame::Ack(ack) if Some(token) == self.chosen => {
                 self.relay.handle_alive(net::now());
-                self.relay.handle_ack(ack);
+                self.relay.handle_ack(ack).expect("no other swarm has these names");
             }
             Frame::Pong(_) | Frame::Notice(_) | Frame::Resume(_) | Frame::Ack(_) | Frame::Reply(_) => {}
             Frame::Refusal(_)

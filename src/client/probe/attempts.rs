@@ -77,6 +77,13 @@ impl<'a> Attempts<'a> {
         &self.hello
     }
 
+    /// Connections carry another stream from here on.
+    pub(super) fn leave_stream(&mut self) {
+        self.hello.stream = net::random();
+        // These have said the old name.
+        self.peers.clear();
+    }
+
     pub(super) const fn has_key(&self) -> bool {
         self.key.is_some()
     }

@@ -176,9 +176,12 @@ impl World<'_> {
         self.say(|| format!("client {client}: {told:?}"));
         let relay = &mut self.clients[client].relay;
         relay.handle_alive(time(self.now));
-        match told {
+        let outcome = match told {
             Told::Resume(resume) => relay.handle_resume(&resume),
             Told::Ack(ack) => relay.handle_ack(&ack),
+        };
+        if outcome.is_err() {
+            self.ledger.complain(format!("client {client} takes its own stream for somebody else's"));
         }
         self.act(client);
     }
