@@ -17,8 +17,12 @@
 //! Chunks are allocated as they fill and given back as they empty, so that memory follows what is held. A `VecDeque` of chunks has a
 //! tenth of the overhead of a vector for each datagram, and its records can be written to disk as they are.
 //!
-//! A record can be *struck*: it stays in its place, is neither released nor counted any more, and goes when its turn comes. That is how a
-//! datagram is dropped from the middle without a hole in the numbers.
+//! A record can be *struck*: it keeps its number, is neither released nor counted any more, and goes when its turn comes. That is how a
+//! datagram is dropped from the middle. A chunk in which every record is struck gives its memory back at once and stays as a *hollow* one, which
+//! knows only how many numbers it stands for: what has become too old behind one datagram under way must not keep newer ones out.
+//!
+//! **Memory.** When the system gives none for another chunk, the buffer is full, below its bound: it holds a little less than it did at that
+//! moment, so that the rest of the program has something to live on, until it has been empty once.
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +41,9 @@ pub const BUFFER_BYTES_MIN: usize = 64 * 1024;
 
 /// Large enough that allocating is rare, small enough that memory follows the load.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// What stays free for the rest of the program when the system gives no more memory: the three chunks that are not charged, some batches, the
+/// buffers of connections; and as much again, since what one thread gives back another one may not be able to use.
+const SPARED_BYTES: usize = 4 * 1024 * 1024;
 /// With a small buffer smaller chunks, so that what they leave unused stays a small part of it.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 
@@ -77,7 +84,7 @@ pub struct Gone {
 /// There is no room for the datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// Dropping older ones makes room.
+    /// Dropping older ones makes room, if there are any: the buffer has reached its bound, or the system gives no more memory.
     ByOthers,
     /// It is larger than the whole buffer.
     ByItself,
@@ -92,6 +99,8 @@ pub struct Buffer {
     chunk_bytes: usize,
     /// Bound of `charged`.
     charged_max: usize,
+    /// The same since the system gave no more memory.
+    short: Option<usize>,
     /// Bytes of records held and of the ends that closed chunks left unused.
     charged: usize,
     oldest: Place,
@@ -130,6 +139,18 @@ struct Chunk {
     data: Vec<u8>,
     /// Bytes at the end that no record fitted into; charged once the chunk is closed.
     unused: usize,
+    /// Number of its first record, and the one after its last.
+    first: Seq,
+    end: Seq,
+    /// Records that are neither struck nor forgotten.
+    live: usize,
+}
+
+impl Chunk {
+    /// All of its records are struck and their memory is given back.
+    fn is_hollow(&self) -> bool {
+        self.data.is_empty() && self.first < self.end
+    }
 }
 
 /// Where a record starts: `chunk` counts from the front of the deque.
@@ -166,6 +187,7 @@ impl Buffer {
             chunk_bytes,
             // What is not charged: the part of the first chunk already forgotten, the part of the last one not yet used, the spare.
             charged_max: bytes - 3 * chunk_bytes,
+            short: None,
             charged: 0,
             oldest: Place::default(),
             next: Place::default(),
@@ -210,11 +232,11 @@ impl Buffer {
         let room = self.chunks.back().is_some_and(|last| last.data.capacity() - last.data.len() >= span);
         let closing =
             if room { 0 } else { self.chunks.back().map_or(0, |last| last.data.capacity() - last.data.len()) };
-        if self.charged + closing + span > self.charged_max {
+        if self.charged + closing + span > self.short.unwrap_or(self.charged_max) {
             return Err(Full::ByOthers);
         }
         if !room {
-            self.open_chunk(now, span);
+            self.open_chunk(now, span)?;
         }
         let chunk = self.chunks.back_mut().expect("a chunk with room was found or opened");
         let age = u32::try_from(now.since(chunk.since).as_millis()).unwrap_or(u32::MAX);
@@ -222,11 +244,13 @@ impl Buffer {
         chunk.data.extend_from_slice(&session.to_be_bytes());
         chunk.data.extend_from_slice(&age.to_be_bytes());
         chunk.data.extend_from_slice(bytes);
+        chunk.live += 1;
         self.charged += span;
         self.held.add(bytes.len());
         self.unsent.add(bytes.len());
         let seq = self.tail;
         self.tail = seq.next();
+        chunk.end = self.tail;
         Ok(seq)
     }
 
@@ -270,15 +294,21 @@ impl Buffer {
     }
 
     /// Strikes the datagram at `next`: it is dropped where it lies. At the front that frees its place at once; behind something under way its
-    /// place waits for that.
+    /// place waits for that, or until its whole chunk is struck.
     pub fn strike(&mut self) -> Option<Gone> {
         let gone = self.peek().map(|entry| gone(&entry, false))?;
         let mark = self.next.offset + 2;
         let session = (gone.session | STRUCK).to_be_bytes();
-        self.chunks[self.next.chunk].data[mark..mark + 2].copy_from_slice(&session);
+        let at = self.next.chunk;
+        self.chunks[at].data[mark..mark + 2].copy_from_slice(&session);
+        self.chunks[at].live -= 1;
         self.next = self.after(self.next);
         self.unsent.remove(gone.length);
         self.held.remove(gone.length);
+        // The first chunk has something under way, or goes as a whole.
+        if at > 0 && self.chunks[at].live == 0 {
+            self.hollow(at);
+        }
         self.shed_struck();
         Some(gone)
     }
@@ -311,6 +341,11 @@ impl Buffer {
         self.record(self.oldest).map(|record| record.entry)
     }
 
+    /// The system has given no memory for more, and the buffer has not been empty since.
+    pub const fn is_short(&self) -> bool {
+        self.short.is_some()
+    }
+
     /// Memory in use, in bytes; never above what `new` was given.
     pub fn memory(&self) -> usize {
         let chunks: usize = self.chunks.iter().map(|chunk| chunk.data.capacity()).sum();
@@ -319,7 +354,11 @@ impl Buffer {
 
     /// Frees the place of the oldest record.
     fn remove_front(&mut self) {
-        self.charged -= self.record(self.oldest).map_or(0, |record| record.span());
+        let (span, struck) = self.record(self.oldest).map_or((0, true), |record| (record.span(), record.struck));
+        self.charged -= span;
+        if !struck && let Some(chunk) = self.chunks.front_mut() {
+            chunk.live -= 1;
+        }
         let after = self.after(self.oldest);
         if self.next.seq <= self.oldest.seq {
             self.next = after;
@@ -333,6 +372,30 @@ impl Buffer {
         while self.record(self.oldest).is_some_and(|record| record.struck) {
             self.remove_front();
         }
+    }
+
+    /// Gives back the memory of a chunk in which everything is struck. Neighbours that are hollow become one: what is dropped for hours must not
+    /// add up.
+    fn hollow(&mut self, at: usize) {
+        let chunk = &mut self.chunks[at];
+        self.charged -= chunk.data.len() + chunk.unused;
+        chunk.unused = 0;
+        let end = chunk.end;
+        let data = std::mem::take(&mut chunk.data);
+        self.keep_spare(data);
+        if let Some(before) = self.chunks.get_mut(at - 1).filter(|before| before.is_hollow()) {
+            before.end = end;
+            self.chunks.remove(at);
+            // It was in that chunk, or behind it.
+            if self.next.chunk == at {
+                self.next = Place { seq: end, chunk: at - 1, offset: 0 };
+            } else if self.next.chunk > at {
+                self.next.chunk -= 1;
+            }
+        } else if self.next.chunk == at {
+            self.next = Place { seq: end, chunk: at, offset: 0 };
+        }
+        self.next = self.settled(self.next);
     }
 
     /// The record at `place`; a place at the end of a chunk means the first of the following one.
@@ -355,27 +418,45 @@ impl Buffer {
         self.settled(Place { seq: place.seq.next(), chunk: place.chunk, offset: place.offset + span })
     }
 
-    fn settled(&self, place: Place) -> Place {
-        let at_end = self.chunks.get(place.chunk).is_some_and(|chunk| place.offset == chunk.data.len());
-        if at_end && place.chunk + 1 < self.chunks.len() {
-            Place { seq: place.seq, chunk: place.chunk + 1, offset: 0 }
-        } else {
-            place
+    /// The same place, but the start of the following chunk instead of the end of one; over hollow ones, which have no places.
+    fn settled(&self, mut place: Place) -> Place {
+        while let Some(chunk) = self.chunks.get(place.chunk)
+            && place.offset == chunk.data.len()
+        {
+            place.seq = place.seq.max(chunk.end);
+            if place.chunk + 1 == self.chunks.len() {
+                break;
+            }
+            (place.chunk, place.offset) = (place.chunk + 1, 0);
         }
+        place
     }
 
-    fn open_chunk(&mut self, now: Time, span: usize) {
-        if let Some(last) = self.chunks.back_mut() {
+    fn open_chunk(&mut self, now: Time, span: usize) -> Result<(), Full> {
+        let Some(data) = self.chunk_data(span) else {
+            let room = self.charged.saturating_sub(SPARED_BYTES).max(BUFFER_BYTES_MIN);
+            self.short = Some(self.short.map_or(room, |short| short.min(room)));
+            return Err(Full::ByOthers);
+        };
+        if let Some(last) = self.chunks.back_mut().filter(|last| !last.is_hollow()) {
             last.unused = last.data.capacity() - last.data.len();
             self.charged += last.unused;
         }
-        let data = match self.spare.take() {
-            Some(spare) if spare.capacity() >= span => spare,
-            _ => Vec::with_capacity(self.chunk_bytes.max(span)),
-        };
-        self.chunks.push_back(Chunk { since: now, data, unused: 0 });
+        self.chunks.push_back(Chunk { since: now, data, unused: 0, first: self.tail, end: self.tail, live: 0 });
         self.oldest = self.settled(self.oldest);
         self.next = self.settled(self.next);
+        Ok(())
+    }
+
+    /// Memory for a chunk with a record of this size; `None` if the system gives none.
+    fn chunk_data(&mut self, span: usize) -> Option<Vec<u8>> {
+        self.chunks.try_reserve(1).ok()?;
+        if let Some(spare) = self.spare.take_if(|spare| spare.capacity() >= span) {
+            return Some(spare);
+        }
+        let mut data = Vec::new();
+        data.try_reserve_exact(self.chunk_bytes.max(span)).ok()?;
+        Some(data)
     }
 
     /// Gives back the chunks that lie wholly before `oldest`.
@@ -395,6 +476,7 @@ impl Buffer {
             self.keep_spare(chunk.data);
             self.oldest.offset = 0;
             self.next = self.oldest;
+            self.short = None;
         }
     }
 

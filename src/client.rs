@@ -13,8 +13,8 @@
 //! Each thread waits for one thing, takes the lock around the relay briefly, and does one kind of input or output without it. Who has made
 //! work for another rings its bell.
 //!
-//! **Shutdown** is a cascade: `receive` reads its socket empty and ends; what is held is drained for a while if the link is up; then the
-//! others end. What is left is said.
+//! **Shutdown** is a cascade: what is held is drained for a while if the link is up, and `receive` goes on meanwhile; then it turns agents away,
+//! reads its socket empty and ends; what it read last is drained too; then the others end. What is left is said.
 
 mod forward;
 mod probe;
@@ -43,6 +43,7 @@ use crate::net::{self, HostPort};
 use crate::privileges::{self, Right};
 use crate::relay::{self, Bells, Origin, Relay, Transport};
 use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
+use crate::time::Time;
 use report::Report;
 
 /// Threads of this role, the resolver not counted.
@@ -215,6 +216,8 @@ fn conduct(
         recv(signals) -> _ => log::info!("stopping"),
         recv(ended) -> report => return Err(failure(report.ok())),
     }
+    let until = net::now() + drain;
+    let mut in_time = drain_held(shared, until, signals, ended, drained)?;
     drop(stop_receive);
     // `receive` reads its socket empty first. Any other thread that ends here has failed.
     select! {
@@ -222,26 +225,40 @@ fn conduct(
             Ok(Ended { outcome: Outcome::Stopped, .. }) => {}
             report => return Err(failure(report.ok())),
         },
-        recv(signals) -> _ => return Ok(()),
+        recv(signals) -> _ => in_time = false,
     }
-    let bells = {
-        let mut relay = shared.relay.lock();
-        relay.handle_drain();
-        relay.bells(net::now())
-    };
-    shared.ring(bells);
-    let standing = shared.relay.lock().snapshot(net::now()).standing;
-    // A connection that has not answered yet may do so in time.
-    if matches!(standing, Standing::Up | Standing::Unanswered) && !bells.drained {
-        select! {
-            recv(drained) -> _ => {}
-            recv(signals) -> _ => {}
-            recv(ended) -> report => return Err(failure(report.ok())),
-            default(drain) => {}
-        }
+    if in_time {
+        drain_held(shared, until, signals, ended, drained)?;
     }
     drop(stop_rest);
     Ok(())
+}
+
+/// Waits until what is held at this moment is confirmed, if the link is up. Whether that was before `until` and before another signal.
+fn drain_held(
+    shared: &Shared,
+    until: Time,
+    signals: &Receiver<()>,
+    ended: &Receiver<Ended>,
+    drained: &Receiver<()>,
+) -> Result<bool, String> {
+    let now = net::now();
+    let (standing, bells) = {
+        let mut relay = shared.relay.lock();
+        relay.handle_drain();
+        (relay.snapshot(now).standing, relay.bells(now))
+    };
+    shared.ring(bells);
+    // A connection that has not answered yet may do so in time.
+    if !bells.drained && !matches!(standing, Standing::Up | Standing::Unanswered) {
+        return Ok(false);
+    }
+    select! {
+        recv(drained) -> _ => Ok(true),
+        recv(signals) -> _ => Ok(false),
+        recv(ended) -> report => Err(failure(report.ok())),
+        default(until.since(now)) => { Ok(false) }
+    }
 }
 
 fn failure(report: Option<Ended>) -> String {

@@ -299,6 +299,11 @@ impl Link {
         (self.settings.lease + self.rtt.allowance()).min(self.rtt.patience(self.settings))
     }
 
+    /// What a round trip takes, with four times its usual variation; zero before the first.
+    pub fn round_trip(&self) -> Duration {
+        self.rtt.allowance()
+    }
+
     /// A connection was made and greeted in `round_trip`. One that was there before is given up.
     pub fn handle_connected(&mut self, now: Time, round_trip: Duration, flight: Flight) -> Option<Rewind> {
         let rewind = self.handle_disconnected(now, flight);

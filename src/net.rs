@@ -164,6 +164,18 @@ pub fn bind_agent(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSoc
     Ok(UdpSocket::from_std(socket.into()))
 }
 
+/// Lets nothing more into an agent's socket, which can still be read empty and send: it is connected to itself, and a datagram from anywhere else
+/// is answered as if nobody listened.
+pub fn turn_away(socket: &UdpSocket) -> io::Result<()> {
+    let mut own = socket.local_addr()?;
+    match own.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => own.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => own.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    socket.connect(own)
+}
+
 /// Binds a socket for sending to remoted and for its replies.
 ///
 /// It stays unconnected: the system then picks the source address for each datagram, so a changed address or route needs no new socket and no

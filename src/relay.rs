@@ -15,6 +15,7 @@
 
 mod batch;
 mod counters;
+mod pace;
 mod replies;
 mod sessions;
 mod suspicion;
@@ -34,13 +35,11 @@ use std::time::Duration;
 use crate::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
 use crate::link::{self, Flight, Foreign, Outcome, Probe, Resumption, Rewind, Standing, Work};
 use crate::time::Time;
-use crate::wire::{Ack, Ping, Pong, Resume, Seq, Verdict, buffer_cost, digest};
+use crate::wire::{Ack, LAG_MAX, Ping, Pong, Resume, Seq, Verdict, buffer_cost, digest};
+use pace::Pace;
 use sessions::Sessions;
 use suspicion::Suspicion;
 use way::Way;
-
-/// With `--rate`: what falls due within this goes out together, so that a high rate does not cost a timer for each datagram.
-const RATE_BURST: Duration = Duration::from_millis(5);
 
 /// What to do with an arrival when the buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +79,7 @@ pub struct Bells {
     pub forward: bool,
     /// A heartbeat is due earlier than the prober waits for.
     pub probe: bool,
-    /// Nothing is held any more and the program waits for that in order to stop.
+    /// What was held at the drain's beginning is gone, and the program waits for that.
     pub drained: bool,
 }
 
@@ -93,6 +92,8 @@ pub struct Snapshot {
     pub held: Tally,
     /// What is held and not released.
     pub unsent: Tally,
+    /// The buffer is smaller than it was meant to be: the system gave no more memory.
+    pub short: bool,
     /// All counters.
     pub counters: Counters,
     /// Sessions that used to get replies over UDP and get none any more, although heartbeats are good.
@@ -111,8 +112,7 @@ pub struct Relay {
     /// Buffer cost of what is released and not confirmed, `abandoned` included.
     unconfirmed_cost: u64,
     abandoned: Option<Abandoned>,
-    /// With `--rate`: when all that was sent is worked off.
-    rate_free: Time,
+    pace: Pace,
     /// Since when the link is up; `None` while it is not.
     up_since: Option<Time>,
     /// Replies come over the connection, and say nothing of UDP.
@@ -122,7 +122,8 @@ pub struct Relay {
     ports: u32,
     forward_waits: bool,
     probe_waits: Option<Time>,
-    draining: bool,
+    /// The program is about to stop, and waits until everything below has been confirmed.
+    draining: Option<Seq>,
 }
 
 /// What had been released when a full buffer dropped it. It still takes its place in the window: it is on its way, or lies in remoted's socket.
@@ -145,14 +146,14 @@ impl Relay {
             target: None,
             unconfirmed_cost: 0,
             abandoned: None,
-            rate_free: Time::ZERO,
+            pace: Pace::new(config.rate),
             up_since: None,
             replies_carried: false,
             suspicion: Suspicion::default(),
             ports: 0,
             forward_waits: false,
             probe_waits: None,
-            draining: false,
+            draining: None,
             config,
         }
     }
@@ -217,13 +218,9 @@ impl Relay {
     /// What may be released at this moment needs no heartbeat before it, but one after it: asking once more in between would cost an agent with
     /// a few events a second half as many heartbeats again.
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
-        let hurry = self.draining && self.buffer.held().datagrams > 0;
-        let unsent = self.buffer.unsent().datagrams > 0 && !self.may_release(now);
-        self.way.next_heartbeat(Work {
-            unsent: unsent.then_some(self.rate_free),
-            hurry,
-            under_way: self.flight().is_open(),
-        })
+        let hurry = self.draining.is_some() && self.buffer.held().datagrams > 0;
+        let unsent = if self.buffer.unsent().datagrams > 0 { self.wants_heartbeat(now) } else { None };
+        self.way.next_heartbeat(Work { unsent, hurry, under_way: self.flight().is_open() })
     }
 
     /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
@@ -349,17 +346,15 @@ impl Relay {
         };
         batch.begin(permit.epoch, permit.until, target, self.ports);
         let mut cost = self.unconfirmed_cost;
-        let mut rate_free = self.rate_free;
+        let mut pace = self.pace;
         for entry in self.buffer.unsent_entries() {
             let more = u64::from(buffer_cost(entry.bytes.len()));
             let alone = cost == 0;
             let fits = alone || (!permit.single && cost + more <= permit.window);
-            if !fits || !batch.has_room(entry.bytes.len()) || rate_free > now + RATE_BURST {
+            if !fits || !batch.has_room(entry.bytes.len()) || !pace.allows(now) {
                 break;
             }
-            if let Some(rate) = self.config.rate {
-                rate_free = rate_free.max(now) + Duration::from_secs(1) / rate.get();
-            }
+            pace.handle_sent(now, 1);
             cost += more;
             batch.push(&entry, self.sessions.reference(entry.session));
         }
@@ -368,8 +363,7 @@ impl Relay {
 
     /// When time alone makes a release possible; `None` if something else has to happen first.
     pub fn next_release(&mut self, now: Time) -> Option<Time> {
-        let limited = self.config.rate.is_some() && self.rate_free > now && self.may_release(now);
-        limited.then_some(self.rate_free)
+        self.pace.waits_until(now).filter(|_| self.may_release(now))
     }
 
     /// The first `sent` datagrams of the batch have been sent.
@@ -382,9 +376,7 @@ impl Relay {
             return;
         }
         self.counters.sent += sent as u64;
-        if let Some(rate) = self.config.rate {
-            self.rate_free = self.rate_free.max(now) + Duration::from_secs(1) / rate.get() * sent as u32;
-        }
+        self.pace.handle_sent(now, sent as u32);
         // After a rewind they count as never sent: they come again, in their order, before anything newer; or never.
         if batch.epoch() == self.way.epoch() {
             let before = self.unconfirmed_cost;
@@ -456,9 +448,14 @@ impl Relay {
         self.way.epoch()
     }
 
-    /// From here on nothing more comes in: what is held is to be confirmed as soon as possible.
+    /// The program is about to stop: what is held at this moment is to be confirmed as soon as possible. More may still come in.
     pub const fn handle_drain(&mut self) {
-        self.draining = true;
+        self.draining = Some(self.buffer.tail());
+    }
+
+    /// What was held at the drain's beginning is confirmed, or was dropped.
+    pub fn is_drained(&self) -> bool {
+        self.draining.is_some_and(|end| self.buffer.oldest() >= end)
     }
 
     /// The forward thread is about to wait until it is rung for.
@@ -476,7 +473,7 @@ impl Relay {
 
     /// Who must be rung for. Each bell is rung once until its thread waits again.
     pub fn bells(&mut self, now: Time) -> Bells {
-        let forward = self.forward_waits && self.rate_free <= now && self.may_release(now);
+        let forward = self.forward_waits && self.pace.waits_until(now).is_none() && self.may_release(now);
         let probe = match (self.probe_waits, self.next_heartbeat(now)) {
             (Some(waits), Some(due)) => due < waits,
             (None, _) | (_, None) => false,
@@ -485,7 +482,16 @@ impl Relay {
         if probe {
             self.probe_waits = None;
         }
-        Bells { forward, probe, drained: self.draining && self.buffer.held().datagrams == 0 }
+        Bells { forward, probe, drained: self.take_drained() }
+    }
+
+    /// Whether the drain is over; true once.
+    fn take_drained(&mut self) -> bool {
+        let drained = self.is_drained();
+        if drained {
+            self.draining = None;
+        }
+        drained
     }
 
     /// A view for the log.
@@ -495,6 +501,7 @@ impl Relay {
             standing,
             held: self.buffer.held(),
             unsent: self.buffer.unsent(),
+            short: self.buffer.is_short(),
             counters: self.counters,
             replies_missing: if self.up_since.is_some() && !self.replies_carried {
                 self.sessions.silent(now)
@@ -531,6 +538,19 @@ impl Relay {
         let cost = self.unconfirmed_cost;
         let fits = |more: u32| cost == 0 || (!permit.single && cost + u64::from(more) <= permit.window);
         self.buffer.peek().is_some_and(|entry| fits(buffer_cost(entry.bytes.len())))
+    }
+
+    /// From when on what is not sent needs a heartbeat: when none allows its release by the time that the rate does. And at once where the window
+    /// will be full before what is under way is confirmed, though the rate still waits: it would wait for the window next, and the window for it.
+    fn wants_heartbeat(&mut self, now: Time) -> Option<Time> {
+        let due = self.pace.waits_until(now);
+        if !self.may_release(now) {
+            return Some(due.map_or(Time::ZERO, |at| at.before(self.way.round_trip())));
+        }
+        let permit = self.way.permit(now).filter(|_| due.is_some())?;
+        let soon = self.pace.due_within(2 * LAG_MAX + self.way.round_trip());
+        let each = self.buffer.peek().map_or(0, |entry| u64::from(buffer_cost(entry.bytes.len())));
+        (self.unconfirmed_cost + soon * each > permit.window).then_some(Time::ZERO)
     }
 
     fn flight(&self) -> Flight {

@@ -16,6 +16,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -283,6 +285,101 @@ fn an_outage(transport: &str) {
     let output = client.stop();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && log.contains(" 0 left"), "{log}");
+}
+
+/// Whether a datagram of the agent's is taken: a refusal comes back at once over loopback.
+fn is_taken(agent: &UdpSocket, payload: &[u8]) -> bool {
+    let sent = agent.send(payload).is_ok();
+    agent.set_nonblocking(true).expect("it can be asked");
+    let refused = uninterrupted(|| agent.recv(&mut [0; 16])).is_err_and(|error| {
+        assert!([std::io::ErrorKind::ConnectionRefused, std::io::ErrorKind::WouldBlock].contains(&error.kind()));
+        error.kind() == std::io::ErrorKind::ConnectionRefused
+    });
+    agent.set_nonblocking(false).expect("it can be asked");
+    sent && !refused
+}
+
+#[test]
+fn what_comes_in_while_the_client_drains_is_drained_or_refused() {
+    let (receiver, remoted) = receiver();
+    let (broker, listen) = (free_port(0), free_port(0));
+    let _server = server(broker, remoted);
+    let [at, broker, remoted] = [listen, broker, remoted].map(|port| format!("127.0.0.1:{port}"));
+    let ways = ["--listen", &at, "--broker", &broker, "--server", &remoted, "--source-port", "0"];
+    let client = Role::start(&[&["client", "--rate", "300", "--drain", "10m"], &ways[..]].concat());
+    let agent = agent(listen);
+    let backlog = 300;
+    for _ in 0..backlog {
+        assert!(is_taken(&agent, b"before"));
+    }
+    let read = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&read);
+    let reads = move || {
+        while next(&receiver).0 != b"end" {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let reading = thread::spawn(reads);
+    // Some of it is still to be sent for a while.
+    let stopping = thread::spawn(move || client.stop());
+    let mut taken = 0;
+    loop {
+        // Not without bound ahead of remoted.
+        if taken > read.load(Ordering::Relaxed) {
+            thread::yield_now();
+        } else if is_taken(&agent, b"meanwhile") {
+            taken += 1;
+        } else {
+            break;
+        }
+    }
+    let output = stopping.join().expect("it ends");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    UdpSocket::bind("127.0.0.1:0").expect("a socket").send_to(b"end", &*remoted).expect("sent");
+    reading.join().expect("it reads to the end");
+    let all = 1 + backlog + taken;
+    assert_eq!(read.load(Ordering::Relaxed), all, "{log}");
+    assert!(
+        taken > 0 && log.contains(&format!("stopped: {all} received, {all} confirmed, 0 dropped, 0 left")),
+        "{log}"
+    );
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_a_full_buffer() {
+    let (receiver, remoted) = receiver();
+    let (broker, listen) = (free_port(0), free_port(0));
+    let [at, broker_at, remoted_at] = [listen, broker, remoted].map(|port| format!("127.0.0.1:{port}"));
+    let options = ["--buffer", "1GiB", "--listen", &at, "--broker", &broker_at, "--server", &remoted_at];
+    let script = "ulimit -v 120000; exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, BROKER, "client", "--transport", "tcp", "--source-port", "0"]).args(options);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut client = Role(Some(command.spawn().expect("the broker starts")));
+    let lines = client.lines();
+    let agent = agent(listen);
+    // More than any memory that it may have.
+    let mut last = 0u64;
+    let mut payload = vec![0; 8_000];
+    let full = loop {
+        assert!(last < 100_000, "800 MB fit");
+        last += 1;
+        payload[..8].copy_from_slice(&last.to_be_bytes());
+        agent.send(&payload).expect("the client is there");
+        if let Some(line) = lines.try_iter().find(|line| line.contains("buffer is full")) {
+            break line;
+        }
+    };
+    assert!(full.contains("the system gives no more memory"), "{full}");
+    let _server = server(broker, remoted);
+    // One after the other until the newest: nothing newer is missing than what the buffer had dropped.
+    let mut before = 0;
+    while before < last {
+        let (bytes, _) = next(&receiver);
+        let number = u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
+        assert!(number > before, "{number} after {before}");
+        before = number;
+    }
 }
 
 /// Over a slow link a heartbeat that waited behind all data would be late by as long as that takes.

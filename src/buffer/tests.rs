@@ -285,3 +285,29 @@ fn what_was_struck_takes_no_room_once_nothing_lies_before_it() {
     assert_eq!((buffer.oldest(), buffer.next()), (Seq(2), Seq(2)), "nothing is under way");
     assert_eq!(buffer.charged, 0);
 }
+
+#[test]
+fn what_has_expired_behind_one_under_way_is_room_for_newer_ones() {
+    let mut buffer = Buffer::new(BUFFER_BYTES_MIN);
+    buffer.push(Time::ZERO, 0, &[0; 100]).expect("there is room");
+    buffer.advance().expect("there is one");
+    let mut round = || {
+        let mut pushed = 0;
+        while buffer.push(Time::ZERO, 0, &[1; 100]).is_ok() {
+            pushed += 1;
+        }
+        while buffer.strike().is_some() {}
+        (pushed, buffer.held().datagrams, buffer.chunks.len())
+    };
+    let (first, ..) = round();
+    // What shares the first chunk with the one under way keeps its place, and so may the last one.
+    let least = first - 2 * CHUNK_BYTES_MIN / (HEADER_BYTES + 100);
+    for _ in 0..1_000 {
+        let (pushed, held, chunks) = round();
+        assert!(pushed >= least, "{pushed} of {first} fit again");
+        assert_eq!(held, 1);
+        assert!(chunks <= 4, "{chunks} chunks stand for what was dropped");
+    }
+    assert_eq!(buffer.pop_released(Seq(1)).map(|gone| gone.seq), Some(Seq(0)));
+    assert_eq!((buffer.charged, buffer.oldest()), (0, buffer.tail()));
+}

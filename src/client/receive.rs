@@ -13,7 +13,8 @@ use crate::threads::Stop;
 /// Batches read after the stop: as many as the largest buffer that is usual holds, and a bound for a sender that never pauses.
 const LAST_BATCHES_MAX: usize = 4_096;
 
-/// Receives until the stop, then what has come in before it.
+/// Receives until the stop, then what has come in before it. From the stop on agents are turned away: what they send is refused, which they may
+/// notice, instead of lying in a socket that nobody reads.
 pub(super) fn run(shared: &Shared, mut poll: Poll, stop: &Stop) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot wait for the agent's socket: {error}");
     watch(&poll, &shared.agents, Token(0)).map_err(failed)?;
@@ -25,6 +26,9 @@ pub(super) fn run(shared: &Shared, mut poll: Poll, stop: &Stop) -> Result<(), St
         }
         while !stop.is_set() && take(shared, &mut inbox) {}
         if stop.is_set() {
+            if let Err(error) = net::turn_away(&shared.agents) {
+                log::debug!("agents are not turned away: {error}");
+            }
             for _ in 0..LAST_BATCHES_MAX {
                 if !take(shared, &mut inbox) {
                     break;

@@ -259,8 +259,9 @@ impl Report {
         let total = snapshot.counters.dropped(DropReason::Overflow);
         if total > self.overflow_seen {
             let overflow = self.overflow.get_or_insert_with(|| {
-                let text =
-                    format!("buffer is full with {}: dropping", amount(snapshot.held.datagrams, snapshot.held.bytes));
+                let why = if snapshot.short { ", the system gives no more memory" } else { "" };
+                let held = amount(snapshot.held.datagrams, snapshot.held.bytes);
+                let text = format!("buffer is full with {held}{why}: dropping");
                 lines.push(Line { level: Level::Warn, text });
                 Overflow { began: now, from: wall, to: wall, dropped: 0, latest: now }
             });

@@ -263,3 +263,32 @@ fn an_address_is_this_hosts_if_it_is_reached_from_itself() {
     assert!(!is_own([192, 0, 2, 1].into()));
     assert!(!is_own([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()));
 }
+
+#[test]
+fn an_agent_that_is_turned_away_is_refused_and_what_it_had_sent_before_is_read() {
+    for ip in ["127.0.0.1", "::1", "0.0.0.0", "::"] {
+        let socket = bind_agent(any_port(ip), 1 << 20).expect("a socket");
+        let mut address = local(&socket);
+        if address.ip().is_unspecified() {
+            address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
+        let agent = std::net::UdpSocket::bind(any_port(&address.ip().to_string())).expect("a socket");
+        agent.connect(address).expect("it is there");
+        for number in 0..40u8 {
+            agent.send(&[number]).expect("somebody listens");
+        }
+        turn_away(&socket).expect("it can be connected to itself");
+        agent.send(b"late").expect("the refusal comes afterwards");
+        agent.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let refused = agent.recv(&mut [0; 4]).expect_err("nobody answers");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "at {ip}");
+        let (mut inbox, mut read) = (Inbox::default(), Vec::new());
+        while inbox.receive(&socket).expect("it receives") > 0 {
+            read.extend(inbox.iter().flat_map(|received| received.bytes.to_vec()));
+        }
+        assert_eq!(read, (0..40).collect::<Vec<u8>>(), "at {ip}");
+        let agent = agent.local_addr().expect("it is bound");
+        send_from(&socket, Some(address.ip()).filter(|_| ip.contains("0.0") || ip == "::"), agent, b"reply")
+            .expect("replies still go out");
+    }
+}

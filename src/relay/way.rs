@@ -47,6 +47,15 @@ impl Way {
         }
     }
 
+    /// How long the answer to a heartbeat takes at most, as far as is known.
+    pub(super) fn round_trip(&self) -> Duration {
+        match self {
+            Self::Udp(link) => link.round_trip(),
+            // No release waits for a heartbeat.
+            Self::Tcp(_) => Duration::ZERO,
+        }
+    }
+
     pub(super) fn handle_connected(&mut self, now: Time, round_trip: Duration, flight: Flight) -> Option<Rewind> {
         match self {
             Self::Udp(link) => link.handle_connected(now, round_trip, flight),

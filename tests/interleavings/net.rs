@@ -43,6 +43,10 @@ pub(crate) fn bind_agent(address: SocketAddr, _: usize) -> io::Result<UdpSocket>
     Ok(socket)
 }
 
+pub(crate) const fn turn_away(_: &UdpSocket) -> io::Result<()> {
+    Ok(())
+}
+
 pub(crate) fn bind_upstream(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::new(address);
     System::here().open_upstream(&socket);

@@ -8,6 +8,7 @@ mod figures;
 mod plan;
 mod promise;
 mod random;
+mod rates;
 mod remoted;
 mod world;
 

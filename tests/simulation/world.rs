@@ -90,6 +90,8 @@ pub(crate) struct World<'a> {
     connections: u64,
     refusals: (u64, u64),
     flood: u64,
+    /// When remoted read something last.
+    last_read: u64,
     pub(crate) ledger: Ledger,
     trace: bool,
 }
@@ -127,6 +129,7 @@ impl<'a> World<'a> {
             connections: 0,
             refusals: (6, 0),
             flood: 0,
+            last_read: 0,
             ledger: Ledger::new(agents),
             trace,
             random,
@@ -172,6 +175,11 @@ impl<'a> World<'a> {
         let begun = self.plan.faults.iter().map(|timed| timed.from).min().unwrap_or(0);
         let (last, again) = self.released[client];
         (last.saturating_sub(begun), again.map(|at| at - quiet))
+    }
+
+    /// When remoted read something last.
+    pub(crate) const fn last_read(&self) -> u64 {
+        self.last_read
     }
 
     fn held(&self, client: usize) -> u64 {
@@ -322,6 +330,7 @@ impl<'a> World<'a> {
             return;
         }
         if let Some((datagram, reading)) = self.remoted.read() {
+            self.last_read = self.now;
             let sent = self.ledger.queued.pop_front().unwrap_or(0);
             if datagram.agent != self.stranger() {
                 self.ledger.read(datagram, sent, reading == crate::remoted::Reading::Accepted);

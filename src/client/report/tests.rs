@@ -15,6 +15,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let snapshot = Snapshot {
+            short: false,
             standing: Standing::Unreachable,
             held: Tally::default(),
             unsent: Tally::default(),
