@@ -16,6 +16,7 @@
 mod batch;
 mod counters;
 mod pace;
+mod recency;
 mod replies;
 mod sessions;
 mod suspicion;
@@ -161,7 +162,7 @@ impl Relay {
     /// A datagram came in from an agent.
     pub fn handle_datagram(&mut self, now: Time, origin: Origin, bytes: &[u8]) {
         self.counters.received += 1;
-        let Some(session) = self.sessions.admit(now, origin, bytes) else {
+        let Some(session) = self.sessions.admit(origin, bytes) else {
             self.counters.drop(DropReason::NoSession);
             return;
         };

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::recency::Recency;
 use super::replies::Replies;
 use crate::buffer::SessionId;
 use crate::time::Time;
@@ -36,6 +37,9 @@ pub(super) struct Sessions {
     max: SessionId,
     table: Vec<Session>,
     ids: HashMap<Key, SessionId>,
+    recency: Recency,
+    /// How many have nothing held.
+    idle: usize,
     /// Those whose replies were found missing, and have not come since.
     silent: HashSet<SessionId>,
     newest_reply: Option<Time>,
@@ -48,38 +52,55 @@ struct Session {
     key: Key,
     generation: u32,
     origin: Origin,
-    last_seen: Time,
     held: u64,
     replies: Replies,
 }
 
 impl Sessions {
     pub(super) fn new(max: SessionId) -> Self {
-        Self { max, table: Vec::new(), ids: HashMap::new(), silent: HashSet::new(), newest_reply: None }
+        Self {
+            max,
+            table: Vec::new(),
+            ids: HashMap::new(),
+            recency: Recency::default(),
+            idle: 0,
+            silent: HashSet::new(),
+            newest_reply: None,
+        }
     }
 
     /// The session of a datagram, made if need be. `None` when every place is taken by a session with something held.
-    pub(super) fn admit(&mut self, now: Time, origin: Origin, bytes: &[u8]) -> Option<SessionId> {
+    pub(super) fn admit(&mut self, origin: Origin, bytes: &[u8]) -> Option<SessionId> {
         let key = (origin.agent.ip().to_canonical(), agent_id(bytes));
         if let Some(&id) = self.ids.get(&key) {
             let session = &mut self.table[usize::from(id)];
             session.origin = origin;
-            session.last_seen = now;
+            self.recency.handle_heard(id);
             return Some(id);
         }
-        let fresh = Session { key, generation: 0, origin, last_seen: now, held: 0, replies: Replies::default() };
+        let fresh = Session { key, generation: 0, origin, held: 0, replies: Replies::default() };
         let id = if self.table.len() < usize::from(self.max) {
             self.table.push(fresh);
+            self.idle += 1;
             (self.table.len() - 1) as SessionId
         } else {
-            let free = self.table.iter().enumerate().filter(|(_, session)| session.held == 0);
-            let (at, _) = free.min_by_key(|(_, session)| session.last_seen)?;
-            self.ids.remove(&self.table[at].key);
-            self.table[at] = Session { generation: self.table[at].generation + 1, ..fresh };
-            at as SessionId
+            let id = self.longest_silent()?;
+            let place = &mut self.table[usize::from(id)];
+            self.ids.remove(&place.key);
+            *place = Session { generation: place.generation + 1, ..fresh };
+            self.silent.remove(&id);
+            id
         };
+        self.recency.handle_heard(id);
         self.ids.insert(key, id);
         Some(id)
+    }
+
+    /// The session that gives way to a newcomer. In an outage all may have something held, and each datagram of further agents comes here: it must
+    /// not walk through them in vain.
+    fn longest_silent(&self) -> Option<SessionId> {
+        let mut idle = self.recency.iter().filter(|&id| self.table[usize::from(id)].held == 0);
+        if self.idle > 0 { idle.next() } else { None }
     }
 
     pub(super) fn reference(&self, id: SessionId) -> SessionRef {
@@ -88,12 +109,16 @@ impl Sessions {
 
     /// A datagram of this session was put into the buffer.
     pub(super) fn handle_held(&mut self, id: SessionId) {
-        self.table[usize::from(id)].held += 1;
+        let held = &mut self.table[usize::from(id)].held;
+        self.idle -= usize::from(*held == 0);
+        *held += 1;
     }
 
     /// A datagram of this session has left the buffer.
     pub(super) fn handle_settled(&mut self, id: SessionId) {
-        self.table[usize::from(id)].held -= 1;
+        let held = &mut self.table[usize::from(id)].held;
+        *held -= 1;
+        self.idle += usize::from(*held == 0);
     }
 
     /// A datagram of this session was released; the link has been up since `up_since`.
@@ -143,7 +168,7 @@ mod tests {
     #[test]
     fn an_agent_is_its_address_and_its_id_and_not_its_port() {
         let mut sessions = Sessions::new(8);
-        let mut admit = |host, port, bytes: &[u8]| sessions.admit(Time::ZERO, origin(host, port), bytes);
+        let mut admit = |host, port, bytes: &[u8]| sessions.admit(origin(host, port), bytes);
         assert_eq!(admit(1, 1000, b"x"), Some(0));
         assert_eq!(admit(1, 2000, b"x"), Some(0));
         assert_eq!(admit(2, 1000, b"x"), Some(1));
@@ -158,11 +183,11 @@ mod tests {
     #[test]
     fn replies_go_to_the_newest_port_of_the_tenant_that_was_meant() {
         let mut sessions = Sessions::new(1);
-        sessions.admit(Time::ZERO, origin(1, 1000), b"x");
-        sessions.admit(Time::ZERO, origin(1, 2000), b"x");
+        sessions.admit(origin(1, 1000), b"x");
+        sessions.admit(origin(1, 2000), b"x");
         let first = sessions.reference(0);
         assert_eq!(sessions.handle_reply(Time::ZERO, first, None), Some(origin(1, 2000)));
-        assert_eq!(sessions.admit(Time::ZERO, origin(2, 1), b"x"), Some(0));
+        assert_eq!(sessions.admit(origin(2, 1), b"x"), Some(0));
         assert_eq!(sessions.handle_reply(Time::ZERO, first, None), None, "the first agent has given way");
         assert_eq!(sessions.handle_reply(Time::ZERO, sessions.reference(0), None), Some(origin(2, 1)));
     }
@@ -170,14 +195,14 @@ mod tests {
     #[test]
     fn only_a_session_with_nothing_held_gives_way_the_longest_silent_first() {
         let mut sessions = Sessions::new(2);
-        sessions.admit(Time::from_millis(1), origin(1, 1), b"x");
-        sessions.admit(Time::from_millis(2), origin(2, 1), b"x");
+        sessions.admit(origin(1, 1), b"x");
+        sessions.admit(origin(2, 1), b"x");
         sessions.handle_held(0);
-        assert_eq!(sessions.admit(Time::from_millis(3), origin(3, 1), b"x"), Some(1));
+        assert_eq!(sessions.admit(origin(3, 1), b"x"), Some(1));
         sessions.handle_held(1);
-        assert_eq!(sessions.admit(Time::from_millis(4), origin(4, 1), b"x"), None);
+        assert_eq!(sessions.admit(origin(4, 1), b"x"), None);
         sessions.handle_settled(0);
-        assert_eq!(sessions.admit(Time::from_millis(5), origin(4, 1), b"x"), Some(0));
+        assert_eq!(sessions.admit(origin(4, 1), b"x"), Some(0));
     }
 
     #[test]
@@ -185,7 +210,7 @@ mod tests {
         let second = |at: u64| Time::from_millis(at * 1_000);
         let mut sessions = Sessions::new(3);
         for host in 1..=3 {
-            sessions.admit(Time::ZERO, origin(host, 1), b"x");
+            sessions.admit(origin(host, 1), b"x");
         }
         // The first is stopped after a while, the second gets no replies any more, and the third does.
         for at in 0..=100 {
