@@ -13,7 +13,7 @@ mod uninterrupted;
 mod wait;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -343,6 +343,39 @@ fn what_comes_in_while_the_client_drains_is_drained_or_refused() {
         taken > 0 && log.contains(&format!("stopped: {all} received, {all} confirmed, 0 dropped, 0 left")),
         "{log}"
     );
+}
+
+#[test]
+fn agents_that_give_way_to_one_another_cost_no_new_sockets() {
+    const SESSIONS: usize = 4;
+    let (receiver, remoted) = receiver();
+    let (broker, listen) = (free_port(0), free_port(0));
+    let _server = server(broker, remoted);
+    let [at, broker, remoted] = [listen, broker, remoted].map(|port| format!("127.0.0.1:{port}"));
+    let ways = ["--listen", &at, "--broker", &broker, "--server", &remoted, "--source-port", "0"];
+    let client = Role::start(&[&["client", "-v", "--max-sessions", &SESSIONS.to_string()], &ways[..]].concat());
+    let first = agent(listen);
+    for round in 0..20u8 {
+        let agent = UdpSocket::bind((Ipv4Addr::new(127, 0, 1, 1 + round), 0)).expect("an address of this host");
+        agent.connect(("127.0.0.1", listen)).expect("connected");
+        agent.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        // A newcomer is refused while every place has something held: it sends again, as agents do.
+        receiver.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        let mut bytes = [0; 16];
+        let from = loop {
+            agent.send(&[round]).expect("the client is there");
+            match uninterrupted(|| receiver.recv_from(&mut bytes)) {
+                Ok((1, from)) if bytes[0] == round => break from,
+                Ok(_) | Err(_) => {}
+            }
+        };
+        receiver.send_to(b"reply", from).expect("sent");
+        assert_eq!(agent.recv(&mut bytes).expect("its reply"), 5);
+    }
+    drop(first);
+    let log = String::from_utf8_lossy(&client.stop().stderr).into_owned();
+    let sockets = log.matches("sends from port").count();
+    assert!((1..=SESSIONS).contains(&sockets), "{sockets} sockets: {log}");
 }
 
 #[test]

@@ -69,6 +69,12 @@ impl Watched {
     fn take(&mut self, poll: &Poll, change: Change) {
         match change {
             Change::Open(upstream) => self.watch(poll, upstream),
+            Change::Pass(session) => {
+                let waiting = self.unwatched.iter_mut().find(|upstream| upstream.session.id == session.id);
+                if let Some(upstream) = self.upstreams.get_mut(&token_of(session)).or(waiting) {
+                    upstream.session = session;
+                }
+            }
             Change::Close(session) => {
                 self.unwatched.retain(|upstream| upstream.session != session);
                 if let Some(old) = self.upstreams.remove(&token_of(session)) {

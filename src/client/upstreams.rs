@@ -11,6 +11,7 @@ use mio::net::UdpSocket;
 
 use super::Config;
 use crate::net;
+use crate::net::udp::discard;
 use crate::relay::SessionRef;
 use crate::threads::Doorbell;
 use crate::time::Time;
@@ -40,15 +41,16 @@ pub(super) struct Upstream {
 pub(super) enum Change {
     /// A session has a socket.
     Open(Upstream),
+    /// The socket of this place is another agent's from here on.
+    Pass(SessionRef),
     /// It has none any more: the reply thread lets go of it, too.
     Close(SessionRef),
 }
 
 /// The sockets of all sessions.
 ///
-/// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. Nobody
-/// waits then, and no
-/// reply is lost that came before the session's turn was over.
+/// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. Nobody waits
+/// then, and no reply is lost that came before the session's turn was over.
 #[derive(Debug)]
 pub(super) struct Upstreams<'a> {
     config: &'a Config,
@@ -95,11 +97,17 @@ impl<'a> Upstreams<'a> {
         }
         self.uses += 1;
         if let Some(upstream) = &mut self.sockets[at]
-            && upstream.session == session
             && upstream.ipv4 == target.is_ipv4()
         {
             upstream.used = self.uses;
-            return Ok(Arc::clone(&upstream.socket));
+            let socket = Arc::clone(&upstream.socket);
+            // Where agents give way to one another all the time, a new socket for each would cost more than all else.
+            if std::mem::replace(&mut upstream.session, session) != session {
+                // What has come for the agent before is not for this one.
+                discard(&socket);
+                self.tell(Change::Pass(session));
+            }
+            return Ok(socket);
         }
         self.close(at);
         if self.open >= self.sockets_max {

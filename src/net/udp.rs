@@ -33,6 +33,8 @@ const MEMINFO_DROPS: usize = 8;
 /// Datagrams read with one system call: twice as many brought nothing when measured, and each has a slot of the largest size.
 const SLOTS: usize = 32;
 const SLOT_BYTES: usize = 65_536;
+/// More than a receive buffer holds.
+const DISCARDED_MAX: usize = 65_536;
 
 /// Room for a batch of incoming datagrams. Its memory is only touched as far as datagrams fill it.
 #[derive(Debug)]
@@ -135,6 +137,16 @@ impl Inbox {
 
 fn headers() -> MultiHeaders<SockaddrStorage> {
     MultiHeaders::preallocate(SLOTS, Some(cmsg_space!(libc::in6_pktinfo)))
+}
+
+/// Throws away what waits in a socket.
+pub fn discard(socket: &UdpSocket) {
+    // A pending error ends a call too, so that only a bound ends this for a peer that sends without a pause.
+    for _ in 0..DISCARDED_MAX {
+        if socket.recv_from(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            return;
+        }
+    }
 }
 
 /// Has `poll` tell when the socket has something to read or to report. It tells once: the socket must then be read empty.

@@ -86,6 +86,11 @@ impl UdpSocket {
     }
 }
 
+pub(crate) fn discard(socket: &UdpSocket) {
+    World::here().step();
+    socket.inside().queue.clear();
+}
+
 pub(crate) fn watch(poll: &Poll, socket: &UdpSocket, token: Token) -> io::Result<()> {
     World::here().step();
     // The agents' socket is watched at the start, when a failure is fatal.
