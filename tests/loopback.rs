@@ -319,9 +319,9 @@ fn what_comes_in_while_the_client_drains_is_drained_or_refused() {
             count.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let reading = thread::spawn(reads);
+    let reading = thread::Builder::new().spawn(reads).expect("a thread starts");
     // Some of it is still to be sent for a while.
-    let stopping = thread::spawn(move || client.stop());
+    let stopping = thread::Builder::new().spawn(move || client.stop()).expect("a thread starts");
     let mut taken = 0;
     loop {
         // Not without bound ahead of remoted.
