@@ -35,7 +35,7 @@ fn a_server_without_descriptors_goes_on_with_its_client_and_answers_newcomers_la
     let traffic = scene.send_as(AGENT, count, &["--ping"]);
     scene.wait_until_accepted(AGENT, worth(Duration::from_secs(1)));
     let mut silent = scene.connect_silently(SILENT);
-    wait_until("no descriptors are left", || find_line(&scene.server().output(), &["no descriptors left"]));
+    wait_until("no descriptors are left", || find_line(&scene.server().output(), &["no descriptors were left"]));
     // One that comes too late: it holds what its agent sends.
     let first = scene.take_client();
     scene.start_client(&["--listen", "127.0.0.1:1515"]);
