@@ -15,6 +15,8 @@ pub(super) use host::{Host, Source};
 
 /// Longest duration that is taken: longer ones are mistakes.
 const SPAN_MAX: Duration = Duration::from_hours(366 * 24);
+/// As many descriptors as Linux gives to a process.
+const CONNECTIONS_MAX: usize = 1 << 20;
 /// A receive buffer larger than this is refused by every kernel.
 const RECEIVE_BYTES_MAX: usize = 1 << 30;
 
@@ -183,7 +185,11 @@ impl FromStr for Connections {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().ok().filter(|&n| n > 0).map(Self).ok_or_else(|| format!("{text:?}: a number above zero"))
+        text.parse()
+            .ok()
+            .filter(|n| (1..=CONNECTIONS_MAX).contains(n))
+            .map(Self)
+            .ok_or_else(|| format!("{text:?}: from 1 to {CONNECTIONS_MAX}"))
     }
 }
 
