@@ -44,6 +44,10 @@ pub(crate) enum Fault {
     Stop,
     /// remoted runs and does not read.
     Stall,
+    /// It does not read one of its sockets.
+    StallOne(usize),
+    /// The clients' hosts have no route for UDP: each send fails at once.
+    Refuse,
     /// remoted is killed, and started again at the end.
     Kill,
     /// The broker server is killed, and started again at the end.
@@ -107,6 +111,8 @@ pub(crate) struct Plan {
     pub(crate) bandwidth: Option<u64>,
     /// The server's `--settle`.
     pub(crate) settle: Duration,
+    /// How many sockets remoted has.
+    pub(crate) sockets: usize,
     pub(crate) faults: Vec<Timed>,
 }
 
@@ -130,6 +136,10 @@ impl Plan {
         let read = random.range(20, 400) * MS / 1_000;
         let options = Options::drawn(&mut random);
         let mut faults: Vec<Timed> = (0..random.range(3, 8)).map(|_| Timed::drawn(&mut random, clients)).collect();
+        let sockets = if random.per_mille(250) { 2 } else { 1 };
+        if random.per_mille(250) {
+            faults.push(Timed::of_the_edges(&mut random, sockets));
+        }
         faults.sort_by_key(|timed| timed.from);
         // Shorter than the default, so that several restarts fit.
         let settle = Duration::from_millis(300);
@@ -151,6 +161,7 @@ impl Plan {
             transport: Transport::Udp,
             bandwidth: None,
             settle,
+            sockets,
             faults,
         }
     }
@@ -200,6 +211,17 @@ impl Plan {
             };
             swallows && from < timed.to && timed.from <= to
         })
+    }
+
+    /// Whether one of remoted's sockets is not read at this moment.
+    pub(crate) fn stalls(&self, socket: usize, at: u64) -> bool {
+        let here = |fault: Fault| matches!(fault, Fault::StallOne(one) if one == socket);
+        self.faults.iter().any(|timed| here(timed.fault) && timed.from <= at && at < timed.to)
+    }
+
+    /// Whether the clients' hosts refuse to send UDP at this moment.
+    pub(crate) fn refuses(&self, at: u64) -> bool {
+        self.faults.iter().any(|timed| matches!(timed.fault, Fault::Refuse) && timed.from <= at && at < timed.to)
     }
 
     /// Packets in a thousand that are lost at this moment.
@@ -284,6 +306,20 @@ impl Timed {
             15 => (Fault::StopServer, 2_000),
             _ => (Fault::Flood(random.pick(&[2_000, 20_000])), 700),
         };
+        Self::placed(random, fault, longest)
+    }
+
+    /// What goes wrong at the edges: on the last hop, or on one of several ways.
+    fn of_the_edges(random: &mut Random, sockets: usize) -> Self {
+        let (fault, longest) = match random.range(0, 2) {
+            0 => (Fault::Refuse, 2_000),
+            _ => (Fault::StallOne(random.range(0, sockets as u64) as usize), 3_000),
+        };
+        Self::placed(random, fault, longest)
+    }
+
+    /// At some time; `longest` is in milliseconds.
+    fn placed(random: &mut Random, fault: Fault, longest: u64) -> Self {
         // Short ones more often, and often about as long as it takes to notice one.
         let (least, most) = random.pick(&[(1, longest), (1, longest), (1, 600), (150, 300), (150, 300)]);
         let span = random.range(least.min(longest), most.min(longest) + 1) * MS;

@@ -4,8 +4,6 @@
 //! excepts (a single loss that TCP survived, a cut shorter than the lease, a cut of UDP alone, an overflow by others, the network's own
 //! reordering; over tcp only what was confirmed as doubtful), or unless the client dropped it on purpose and counted it.
 
-use std::collections::VecDeque;
-
 use crate::plan::{Cut, Fault, MS, Timed};
 use crate::remoted::Datagram;
 
@@ -70,8 +68,6 @@ pub(crate) struct Ledger {
     transmissions: Vec<u64>,
     /// The newest transmission of each agent that was accepted in this life of remoted.
     newest: Vec<u64>,
-    /// Transmission numbers of what lies in remoted's socket, in its order.
-    pub(crate) queued: VecDeque<u64>,
     /// Copies that the network made.
     pub(crate) duplicated: u64,
     /// What the broker server sent again.
@@ -89,7 +85,6 @@ impl Ledger {
             fates: vec![Vec::new(); agents],
             transmissions: vec![0; agents],
             newest: vec![0; agents],
-            queued: VecDeque::new(),
             duplicated: 0,
             repeated: 0,
             copies: 0,

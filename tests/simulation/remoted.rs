@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ossec_broker::verdict::{Owner, Presence, Sample, Socket};
+use ossec_broker::verdict::{self, Owner, Presence, Sample};
 use ossec_broker::wire::buffer_cost;
 
 use crate::plan::MS;
 
 /// The kernel's default receive buffer.
 pub(crate) const BUFFER: u64 = 212_992;
+/// Most sockets of one remoted here; their inodes are numbered by it.
+const SOCKETS_MAX: u64 = 16;
 
 /// A datagram of an agent: whose, its counter, its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,76 +49,103 @@ pub(crate) enum Reading {
     Refused,
 }
 
-/// remoted, its socket included.
+/// One of remoted's sockets.
+#[derive(Debug, Default)]
+struct Socket {
+    /// What waits, with the number of its transmission.
+    queue: VecDeque<(Datagram, u64)>,
+    queued: u64,
+    /// What the kernel still counts of what was read: it frees in lots.
+    deferred: u64,
+    drops: u32,
+    /// Nobody reads this one.
+    stalled: bool,
+}
+
+/// remoted, its sockets included: one, or one for each address family.
 #[derive(Debug)]
 pub(crate) struct Remoted {
     pub(crate) alive: bool,
     pub(crate) stopped: bool,
     pub(crate) stalled: bool,
-    pub(crate) queue: VecDeque<Datagram>,
-    queued: u64,
-    /// What the kernel still counts of what was read: it frees in lots.
-    deferred: u64,
-    pub(crate) drops: u32,
+    sockets: Vec<Socket>,
     life: u64,
     born: u64,
     counters: Vec<u64>,
 }
 
 impl Remoted {
-    pub(crate) fn new(agents: usize) -> Self {
+    pub(crate) fn new(agents: usize, sockets: usize) -> Self {
         Self {
             alive: true,
             stopped: false,
             stalled: false,
-            queue: VecDeque::new(),
-            queued: 0,
-            deferred: 0,
-            drops: 0,
+            sockets: (0..sockets).map(|_| Socket::default()).collect(),
             life: 1,
             born: 0,
             counters: vec![0; agents],
         }
     }
 
-    pub(crate) const fn reads(&self) -> bool {
-        self.alive && !self.stopped && !self.stalled
+    /// How many sockets it has.
+    pub(crate) const fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Stops or goes on reading one of the sockets.
+    pub(crate) fn stall(&mut self, socket: usize, stalled: bool) {
+        self.sockets[socket].stalled = stalled;
+    }
+
+    /// Whether something waits in this socket and is about to be read.
+    pub(crate) fn reads(&self, socket: usize) -> bool {
+        let socket = &self.sockets[socket];
+        self.alive && !self.stopped && !self.stalled && !socket.stalled && !socket.queue.is_empty()
+    }
+
+    /// All that waits in its sockets.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Datagram> {
+        self.sockets.iter().flat_map(|socket| &socket.queue).map(|(datagram, _)| *datagram)
     }
 
     /// Whether the socket takes it.
-    pub(crate) fn arrive(&mut self, datagram: Datagram) -> bool {
+    pub(crate) fn arrive(&mut self, socket: usize, datagram: Datagram, sent: u64) -> bool {
+        let socket = &mut self.sockets[socket];
         // The kernel compares what is there before the newcomer.
-        if self.queued + self.deferred > BUFFER {
-            self.drops += 1;
+        if socket.queued + socket.deferred > BUFFER {
+            socket.drops += 1;
             return false;
         }
-        self.queued += datagram.cost();
-        self.queue.push_back(datagram);
+        socket.queued += datagram.cost();
+        socket.queue.push_back((datagram, sent));
         true
     }
 
-    pub(crate) fn read(&mut self) -> Option<(Datagram, Reading)> {
-        let datagram = self.queue.pop_front()?;
-        self.queued -= datagram.cost();
-        self.deferred += datagram.cost();
-        if self.deferred >= BUFFER / 4 || self.queue.is_empty() {
-            self.deferred = 0;
+    /// Reads the next datagram of a socket: the datagram, the number of its transmission, and what became of it.
+    pub(crate) fn read(&mut self, socket: usize) -> Option<(Datagram, u64, Reading)> {
+        let socket = &mut self.sockets[socket];
+        let (datagram, sent) = socket.queue.pop_front()?;
+        socket.queued -= datagram.cost();
+        socket.deferred += datagram.cost();
+        if socket.deferred >= BUFFER / 4 || socket.queue.is_empty() {
+            socket.deferred = 0;
         }
         let last = &mut self.counters[datagram.agent];
         if datagram.counter > *last {
             *last = datagram.counter;
-            Some((datagram, Reading::Accepted))
+            Some((datagram, sent, Reading::Accepted))
         } else {
-            Some((datagram, Reading::Refused))
+            Some((datagram, sent, Reading::Refused))
         }
     }
 
-    /// Killed: what lay in the socket is gone, and the counters are forgotten.
+    /// Killed: what lay in the sockets is gone, and the counters are forgotten.
     pub(crate) fn kill(&mut self) {
         self.alive = false;
         self.stopped = false;
-        self.queue.clear();
-        (self.queued, self.deferred, self.drops) = (0, 0, 0);
+        for socket in &mut self.sockets {
+            *socket = Socket { stalled: socket.stalled, ..Socket::default() };
+        }
         self.counters.fill(0);
     }
 
@@ -143,9 +172,23 @@ impl Remoted {
                 places: None,
             };
         }
-        let socket = Socket { inode: self.life, rx_queue: self.queued, drops: self.drops, buffer: Some(BUFFER) };
+        let sockets = self.sockets.iter().enumerate();
+        let sockets = sockets.map(|(at, socket)| verdict::Socket {
+            inode: self.life * SOCKETS_MAX + at as u64,
+            rx_queue: socket.queued,
+            drops: socket.drops,
+            buffer: Some(BUFFER),
+        });
         let age = if self.life == 1 { Duration::from_hours(1) } else { Duration::from_nanos(now - self.born) };
         let owners = vec![Owner { pid: 100 + self.life as u32, start_ticks: self.born / (10 * MS) }];
-        Sample { presence, sockets: vec![socket], owners, age: Some(age), companion: None, missing: None, places: None }
+        Sample {
+            presence,
+            sockets: sockets.collect(),
+            owners,
+            age: Some(age),
+            companion: None,
+            missing: None,
+            places: None,
+        }
     }
 }

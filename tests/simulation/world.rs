@@ -60,7 +60,7 @@ enum Event {
     UpwardArrives { client: usize, connection: u64, frame: Upward },
     Acknowledged { client: usize, connection: u64 },
     ToldArrives { client: usize, connection: u64, told: Told },
-    Reads,
+    Reads(usize),
     Begins(usize),
     Ends(usize),
     Floods(u64),
@@ -86,7 +86,8 @@ pub(crate) struct World<'a> {
     released: Vec<(u64, Option<u64>)>,
     server: Server,
     remoted: Remoted,
-    reading: bool,
+    /// Which of remoted's sockets is being read.
+    reading: Vec<bool>,
     connections: u64,
     refusals: (u64, u64),
     flood: u64,
@@ -124,8 +125,8 @@ impl<'a> World<'a> {
             released: vec![(0, None); plan.clients],
             server: Server::new(plan),
             // The one behind the last agent is the flood.
-            remoted: Remoted::new(agents + 1),
-            reading: false,
+            remoted: Remoted::new(agents + 1, plan.sockets),
+            reading: vec![false; plan.sockets],
             connections: 0,
             refusals: (6, 0),
             flood: 0,
@@ -191,7 +192,7 @@ impl<'a> World<'a> {
     }
 
     fn is_drained(&self) -> bool {
-        self.remoted.queue.is_empty() && (0..self.plan.clients).all(|client| self.held(client) == 0)
+        self.remoted.waiting().next().is_none() && (0..self.plan.clients).all(|client| self.held(client) == 0)
     }
 
     /// The agents behind this client.
@@ -241,7 +242,7 @@ impl<'a> World<'a> {
             | Event::UpwardArrives { .. }
             | Event::Acknowledged { .. }
             | Event::Looks
-            | Event::Reads
+            | Event::Reads(_)
             | Event::Begins(_)
             | Event::Ends(_)
             | Event::Floods(_) => None,
@@ -268,7 +269,7 @@ impl<'a> World<'a> {
             Event::UpwardArrives { client, connection, frame } => self.upward_arrives(client, connection, frame),
             Event::Acknowledged { client, connection } => self.acknowledged(client, connection),
             Event::ToldArrives { client, connection, told } => self.told_arrives(client, connection, told),
-            Event::Reads => self.reads(),
+            Event::Reads(socket) => self.reads(socket),
             Event::Begins(index) => self.begins(index),
             Event::Ends(index) => self.ends(index),
             Event::Floods(rate) => self.floods(rate),
@@ -317,25 +318,31 @@ impl<'a> World<'a> {
     }
 
     fn start_reading(&mut self) {
-        if !self.reading && self.remoted.reads() && !self.remoted.queue.is_empty() {
-            self.reading = true;
-            let at = self.now + self.plan.read;
-            self.at(at, Event::Reads);
+        for socket in 0..self.remoted.sockets() {
+            if !self.reading[socket] && self.remoted.reads(socket) {
+                self.reading[socket] = true;
+                let at = self.now + self.plan.read;
+                self.at(at, Event::Reads(socket));
+            }
         }
     }
 
-    fn reads(&mut self) {
-        self.reading = false;
-        if !self.remoted.reads() {
+    fn reads(&mut self, socket: usize) {
+        self.reading[socket] = false;
+        if !self.remoted.reads(socket) {
             return;
         }
-        if let Some((datagram, reading)) = self.remoted.read() {
+        if let Some((datagram, sent, reading)) = self.remoted.read(socket) {
             self.last_read = self.now;
-            let sent = self.ledger.queued.pop_front().unwrap_or(0);
             if datagram.agent != self.stranger() {
                 self.ledger.read(datagram, sent, reading == crate::remoted::Reading::Accepted);
             }
         }
         self.start_reading();
+    }
+
+    /// The socket of remoted's that this agent's datagrams go to: each client comes by one address family.
+    fn socket_of(&self, agent: usize) -> usize {
+        agent / self.plan.agents % self.plan.sockets
     }
 }

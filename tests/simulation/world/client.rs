@@ -202,7 +202,9 @@ impl World<'_> {
     pub(super) fn sends(&mut self, client: usize) {
         let now = time(self.now);
         self.clients[client].sending = false;
-        let sent = if now < self.clients[client].batch.until() { self.clients[client].batch.len() } else { 0 };
+        let refused = self.plan.refuses(self.now);
+        let sent =
+            if !refused && now < self.clients[client].batch.until() { self.clients[client].batch.len() } else { 0 };
         for at in 0..sent {
             let datagram = self.clients[client].batched(at);
             if !self.clients[client].leaves_by_its_own(at) {
@@ -219,6 +221,10 @@ impl World<'_> {
         let copies = one.counters().copies;
         one.relay.handle_sent(now, &one.batch, sent);
         one.stale += u64::from(one.counters().copies > copies);
+        if refused {
+            self.say(|| format!("client {client}: cannot send"));
+            self.clients[client].relay.handle_refused(now);
+        }
         self.act(client);
     }
 

@@ -11,13 +11,14 @@ impl World<'_> {
         match timed.fault {
             Fault::Stop => self.remoted.stopped = self.remoted.alive,
             Fault::Stall => self.remoted.stalled = true,
+            Fault::StallOne(socket) => self.remoted.stall(socket, true),
             Fault::Kill => {
                 let stranger = self.stranger();
-                for datagram in self.remoted.queue.clone().into_iter().filter(|one| one.agent != stranger) {
+                let waiting: Vec<Datagram> = self.remoted.waiting().filter(|one| one.agent != stranger).collect();
+                for datagram in waiting {
                     let loss = self.loss(&timed, datagram.agent / self.plan.agents);
                     self.ledger.lost(datagram, loss);
                 }
-                self.ledger.queued.clear();
                 self.ledger.forgotten();
                 self.remoted.kill();
             }
@@ -38,7 +39,12 @@ impl World<'_> {
                 self.at(self.now, Event::Floods(rate));
             }
             // These are looked up in the plan when they matter.
-            Fault::StopServer | Fault::Suspend(_) | Fault::Cut(_) | Fault::Loss(_) | Fault::RoundTrip(_) => {}
+            Fault::StopServer
+            | Fault::Suspend(_)
+            | Fault::Refuse
+            | Fault::Cut(_)
+            | Fault::Loss(_)
+            | Fault::RoundTrip(_) => {}
         }
     }
 
@@ -51,6 +57,7 @@ impl World<'_> {
         match timed.fault {
             Fault::Stop if !still(|fault| matches!(fault, Fault::Stop)) => self.remoted.stopped = false,
             Fault::Stall if !still(|fault| matches!(fault, Fault::Stall)) => self.remoted.stalled = false,
+            Fault::StallOne(socket) if !self.plan.stalls(socket, self.now) => self.remoted.stall(socket, false),
             Fault::Kill if !still(|fault| matches!(fault, Fault::Kill)) => self.remoted.start(self.now),
             Fault::KillServer if !still(|fault| matches!(fault, Fault::KillServer)) => self.server.start(self.plan),
             _ => {}

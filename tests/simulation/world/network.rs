@@ -64,10 +64,9 @@ impl World<'_> {
         if !self.remoted.alive {
             return self.arrives_nowhere(datagram);
         }
-        if self.remoted.arrive(datagram) {
-            self.ledger.queued.push_back(sent);
-        } else if datagram.agent != self.stranger() {
-            let of_others = self.remoted.queue.iter().any(|waiting| waiting.agent == self.stranger());
+        let socket = self.socket_of(datagram.agent);
+        if !self.remoted.arrive(socket, datagram, sent) && datagram.agent != self.stranger() {
+            let of_others = self.remoted.waiting().any(|waiting| waiting.agent == self.stranger());
             let others = of_others || (self.flood > 0 && self.now < self.flood + SECOND);
             if !others {
                 self.ledger.overflows += 1;
