@@ -136,7 +136,8 @@ impl Server {
         match question {
             Question::Plain => conn.answer_plain(self.now, up),
             Question::Ping(ping) => {
-                let pong = self.gate.handle_ping(self.now, conn.id, conn.address(), None, &ping, Duration::from_millis(1));
+                let pong =
+                    self.gate.handle_ping(self.now, conn.id, conn.address(), None, &ping, Duration::from_millis(1));
                 let advice = pong.window > 0 || pong.ask_again_ms > 0;
                 assert!(
                     advice || conn.attached || ping.unsent == 0 || pong.verdict != Verdict::Up,
