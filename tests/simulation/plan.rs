@@ -46,6 +46,8 @@ pub(crate) enum Fault {
     Stall,
     /// It does not read one of its sockets.
     StallOne(usize),
+    /// The server's host drops what is sent over loopback before it comes to a socket, and counts it.
+    LoopbackDrops,
     /// The clients' hosts have no route for UDP: each send fails at once.
     Refuse,
     /// remoted is killed, and started again at the end.
@@ -215,13 +217,21 @@ impl Plan {
 
     /// Whether one of remoted's sockets is not read at this moment.
     pub(crate) fn stalls(&self, socket: usize, at: u64) -> bool {
-        let here = |fault: Fault| matches!(fault, Fault::StallOne(one) if one == socket);
-        self.faults.iter().any(|timed| here(timed.fault) && timed.from <= at && at < timed.to)
+        self.is_active(at, |fault| matches!(fault, Fault::StallOne(one) if one == socket))
     }
 
     /// Whether the clients' hosts refuse to send UDP at this moment.
     pub(crate) fn refuses(&self, at: u64) -> bool {
-        self.faults.iter().any(|timed| matches!(timed.fault, Fault::Refuse) && timed.from <= at && at < timed.to)
+        self.is_active(at, |fault| matches!(fault, Fault::Refuse))
+    }
+
+    /// Whether the server's host drops what is sent over loopback.
+    pub(crate) fn drops_over_loopback(&self, at: u64) -> bool {
+        self.is_active(at, |fault| matches!(fault, Fault::LoopbackDrops))
+    }
+
+    fn is_active(&self, at: u64, kind: impl Fn(Fault) -> bool) -> bool {
+        self.faults.iter().any(|timed| kind(timed.fault) && timed.from <= at && at < timed.to)
     }
 
     /// Packets in a thousand that are lost at this moment.
@@ -311,8 +321,10 @@ impl Timed {
 
     /// What goes wrong at the edges: on the last hop, or on one of several ways.
     fn of_the_edges(random: &mut Random, sockets: usize) -> Self {
-        let (fault, longest) = match random.range(0, 2) {
+        let (fault, longest) = match random.range(0, 3) {
             0 => (Fault::Refuse, 2_000),
+            // The server gives up after a second in a row: no client may be stopped for ever.
+            1 => (Fault::LoopbackDrops, 800),
             _ => (Fault::StallOne(random.range(0, sockets as u64) as usize), 3_000),
         };
         Self::placed(random, fault, longest)

@@ -91,6 +91,8 @@ pub(crate) struct World<'a> {
     connections: u64,
     refusals: (u64, u64),
     flood: u64,
+    /// What the server's host has dropped before it came to a socket.
+    dropped_before: u64,
     /// When remoted read something last.
     last_read: u64,
     pub(crate) ledger: Ledger,
@@ -130,6 +132,7 @@ impl<'a> World<'a> {
             connections: 0,
             refusals: (6, 0),
             flood: 0,
+            dropped_before: 0,
             last_read: 0,
             ledger: Ledger::new(agents),
             trace,

@@ -369,7 +369,9 @@ impl World<'_> {
             self.watch_options(client, counters);
         }
         let copies = self.ledger.sums().copies;
-        let crashes = |timed: &Timed| matches!(timed.fault, Fault::Kill | Fault::KillServer | Fault::Flood(_));
+        let crashes = |timed: &Timed| {
+            matches!(timed.fault, Fault::Kill | Fault::KillServer | Fault::Flood(_) | Fault::LoopbackDrops)
+        };
         if self.plan.transport == Transport::Tcp && copies > 0 && !self.plan.faults.iter().any(crashes) {
             self.ledger.complain(format!("{copies} copies, and nothing crashed"));
         }

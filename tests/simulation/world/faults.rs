@@ -42,6 +42,7 @@ impl World<'_> {
             Fault::StopServer
             | Fault::Suspend(_)
             | Fault::Refuse
+            | Fault::LoopbackDrops
             | Fault::Cut(_)
             | Fault::Loss(_)
             | Fault::RoundTrip(_) => {}

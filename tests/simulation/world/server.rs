@@ -129,7 +129,7 @@ impl World<'_> {
         }
         self.server.looked = self.now;
         let (now, sample) = (time(self.now), self.remoted.sample(self.now));
-        self.server.gate.handle_sample(now, &sample, Some(0), false);
+        self.server.gate.handle_sample(now, &sample, Some(self.dropped_before), false);
         self.inject();
         for (client, connection, ping) in std::mem::take(&mut self.server.waiting) {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));

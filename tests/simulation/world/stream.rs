@@ -6,7 +6,8 @@ use ossec_broker::streams::Told;
 use ossec_broker::wire::{Assembler, Data, DataWriter, Frame, Session, SessionName};
 
 use super::{Event, World, time};
-use crate::plan::{MS, SECOND};
+use crate::plan::{MS, Options, SECOND};
+use crate::promise::Loss;
 use crate::remoted::Datagram;
 
 /// What a client writes ahead of a narrow link: what the kernel takes before it says that it is full.
@@ -151,9 +152,17 @@ impl World<'_> {
             let before = self.server.gate.repeated();
             self.server.gate.handle_injected(datagrams.len());
             self.ledger.repeated += self.server.gate.repeated() - before;
+            let drops = self.plan.drops_over_loopback(self.now);
             for datagram in datagrams {
                 let sent = self.ledger.transmitted(datagram.agent);
-                self.arrives(datagram, sent);
+                if drops {
+                    self.dropped_before += 1;
+                    // What may be there is not injected again with --resend never.
+                    let once = self.plan.options == Options::ResendNever;
+                    self.ledger.lost(datagram, if once { Loss::Excused } else { Loss::Covered });
+                } else {
+                    self.arrives(datagram, sent);
+                }
             }
         }
         self.server.gate.end_step();
