@@ -86,7 +86,11 @@ impl Known {
     }
 
     fn is_faulty(&self, now: Time) -> bool {
-        [self.failed, self.misfit].into_iter().flatten().any(|at| now.since(at) < FAULT)
+        self.is_misfit(now) || self.failed.is_some_and(|at| now.since(at) < FAULT)
+    }
+
+    fn is_misfit(&self, now: Time) -> bool {
+        self.misfit.is_some_and(|at| now.since(at) < FAULT)
     }
 }
 
@@ -120,7 +124,7 @@ impl Routes {
             match (is_home, faulty) {
                 (true, _) if waits => Some(0),
                 _ if waits && home.is_some() => None,
-                _ if answering && (faulty || current == Some(known.route)) => None,
+                _ if answering && (known.is_misfit(now) || current == Some(known.route)) => None,
                 (true, false) => Some(0),
                 (false, false) => Some(1),
                 (_, true) => Some(2),
@@ -224,13 +228,15 @@ impl Routes {
         self.current = None;
     }
 
-    /// Remoted does not receive over the route in use, and there is one that may be better.
+    /// Remoted does not receive over the route in use, and there is one that may be better: also where an attempt has just failed, since an outage
+    /// may have been the reason, and nothing is lost by trying.
     pub fn is_worth_leaving(&self, now: Time) -> bool {
         let Some(current) = self.current else {
             return false;
         };
         let misfit = self.known.iter().any(|known| known.route == current && known.misfit.is_some());
-        misfit && self.known.iter().any(|known| known.route != current && !known.is_faulty(now) && known.rests <= now)
+        let may_fit = |known: &Known| known.route != current && !known.is_misfit(now) && known.rests <= now;
+        misfit && self.known.iter().any(may_fit)
     }
 
     fn known(&mut self, route: Route) -> Option<&mut Known> {

@@ -113,6 +113,8 @@ pub(crate) struct Plan {
     pub(crate) bandwidth: Option<u64>,
     /// The server's `--settle`.
     pub(crate) settle: Duration,
+    /// How many addresses the server's host has; remoted receives at the last one alone.
+    pub(crate) addresses: usize,
     /// How many sockets remoted has.
     pub(crate) sockets: usize,
     pub(crate) faults: Vec<Timed>,
@@ -139,6 +141,7 @@ impl Plan {
         let options = Options::drawn(&mut random);
         let mut faults: Vec<Timed> = (0..random.range(3, 8)).map(|_| Timed::drawn(&mut random, clients)).collect();
         let sockets = if random.per_mille(250) { 2 } else { 1 };
+        let addresses = if random.per_mille(250) { 2 } else { 1 };
         if random.per_mille(250) {
             faults.push(Timed::of_the_edges(&mut random, sockets));
         }
@@ -163,6 +166,7 @@ impl Plan {
             transport: Transport::Udp,
             bandwidth: None,
             settle,
+            addresses,
             sockets,
             faults,
         }

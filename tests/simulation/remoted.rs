@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ossec_broker::verdict::{self, Owner, Presence, Sample};
+use ossec_broker::verdict::{self, Owner, Places, Presence, Sample};
 use ossec_broker::wire::buffer_cost;
 
 use crate::plan::MS;
@@ -72,10 +72,12 @@ pub(crate) struct Remoted {
     life: u64,
     born: u64,
     counters: Vec<u64>,
+    /// Where it receives.
+    places: Places,
 }
 
 impl Remoted {
-    pub(crate) fn new(agents: usize, sockets: usize) -> Self {
+    pub(crate) fn new(agents: usize, sockets: usize, places: Places) -> Self {
         Self {
             alive: true,
             stopped: false,
@@ -84,6 +86,7 @@ impl Remoted {
             life: 1,
             born: 0,
             counters: vec![0; agents],
+            places,
         }
     }
 
@@ -169,7 +172,7 @@ impl Remoted {
                 age: None,
                 companion: None,
                 missing: None,
-                places: None,
+                places: Some(self.places.clone()),
             };
         }
         let sockets = self.sockets.iter().enumerate();
@@ -188,7 +191,7 @@ impl Remoted {
             age: Some(age),
             companion: None,
             missing: None,
-            places: None,
+            places: Some(self.places.clone()),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! ```
 
 mod client;
+mod connect;
 mod faults;
 mod network;
 mod rivals;
@@ -53,7 +54,7 @@ enum Event {
     Looks,
     PongArrives { client: usize, connection: u64, pong: Pong },
     NoticeArrives { client: usize, connection: u64, verdict: Verdict },
-    Connects { client: usize, attempt: u64, round_trip: u64 },
+    Connects { client: usize, attempt: u64 },
     RefusalArrives(usize),
     ResetArrives { client: usize, connection: u64 },
     Check(rivals::Step),
@@ -120,14 +121,16 @@ impl<'a> World<'a> {
             pending: Vec::new(),
             free: Vec::new(),
             ties: 0,
-            clients: (0..plan.clients).map(|_| Client::new(plan.config(), random.next())).collect(),
+            clients: (0..plan.clients)
+                .map(|_| Client::new(plan.config(), random.next(), &connect::routes(plan)))
+                .collect(),
             rivals: vec![Rival::default(); plan.clients],
             counters: vec![0; agents],
             last_udp: vec![0; plan.clients],
             released: vec![(0, None); plan.clients],
             server: Server::new(plan),
             // The one behind the last agent is the flood.
-            remoted: Remoted::new(agents + 1, plan.sockets),
+            remoted: Remoted::new(agents + 1, plan.sockets, connect::places(plan)),
             reading: vec![false; plan.sockets],
             connections: 0,
             refusals: (6, 0),
@@ -265,7 +268,7 @@ impl<'a> World<'a> {
             Event::Looks => self.looks(),
             Event::PongArrives { client, connection, pong } => self.pong_arrives(client, connection, &pong),
             Event::NoticeArrives { client, connection, verdict } => self.notice_arrives(client, connection, verdict),
-            Event::Connects { client, attempt, round_trip } => self.connects(client, attempt, round_trip),
+            Event::Connects { client, attempt } => self.connects(client, attempt),
             Event::RefusalArrives(client) => self.refusal_arrives(client),
             Event::ResetArrives { client, connection } => self.reset_arrives(client, connection),
             Event::Check(step) => self.check(step),
@@ -295,7 +298,7 @@ impl<'a> World<'a> {
         match self.way {
             Way::Broker => self.clients[client].handle_datagram(self.now, datagram),
             Way::Rival => self.rivals[client].handle_datagram(datagram),
-            Way::Bare => self.transmit(client, datagram),
+            Way::Bare => self.transmit(client, datagram, connect::last(self.plan)),
         }
         let pause = SECOND * self.plan.agents as u64 / self.plan.rate;
         let next = self.now + self.random.range(pause / 2, pause * 3 / 2);

@@ -120,6 +120,15 @@ fn a_route_on_which_remoted_does_not_receive_is_left_for_another_and_for_nothing
 }
 
 #[test]
+fn a_route_that_fails_in_an_outage_is_tried_again_while_the_one_in_use_does_not_fit() {
+    let mut routes = linked(&[1, 2]);
+    routes.handle_misfit(ms(0), route(1));
+    routes.handle_failed(ms(10), route(2).broker, ms(0));
+    assert!(routes.is_worth_leaving(ms(10)), "nothing goes over the one in use");
+    assert_eq!(routes.handle_attempt(ms(10), true), Some(route(2)));
+}
+
+#[test]
 fn who_refuses_is_let_alone_for_a_while_and_others_are_not() {
     let mut routes = linked(&[1, 2]);
     routes.handle_lost();

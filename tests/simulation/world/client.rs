@@ -2,19 +2,17 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use ossec_broker::link::{Dialer, HEARTBEATS_MAX, Probe};
+use ossec_broker::link::{Dialer, HEARTBEATS_MAX, Probe, Route, Routes};
 use ossec_broker::relay::{Batch, Config, Counters, DropReason, Origin, Relay, SessionRef, Transport};
 use ossec_broker::wire::{Pong, Verdict};
 
+use super::connect::Attempt;
 use super::stream::Uplink;
 use super::{Event, Way, World, nanos, time};
-use crate::plan::{Fault, MS, Options, SECOND, Timed};
+use crate::plan::{Fault, MS, Options, Timed};
 use crate::remoted::Datagram;
 
-/// How long an attempt to connect is waited for: the client's `--timeout`.
-const ATTEMPT: u64 = 2 * SECOND;
 /// What may reach remoted twice for each rewind: a window of half a default buffer of the smallest datagrams.
 const COPIES_PER_REWIND_MAX: u64 = 128;
 /// The same for a server that was started anew and knows nothing: a window of the smallest datagrams.
@@ -27,10 +25,16 @@ const STEP: u64 = 10_000;
 pub(super) struct Client {
     pub(super) relay: Relay,
     pub(super) connection: Option<u64>,
-    probes: VecDeque<Probe>,
-    dialer: Dialer,
-    /// Attempts under way, with the moment at which they are given up.
-    attempts: Vec<(u64, u64)>,
+    pub(super) probes: VecDeque<Probe>,
+    pub(super) dialer: Dialer,
+    /// The addresses of the server's host, and what became of them.
+    pub(super) routes: Routes,
+    /// Attempts under way.
+    pub(super) attempts: Vec<Attempt>,
+    /// One that was answered, and waits for the address that worked before.
+    pub(super) answered: Option<Attempt>,
+    /// Where the connection goes.
+    pub(super) route: Option<Route>,
     /// When its next `Wake` comes, `u64::MAX` for never.
     wakes_at: u64,
     pub(super) batch: Batch,
@@ -39,7 +43,7 @@ pub(super) struct Client {
     stale: u64,
     /// When the last segment of each direction arrives: TCP keeps order.
     pub(super) last_ping: u64,
-    last_pong: u64,
+    pub(super) last_pong: u64,
     lease: u64,
     /// Whose each session is, as far as it has sent.
     sessions: Vec<(SessionRef, usize)>,
@@ -51,13 +55,16 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(config: Config, seed: u64) -> Self {
-        Self {
+    pub(super) fn new(config: Config, seed: u64, routes: &[Route]) -> Self {
+        let mut client = Self {
             relay: Relay::new(config),
             connection: None,
             probes: VecDeque::new(),
             dialer: Dialer::new(time(0), seed),
+            routes: Routes::default(),
             attempts: Vec::new(),
+            answered: None,
+            route: None,
             wakes_at: u64::MAX,
             batch: Batch::default(),
             sending: false,
@@ -69,7 +76,9 @@ impl Client {
             contented: 0,
             stream: u128::from(seed),
             uplink: Uplink::default(),
-        }
+        };
+        client.routes.handle_routes(routes);
+        client
     }
 
     /// The longest lease that matters to what is released at this moment: of a heartbeat under way, of the newest, of the next.
@@ -133,6 +142,7 @@ impl World<'_> {
     pub(super) fn act(&mut self, client: usize) {
         let now = time(self.now);
         self.dial(client);
+        self.take_answered(client);
         let one = &mut self.clients[client];
         one.relay.handle_time(now);
         if one.connection.is_some() && one.relay.is_silent(now) {
@@ -149,8 +159,9 @@ impl World<'_> {
             one.relay.next_heartbeat(now).map(nanos),
             one.relay.next_deadline(now).map(nanos),
             one.relay.next_release(now).map(nanos),
-            one.dialer.next_start(one.attempts.len()).map(nanos),
-            one.attempts.iter().map(|(_, until)| *until).min(),
+            one.next_start().map(nanos),
+            one.attempts.iter().map(|attempt| attempt.until).min(),
+            one.answered.and(one.routes.waits_until()).map(nanos),
         ];
         if let Some(next) = wakes.into_iter().flatten().min() {
             self.wake_at(client, next);
@@ -210,7 +221,7 @@ impl World<'_> {
             if !self.clients[client].leaves_by_its_own(at) {
                 self.ledger.complain(format!("client {client}: {datagram:?} leaves by another's socket"));
             }
-            self.transmit(client, datagram);
+            self.transmit(client, datagram, self.clients[client].batch.target());
         }
         if sent > 0 {
             let (first, last) = (self.clients[client].batched(0), self.clients[client].batched(sent - 1));
@@ -228,58 +239,6 @@ impl World<'_> {
         self.act(client);
     }
 
-    fn dial(&mut self, client: usize) {
-        let now = time(self.now);
-        let round_trip = self.plan.round_trip_at(self.now);
-        let one = &mut self.clients[client];
-        one.attempts.retain(|(_, until)| *until > self.now);
-        if one.dialer.next_start(one.attempts.len()).is_none_or(|at| at > now) {
-            return;
-        }
-        one.dialer.handle_start(now);
-        self.connections += 1;
-        let attempt = self.connections;
-        self.clients[client].attempts.push((attempt, self.now + ATTEMPT));
-        // SYN and its answer, greeting and welcome; a lost SYN goes again after a second.
-        for start in [self.now, self.now + SECOND] {
-            let end = start + 2 * round_trip;
-            let lost = self.plan.cut(false, true, start, end).is_some()
-                || self.plan.cut(false, false, start, end).is_some()
-                || self.random.per_mille(4 * self.plan.loss(start));
-            if !lost {
-                self.at(end, Event::Connects { client, attempt, round_trip });
-                return;
-            }
-        }
-    }
-
-    pub(super) fn connects(&mut self, client: usize, attempt: u64, round_trip: u64) {
-        if !self.clients[client].attempts.iter().any(|(id, _)| *id == attempt) {
-            return;
-        }
-        if let Some(until) = self.server_stopped() {
-            // The kernel has taken the connection; the greeting waits.
-            return self.at(until, Event::Connects { client, attempt, round_trip });
-        }
-        if !self.server.connect(client, attempt) {
-            self.clients[client].attempts.retain(|(id, _)| *id != attempt);
-            return self.act(client);
-        }
-        self.say(|| format!("client {client}: connected"));
-        let one = &mut self.clients[client];
-        one.attempts.clear();
-        one.probes.clear();
-        one.connection = Some(attempt);
-        (one.last_ping, one.last_pong) = (self.now, self.now);
-        one.dialer.handle_link();
-        let target = SocketAddr::from(([10, 9, 9, 9], 1_514));
-        one.relay.handle_connected(time(self.now), Duration::from_nanos(round_trip), target);
-        if self.plan.transport == Transport::Tcp {
-            self.attach(client);
-        }
-        self.act(client);
-    }
-
     pub(super) fn reset_arrives(&mut self, client: usize, connection: u64) {
         if self.clients[client].connection != Some(connection) {
             return;
@@ -287,8 +246,9 @@ impl World<'_> {
         self.say(|| format!("client {client}: disconnected"));
         let now = time(self.now);
         let one = &mut self.clients[client];
-        one.connection = None;
+        (one.connection, one.route) = (None, None);
         one.probes.clear();
+        one.routes.handle_lost();
         one.dialer.handle_outage(now);
         one.relay.handle_disconnected(now);
         self.act(client);
@@ -321,8 +281,7 @@ impl World<'_> {
             }
             let outcome = one.relay.handle_pong(now, probe, pong);
             if !one.relay.is_silent(now) {
-                one.dialer.handle_link();
-                one.attempts.clear();
+                one.handle_answering(now, pong.verdict);
             }
             self.say(|| format!("client {client}: {outcome:?} {pong:?}"));
             break;

@@ -1,5 +1,7 @@
 //! Packets on their way: what is delayed, lost, duplicated, overtaken.
 
+use std::net::SocketAddr;
+
 use ossec_broker::relay::Transport;
 
 use super::{Event, Way, World};
@@ -33,9 +35,13 @@ impl World<'_> {
         NEVER
     }
 
-    /// A datagram goes out towards remoted.
-    pub(super) fn transmit(&mut self, client: usize, datagram: Datagram) {
+    /// A datagram goes out to this address of remoted's host.
+    pub(super) fn transmit(&mut self, client: usize, datagram: Datagram, target: SocketAddr) {
         self.note_release(client);
+        if target != super::connect::last(self.plan) {
+            // A firewall drops it without a word.
+            return self.ledger.lost(datagram, Loss::Covered);
+        }
         let copies = if self.random.per_mille(self.plan.duplicated) { 2 } else { 1 };
         self.ledger.duplicated += copies - 1;
         let sent = self.ledger.transmitted(datagram.agent);

@@ -95,7 +95,7 @@ impl World<'_> {
         self.rivals[client].held.extend(this);
         if alive {
             for datagram in std::mem::take(&mut self.rivals[client].held) {
-                self.transmit(client, datagram);
+                self.transmit(client, datagram, super::connect::last(self.plan));
             }
         }
         if self.rivals[client].arrived.is_empty() {

@@ -22,6 +22,8 @@ pub(super) struct Server {
     /// When remoted is looked at next.
     next_look: Option<u64>,
     connections: Vec<Option<u64>>,
+    /// Where the datagrams of each client go.
+    destinations: Vec<Option<IpAddr>>,
     /// Connections that their clients have given up, and nobody has closed here.
     half_open: Vec<(usize, u64)>,
     waiting: Vec<(usize, u64, Ping)>,
@@ -36,6 +38,7 @@ impl Server {
             alive: true,
             next_look: None,
             connections: vec![None; plan.clients],
+            destinations: vec![None; plan.clients],
             half_open: Vec::new(),
             waiting: Vec::new(),
             looked: 0,
@@ -82,14 +85,12 @@ impl Server {
         self.connections.iter().position(|known| *known == Some(connection))
     }
 
-    /// Takes a new connection, if the process is there.
-    pub(super) fn connect(&mut self, client: usize, connection: u64) -> bool {
-        if self.alive
-            && let Some(before) = self.connections[client].replace(connection)
-        {
+    /// Takes a new connection of a client whose datagrams go to this address.
+    pub(super) fn connect(&mut self, client: usize, connection: u64, destination: IpAddr) {
+        self.destinations[client] = Some(destination);
+        if let Some(before) = self.connections[client].replace(connection) {
             self.half_open.push((client, before));
         }
-        self.alive
     }
 }
 
@@ -134,7 +135,8 @@ impl World<'_> {
         for (client, connection, ping) in std::mem::take(&mut self.server.waiting) {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));
             let gap = Duration::from_nanos(SAMPLE_GAP);
-            let pong = self.server.gate.handle_ping(now, connection, address, None, &ping, gap);
+            let pong =
+                self.server.gate.handle_ping(now, connection, address, self.server.destinations[client], &ping, gap);
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
             self.at(arrives, Event::PongArrives { client, connection, pong });
