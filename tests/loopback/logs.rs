@@ -135,9 +135,10 @@ fn a_process_that_was_started_with_nohup_outlives_its_terminal() {
         let (_receiver, remoted) = receiver();
         let broker = free_port(0);
         let options = format!("--listen 127.0.0.1:{broker} --remoted 127.0.0.1:{remoted} --process any --settle 0");
-        let nohup = if protected { "trap '' HUP; " } else { "" };
+        // These tests may themselves have been started with nohup.
+        let start = if protected { "trap '' HUP; exec" } else { "exec env --default-signal=HUP" };
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("{nohup}exec {BROKER} server {options}")]);
+        shell.args(["-c", &format!("{start} {BROKER} server {options}")]);
         let child = shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let server = Role(Some(child.expect("a shell")));
         wait_until_listening(broker);
