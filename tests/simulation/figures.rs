@@ -69,6 +69,7 @@ fn outage(seed: u64, kind: Kind, span: u64, rate: u64) -> Plan {
         read: MS / 10,
         transport: Transport::Udp,
         bandwidth: None,
+        replies: None,
         addresses: 1,
         sockets: 1,
         settle: Duration::from_secs(3),

@@ -10,6 +10,7 @@ mod promise;
 mod random;
 mod rates;
 mod remoted;
+mod translation;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -46,6 +46,8 @@ pub(crate) enum Fault {
     Stall,
     /// It does not read one of its sockets.
     StallOne(usize),
+    /// An address is translated by an entry that leads nowhere: what comes from the source ports of this moment is swallowed, however long it goes on.
+    StaleEntry,
     /// The server's host drops what is sent over loopback before it comes to a socket, and counts it.
     LoopbackDrops,
     /// The clients' hosts have no route for UDP: each send fails at once.
@@ -113,6 +115,8 @@ pub(crate) struct Plan {
     pub(crate) bandwidth: Option<u64>,
     /// The server's `--settle`.
     pub(crate) settle: Duration,
+    /// How long after each other remoted answers an agent; `None`: not at all.
+    pub(crate) replies: Option<u64>,
     /// How many addresses the server's host has; remoted receives at the last one alone.
     pub(crate) addresses: usize,
     /// How many sockets remoted has.
@@ -166,6 +170,7 @@ impl Plan {
             transport: Transport::Udp,
             bandwidth: None,
             settle,
+            replies: None,
             addresses,
             sockets,
             faults,

@@ -32,6 +32,7 @@ fn rate(transport: Transport, round_trip: u64, options: Options) -> f64 {
         transport,
         bandwidth: None,
         settle: Duration::from_millis(300),
+        replies: None,
         addresses: 1,
         sockets: 1,
         faults: Vec::new(),

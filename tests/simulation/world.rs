@@ -62,6 +62,7 @@ enum Event {
     Acknowledged { client: usize, connection: u64 },
     ToldArrives { client: usize, connection: u64, told: Told },
     Reads(usize),
+    ReplyArrives(usize),
     Begins(usize),
     Ends(usize),
     Floods(u64),
@@ -92,6 +93,10 @@ pub(crate) struct World<'a> {
     connections: u64,
     refusals: (u64, u64),
     flood: u64,
+    /// The source ports of each client that lead nowhere.
+    stale_ports: Vec<Option<u32>>,
+    /// When remoted answers each agent next.
+    replies_due: Vec<u64>,
     /// What the server's host has dropped before it came to a socket.
     dropped_before: u64,
     /// When remoted read something last.
@@ -135,6 +140,8 @@ impl<'a> World<'a> {
             connections: 0,
             refusals: (6, 0),
             flood: 0,
+            stale_ports: vec![None; plan.clients],
+            replies_due: vec![0; agents],
             dropped_before: 0,
             last_read: 0,
             ledger: Ledger::new(agents),
@@ -249,6 +256,7 @@ impl<'a> World<'a> {
             | Event::Acknowledged { .. }
             | Event::Looks
             | Event::Reads(_)
+            | Event::ReplyArrives(_)
             | Event::Begins(_)
             | Event::Ends(_)
             | Event::Floods(_) => None,
@@ -276,6 +284,7 @@ impl<'a> World<'a> {
             Event::Acknowledged { client, connection } => self.acknowledged(client, connection),
             Event::ToldArrives { client, connection, told } => self.told_arrives(client, connection, told),
             Event::Reads(socket) => self.reads(socket),
+            Event::ReplyArrives(agent) => self.reply_arrives(agent),
             Event::Begins(index) => self.begins(index),
             Event::Ends(index) => self.ends(index),
             Event::Floods(rate) => self.floods(rate),
@@ -342,6 +351,7 @@ impl<'a> World<'a> {
             self.last_read = self.now;
             if datagram.agent != self.stranger() {
                 self.ledger.read(datagram, sent, reading == crate::remoted::Reading::Accepted);
+                self.reply(datagram.agent);
             }
         }
         self.start_reading();

@@ -113,6 +113,14 @@ impl Client {
         self.relay.handle_datagram(time(now), Origin { agent, local: None }, &payload);
     }
 
+    /// remoted has answered an agent.
+    pub(super) fn handle_reply(&mut self, now: u64, agent: usize) {
+        let session = self.sessions.iter().find(|(_, owner)| *owner == agent).map(|(session, _)| *session);
+        if let (Some(session), Some(route)) = (session, self.route) {
+            self.relay.handle_reply(time(now), session, route.target);
+        }
+    }
+
     /// The `at`-th datagram of the batch.
     pub(super) fn batched(&self, at: usize) -> Datagram {
         Datagram::of(self.batch.payload(at))

@@ -38,6 +38,10 @@ impl World<'_> {
                 self.flood = timed.to;
                 self.at(self.now, Event::Floods(rate));
             }
+            Fault::StaleEntry => {
+                let ports = self.clients.iter().map(|client| Some(client.batch.ports()));
+                self.stale_ports = ports.collect();
+            }
             // These are looked up in the plan when they matter.
             Fault::StopServer
             | Fault::Suspend(_)

@@ -42,6 +42,10 @@ impl World<'_> {
             // A firewall drops it without a word.
             return self.ledger.lost(datagram, Loss::Covered);
         }
+        if self.stale_ports[client] == Some(self.clients[client].batch.ports()) {
+            let loss = if self.now < self.unsuspected_until() { Loss::Excused } else { Loss::Covered };
+            return self.ledger.lost(datagram, loss);
+        }
         let copies = if self.random.per_mille(self.plan.duplicated) { 2 } else { 1 };
         self.ledger.duplicated += copies - 1;
         let sent = self.ledger.transmitted(datagram.agent);
@@ -95,6 +99,31 @@ impl World<'_> {
             .any(|timed| timed.from <= self.now && self.now < timed.to && self.loss(timed, client) == Loss::Covered);
         self.ledger.lost(datagram, if long { Loss::Covered } else { Loss::Excused });
         self.refuse(client);
+    }
+
+    /// Until when a stale entry need not be noticed: three of the times from reply to reply, counted from the first that is missing. What was under way
+    /// then is sent again.
+    fn unsuspected_until(&self) -> u64 {
+        let begun = self.plan.faults.iter().find(|timed| matches!(timed.fault, Fault::StaleEntry));
+        begun.map_or(0, |timed| timed.from) + 4 * self.plan.replies.unwrap_or(0)
+    }
+
+    /// remoted answers an agent, if it is time to: as it answers the agent's control messages.
+    pub(super) fn reply(&mut self, agent: usize) {
+        if let Some(period) = self.plan.replies
+            && self.now >= self.replies_due[agent]
+        {
+            self.replies_due[agent] = self.now + period;
+            let end = self.now + self.plan.round_trip_at(self.now) / 2;
+            self.at(end, Event::ReplyArrives(agent));
+        }
+    }
+
+    pub(super) fn reply_arrives(&mut self, agent: usize) {
+        let client = agent / self.plan.agents;
+        self.say(|| format!("client {client}: a reply to agent {agent}"));
+        self.clients[client].handle_reply(self.now, agent);
+        self.act(client);
     }
 
     /// What the promise says of a datagram of this client that an outage swallowed.
