@@ -11,10 +11,10 @@
 //! The serving thread calls one method for each thing that comes in and does the input and output; the simulation does the same on virtual time.
 //!
 //! **Steps.** Something is injected only right behind a sample, one step behind each: what the sample shows of remoted holds for the few
-//! microseconds until then. While the socket overflows by others' doing (a drop within the last [`CALM`]) a step is *careful*: it takes a quarter of
+//! microseconds until then. While the socket overflows by others' doing (a drop within the last `CALM`) a step is *careful*: it takes a quarter of
 //! the room that there is, so that others would have to fill the rest while it is sent; where there is none it is one datagram, since of two the
 //! first could be dropped and the second not, and OSSEC would refuse the first ever after. The next one waits until it is known what became of it.
-//! If something was dropped meanwhile, it is injected again; but not for longer than [`PATIENCE`] in a row.
+//! If something was dropped meanwhile, it is injected again; but not for longer than `PATIENCE` in a row.
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Where log lines go and what they look like: standard error, a line each.
 //!
 //! In a terminal or a file with the time (UTC); under journald without it, and with the `<N>` priority that journald understands. No thread
-//! that logs waits for whoever reads (see [`queue`]).
+//! that logs waits for whoever reads (see `queue`).
 
 mod queue;
 
