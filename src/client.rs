@@ -51,8 +51,7 @@ const THREADS: usize = 4;
 /// Ports below need a right to be bound.
 const PORTS_FREE_FROM: u16 = 1_024;
 /// Descriptors for everything but the sockets of sessions: polls and bells, the agents' socket, connections and
-/// attempts,
-/// the resolver's files.
+/// attempts, the resolver's files.
 const DESCRIPTORS_KEPT: u64 = 32;
 /// New upstream sockets on their way to the reply thread; more wait at the sender for a moment.
 const NEW_UPSTREAMS_MAX: usize = 64;

@@ -98,8 +98,8 @@ impl Inbox {
         self.arrivals.clear();
         if self.read > 0 {
             // The kernel has written into each header how long its address and its control messages were, and would
-            // take that for the room that
-            // there is: too little for the next socket, if that is of IPv6 and the last one was of IPv4.
+            // take that for the room that there is: too little for the next socket, if that is of IPv6 and the last
+            // one was of IPv4.
             self.headers = headers();
         }
         self.read = 0;
@@ -217,10 +217,8 @@ pub fn send_from(
 /// it would send next.
 ///
 /// A router that threw a datagram away for its size leaves this error pending at the socket, and the system hands it
-/// to
-/// the next send, whatever is sent. The report of it lies in the error queue, unless another thread has just taken it
-/// from there: then the
-/// same send succeeds.
+/// to the next send, whatever is sent. The report of it lies in the error queue, unless another thread has just taken
+/// it from there: then the same send succeeds.
 pub fn send_run(socket: &impl AsRawFd, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
     let mut sent = 0;
     let mut doubted = None;

@@ -1,9 +1,8 @@
 //! Whether remoted's replies to an agent keep coming.
 //!
 //! remoted answers an agent's control messages and nothing else, so the longest time from one reply to the next is
-//! the agent's
-//! control period. *Silence* is how long the agent has gone on sending since its last reply, while the link was up.
-//! A pause of the agent's, and an outage, are no silence.
+//! the agent's control period. *Silence* is how long the agent has gone on sending since its last reply, while the
+//! link was up. A pause of the agent's, and an outage, are no silence.
 
 use std::time::Duration;
 

@@ -2,8 +2,7 @@
 //!
 //! Behind a translation of addresses whose entry went stale (remoted's container was made anew) everything that comes
 //! from one source port leads nowhere, for as long as it keeps coming. Heartbeats go by another way and see nothing
-//! of it. What helps
-//! is another source port.
+//! of it. What helps is another source port.
 //!
 //! ```text
 //!              replies stopped: other ports, rewind           TEST is over
@@ -15,8 +14,7 @@
 //! ```
 //!
 //! While a path is tested nothing is confirmed. That cannot last: an agent that remoted does not know any more gets
-//! no replies on
-//! any port. So the path counts as doubted after a while: data flow, and what is confirmed is doubtful.
+//! no replies on any port. So the path counts as doubted after a while: data flow, and what is confirmed is doubtful.
 
 use std::time::Duration;
 

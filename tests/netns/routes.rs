@@ -30,8 +30,8 @@ fn a_datagram_that_a_router_throws_away_for_its_size_is_sent_again_and_no_other_
     scene.start_client(&["--server", server]);
     scene.wait_until_client_says(&["link up"]);
     // Large ones among small ones: whichever is sent next finds the error of the one that the router threw away.
-    // Slowly, so that the router's word
-    // comes before the next one is sent: what has overtaken a datagram that is sent again, OSSEC has accepted already.
+    // Slowly, so that the router's word comes before the next one is sent: what has overtaken a datagram that is sent
+    // again, OSSEC has accepted already.
     let count = 100;
     let traffic = scene.send_as(AGENT, count, &["--rate", "50", "--size", "60-1440", "--ping"]);
     scene.expect_all_and_replies(traffic, 1);

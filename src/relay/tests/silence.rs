@@ -5,8 +5,7 @@ use super::*;
 const SESSION: SessionRef = SessionRef { id: 0, generation: 0 };
 
 /// So many seconds, in each of which the agent sends one datagram and heartbeats are good. With `replies` remoted
-/// answers each
-/// 10 s.
+/// answers each 10 s.
 fn live(bench: &mut Bench, seconds: u64, replies: bool) {
     for _ in 0..seconds {
         let begun = bench.at;
