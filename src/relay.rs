@@ -36,11 +36,15 @@ use std::time::Duration;
 use crate::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
 use crate::link::{self, Flight, Foreign, Outcome, Probe, Resumption, Rewind, Standing, Work};
 use crate::time::Time;
-use crate::wire::{Ack, LAG_MAX, Ping, Pong, Resume, Seq, Verdict, buffer_cost, digest};
+use crate::wire::{Ack, Ping, Pong, Resume, Seq, Verdict, buffer_cost, digest};
 use pace::Pace;
 use sessions::Sessions;
 use suspicion::Suspicion;
 use way::Way;
+
+/// With `--rate`: so many round trips between two pauses that gather a burst. Each takes a grace, which the rate makes good, and a round trip, which
+/// it does not.
+const GATHER_ROUND_TRIPS: u32 = 50;
 
 /// What to do with an arrival when the buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,6 +118,11 @@ pub struct Relay {
     unconfirmed_cost: u64,
     abandoned: Option<Abandoned>,
     pace: Pace,
+    /// The rate outruns the window as long as the path is not known to be prompt, and its steady trickle could never prove that. So every now and
+    /// then it gathers for a burst.
+    gathering: bool,
+    /// Not before this.
+    gather_again: Time,
     /// Since when the link is up; `None` while it is not.
     up_since: Option<Time>,
     /// Replies come over the connection, and say nothing of UDP.
@@ -148,6 +157,8 @@ impl Relay {
             unconfirmed_cost: 0,
             abandoned: None,
             pace: Pace::new(config.rate),
+            gathering: false,
+            gather_again: Time::ZERO,
             up_since: None,
             replies_carried: false,
             suspicion: Suspicion::default(),
@@ -345,19 +356,31 @@ impl Relay {
         let (Some(permit), Some(target)) = (self.way.permit(now), self.target) else {
             return false;
         };
+        if self.gathers() {
+            return false;
+        }
         batch.begin(permit.epoch, permit.until, target, self.ports);
         let mut cost = self.unconfirmed_cost;
         let mut pace = self.pace;
+        let mut stopped = false;
         for entry in self.buffer.unsent_entries() {
             let more = u64::from(buffer_cost(entry.bytes.len()));
             let alone = cost == 0;
             let fits = alone || (!permit.single && cost + more <= permit.window);
-            if !fits || !batch.has_room(entry.bytes.len()) || !pace.allows(now) {
+            if !fits || !pace.allows(now) {
+                stopped = true;
+                break;
+            }
+            if !batch.has_room(entry.bytes.len()) {
                 break;
             }
             pace.handle_sent(now, 1);
             cost += more;
             batch.push(&entry, self.sessions.reference(entry.session));
+        }
+        self.gathering = stopped && now >= self.gather_again && self.due_soon(now) > permit.window;
+        if self.gathering {
+            self.gather_again = now + GATHER_ROUND_TRIPS * self.way.round_trip();
         }
         !batch.is_empty()
     }
@@ -536,22 +559,35 @@ impl Relay {
         let Some(permit) = self.way.permit(now) else {
             return false;
         };
+        if self.gathers() {
+            return false;
+        }
         let cost = self.unconfirmed_cost;
         let fits = |more: u32| cost == 0 || (!permit.single && cost + u64::from(more) <= permit.window);
         self.buffer.peek().is_some_and(|entry| fits(buffer_cost(entry.bytes.len())))
     }
 
+    /// Nothing goes out until what is under way is confirmed: the burst that follows may prove the path to be prompt.
+    const fn gathers(&self) -> bool {
+        self.gathering && self.unconfirmed_cost > 0
+    }
+
+    /// What falls due under `--rate` until something that is released at this moment is confirmed, in buffer cost.
+    fn due_soon(&mut self, now: Time) -> u64 {
+        let soon = self.pace.due_within(2 * self.way.grace(now) + self.way.round_trip());
+        let each = self.buffer.peek().map_or(0, |entry| u64::from(buffer_cost(entry.bytes.len())));
+        soon * each
+    }
+
     /// From when on what is not sent needs a heartbeat: when none allows its release by the time that the rate does. And at once where the window
     /// will be full before what is under way is confirmed, though the rate still waits: it would wait for the window next, and the window for it.
     fn wants_heartbeat(&mut self, now: Time) -> Option<Time> {
-        let due = self.pace.waits_until(now);
+        let due = self.pace.waits_until(now).filter(|_| !self.gathers());
         if !self.may_release(now) {
             return Some(due.map_or(Time::ZERO, |at| at.before(self.way.round_trip())));
         }
         let permit = self.way.permit(now).filter(|_| due.is_some())?;
-        let soon = self.pace.due_within(2 * LAG_MAX + self.way.round_trip());
-        let each = self.buffer.peek().map_or(0, |entry| u64::from(buffer_cost(entry.bytes.len())));
-        (self.unconfirmed_cost + soon * each > permit.window).then_some(Time::ZERO)
+        (self.unconfirmed_cost + self.due_soon(now) > permit.window).then_some(Time::ZERO)
     }
 
     fn flight(&self) -> Flight {

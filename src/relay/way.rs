@@ -56,6 +56,14 @@ impl Way {
         }
     }
 
+    /// How much older than a heartbeat a release must be to be confirmed by it.
+    pub(super) fn grace(&self, now: Time) -> Duration {
+        match self {
+            Self::Udp(link) => link.grace(now),
+            Self::Tcp(_) => Duration::ZERO,
+        }
+    }
+
     pub(super) fn handle_connected(&mut self, now: Time, round_trip: Duration, flight: Flight) -> Option<Rewind> {
         match self {
             Self::Udp(link) => link.handle_connected(now, round_trip, flight),
