@@ -339,7 +339,7 @@ fn the_rate_bounds_what_is_sent_in_a_second() {
 }
 
 #[test]
-fn the_rate_does_not_wait_for_a_window_that_a_heartbeat_would_have_opened_in_time() {
+fn a_rate_that_outruns_the_window_gathers_a_burst_that_proves_the_path() {
     let mut bench = Bench::connected(Config { rate: NonZeroU32::new(1_500), ..config() });
     let (mut arrived, mut sent) = (0, 0);
     while bench.at < 4_000 {
