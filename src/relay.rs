@@ -579,15 +579,13 @@ impl Relay {
         soon * each
     }
 
-    /// From when on what is not sent needs a heartbeat: when none allows its release by the time that the rate does. And at once where the window
-    /// will be full before what is under way is confirmed, though the rate still waits: it would wait for the window next, and the window for it.
+    /// From when on what is not sent needs a heartbeat: when none allows its release by the time that the rate does.
     fn wants_heartbeat(&mut self, now: Time) -> Option<Time> {
-        let due = self.pace.waits_until(now).filter(|_| !self.gathers());
-        if !self.may_release(now) {
-            return Some(due.map_or(Time::ZERO, |at| at.before(self.way.round_trip())));
+        if self.may_release(now) {
+            return None;
         }
-        let permit = self.way.permit(now).filter(|_| due.is_some())?;
-        (self.unconfirmed_cost + self.due_soon(now) > permit.window).then_some(Time::ZERO)
+        let due = self.pace.waits_until(now).filter(|_| !self.gathers());
+        Some(due.map_or(Time::ZERO, |at| at.before(self.way.round_trip())))
     }
 
     fn flight(&self) -> Flight {
