@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::streams::{ConnectionId, Offence, StreamId, Streams, Told, Volley};
 use crate::time::Time;
-use crate::verdict::{Judge, Responder, Sample};
+use crate::verdict::{Judge, OnTheWay, Responder, Sample};
 use crate::wire::{Data, Ping, Pong, Session, Verdict};
 
 /// How long a way that dropped something is used with care.
@@ -45,8 +45,8 @@ pub struct Gate {
     responder: Responder,
     streams: Streams,
     drops: u64,
-    /// What the system had dropped before it came to any socket, when that was looked at last.
-    dropped_before: Option<u64>,
+    /// What was on its way to whatever socket when that was looked at last.
+    on_the_way: Option<OnTheWay>,
     /// When something was seen to have been dropped last.
     dropped: Option<Time>,
     /// Since when each step was followed by a drop, or could not be taken for one.
@@ -77,7 +77,7 @@ impl Gate {
             responder: Responder::new(settle),
             streams: Streams::default(),
             drops: 0,
-            dropped_before: None,
+            on_the_way: None,
             dropped: None,
             impatient_since: None,
             step_max,
@@ -93,22 +93,22 @@ impl Gate {
         self.responder.judge()
     }
 
-    /// Takes in a sample. `dropped_before`: how many packets the system has dropped on their way to whatever socket, if that was looked at.
+    /// Takes in a sample. `on_the_way`: what has not come to a socket, if that was looked at.
     ///
     /// Until [`Self::end_step`] something may be injected, unless the sample shows that remoted is not where it was found: `lost`.
-    pub fn handle_sample(&mut self, now: Time, sample: &Sample, dropped_before: Option<u64>, lost: bool) {
+    pub fn handle_sample(&mut self, now: Time, sample: &Sample, on_the_way: Option<OnTheWay>, lost: bool) {
         self.sampled = now;
         self.responder.handle_sample(now, sample);
         let judge = self.responder.judge();
         let (life, read, queue) = (judge.incarnation(), judge.read(), judge.queue());
-        let on_the_way = self.dropped_before.zip(dropped_before).is_some_and(|(before, count)| count > before);
-        let has_dropped = judge.drops() > self.drops || on_the_way;
+        let dropped_before = self.on_the_way.zip(on_the_way).is_some_and(|(before, now)| now.dropped > before.dropped);
+        let has_dropped = judge.drops() > self.drops || dropped_before;
         if judge.drops() < self.drops {
             // Another life, whose socket has dropped nothing.
             self.dropped = None;
         }
-        (self.drops, self.dropped_before) = (judge.drops(), dropped_before);
-        let puts_off = has_dropped && self.is_patient(now);
+        (self.drops, self.on_the_way) = (judge.drops(), on_the_way);
+        let puts_off = (has_dropped || self.queue_room() == 0) && self.is_patient(now);
         if has_dropped {
             self.dropped = Some(now);
             self.streams.handle_drop(puts_off);
@@ -129,6 +129,11 @@ impl Gate {
         self.is_busy() && now.since(*self.impatient_since.get_or_insert(now)) < PATIENCE
     }
 
+    /// How many datagrams the system surely takes: what waits there has not come to a socket yet.
+    fn queue_room(&self) -> usize {
+        self.step_max.saturating_sub(self.on_the_way.map_or(0, |on_the_way| on_the_way.longest))
+    }
+
     fn begin_step(&self, now: Time) -> Option<Step> {
         if self.responder.judge().verdict() != Verdict::Up {
             return None;
@@ -138,7 +143,7 @@ impl Gate {
             return None;
         }
         let bytes = if is_careful { self.responder.room() / CAREFUL_PART } else { u64::MAX };
-        Some(Step { datagrams: self.step_max, bytes, is_fresh: true })
+        Some(Step { datagrams: self.queue_room().max(1), bytes, is_fresh: true })
     }
 
     /// No more is injected before the next sample.

@@ -97,6 +97,15 @@ pub struct Sample {
     pub places: Option<Places>,
 }
 
+/// What has come in, or was sent over loopback, and has not come to a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnTheWay {
+    /// Packets that the system has dropped there since its start.
+    pub dropped: u64,
+    /// How many wait in the longest of its queues; 0 where it does not tell.
+    pub longest: usize,
+}
+
 /// A socket that was not read for this long counts as not being read at the moment.
 const READS: Duration = Duration::from_millis(300);
 

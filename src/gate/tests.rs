@@ -30,6 +30,10 @@ fn look(gate: &mut Gate, now: Time, sample: &Sample) {
     gate.handle_sample(now, sample, None, false);
 }
 
+const fn way(dropped: u64, longest: usize) -> OnTheWay {
+    OnTheWay { dropped, longest }
+}
+
 /// remoted up, one client that has sent so many datagrams.
 fn gate(datagrams: u64) -> Gate {
     let mut gate = Gate::new(Duration::ZERO, 500);
@@ -108,18 +112,31 @@ fn a_step_is_no_longer_than_what_the_system_takes_in_a_row() {
 }
 
 #[test]
+fn what_has_not_come_to_a_socket_takes_its_place_in_the_next_step() {
+    let mut gate = gate(120);
+    let mut injected_at = |at, longest| {
+        gate.handle_sample(ms(at), &sample(0, 0), Some(way(0, longest)), false);
+        inject(&mut gate, ms(at))
+    };
+    assert_eq!(injected_at(1, 480), 20);
+    assert_eq!((2..1_004).map(|at| injected_at(at, 500)).sum::<u64>(), 0);
+    assert_eq!(injected_at(1_004, 500), 1, "nobody can stop the streams for ever");
+    assert_eq!(injected_at(1_005, 0), 99);
+}
+
+#[test]
 fn what_the_system_drops_on_its_way_to_the_socket_is_injected_again() {
     let mut gate = gate(0);
     // What was dropped before is others'.
-    gate.handle_sample(ms(1), &sample(0, 0), Some(700), false);
+    gate.handle_sample(ms(1), &sample(0, 0), Some(way(700, 0)), false);
     gate.handle_data(1, data(1, 0..5)).expect("in order");
     assert_eq!(inject(&mut gate, ms(1)), 5);
-    gate.handle_sample(ms(2), &sample(3 * SMALL, 0), Some(702), false);
+    gate.handle_sample(ms(2), &sample(3 * SMALL, 0), Some(way(702, 0)), false);
     assert_eq!(inject(&mut gate, ms(2)), 0, "not while something drops");
-    gate.handle_sample(ms(3), &sample(0, 0), Some(702), false);
+    gate.handle_sample(ms(3), &sample(0, 0), Some(way(702, 0)), false);
     assert_eq!(inject(&mut gate, ms(3)), 5);
-    gate.handle_sample(ms(4), &sample(0, 0), Some(702), false);
-    gate.handle_sample(ms(5), &sample(0, 0), Some(702), false);
+    gate.handle_sample(ms(4), &sample(0, 0), Some(way(702, 0)), false);
+    gate.handle_sample(ms(5), &sample(0, 0), Some(way(702, 0)), false);
     assert_eq!((told(&mut gate), gate.repeated()), (vec![ack(5, false)], 5));
 }
 

@@ -4,12 +4,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::verdict::OnTheWay;
+
 /// Packets in a row that one CPU's queue takes, where the system does not tell: the kernel's default. (Only the first network namespace shows it.)
 const LENGTH_DEFAULT: usize = 1_000;
 /// Most that is read of the table: a line for each of 8,192 CPUs, the most that Linux knows.
 const TABLE_BYTES_MAX: usize = 8_192 * 160;
 
-/// Reads how much was thrown away.
+/// Reads how much waits there, and how much was thrown away.
 #[derive(Debug)]
 pub struct Backlog {
     table: Option<File>,
@@ -26,10 +28,10 @@ impl Backlog {
         Self { table: table.ok(), bytes: vec![0; 4_096] }
     }
 
-    /// Packets that were thrown away since the system was started, on all CPUs.
-    pub fn dropped(&mut self) -> Option<u64> {
+    /// How it stands at this moment.
+    pub fn look(&mut self) -> Option<OnTheWay> {
         let length = self.read().ok()?;
-        dropped(&self.bytes[..length])
+        on_the_way(&self.bytes[..length])
     }
 
     fn read(&mut self) -> io::Result<usize> {
@@ -59,11 +61,16 @@ pub fn length() -> usize {
     told.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(LENGTH_DEFAULT)
 }
 
-/// The sum of the second column: a line for each CPU, numbers in hexadecimal.
-fn dropped(table: &[u8]) -> Option<u64> {
+/// A line for each CPU, numbers in hexadecimal: how many were dropped is the second, how many wait the twelfth (since Linux 5.10).
+fn on_the_way(table: &[u8]) -> Option<OnTheWay> {
     let text = std::str::from_utf8(table).ok()?;
-    let column = |line: &str| u64::from_str_radix(line.split_ascii_whitespace().nth(1)?, 16).ok();
-    text.lines().map(column).sum()
+    let mut sum = OnTheWay::default();
+    for line in text.lines() {
+        let mut columns = line.split_ascii_whitespace().map(|column| u32::from_str_radix(column, 16).ok());
+        sum.dropped += u64::from(columns.nth(1)??);
+        sum.longest = sum.longest.max(columns.nth(9).flatten().map_or(0, |waiting| waiting as usize));
+    }
+    Some(sum)
 }
 
 #[cfg(test)]
@@ -71,18 +78,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_column_is_summed_over_all_processors() {
-        let table = b"0000a1b2 0000000f 00000001 00000000\n00000001 00000010 00000000 00000000\n";
-        assert_eq!(dropped(table), Some(31));
-        assert_eq!(dropped(b""), Some(0));
-        assert_eq!(dropped(b"strange\n"), None);
+    fn the_table_is_read_for_all_processors_and_of_any_age() {
+        let line = |dropped: u32, waiting: u32| {
+            let zeros = "00000000 ".repeat(9);
+            format!("0000a1b2 {dropped:08x} {zeros}{waiting:08x} 00000001 00000000\n")
+        };
+        let (newer, older) = (line(15, 2) + &line(16, 300) + &line(0, 7), "0000a1b2 0000000f 00000001\n");
+        assert_eq!(on_the_way(newer.as_bytes()), Some(OnTheWay { dropped: 31, longest: 300 }));
+        assert_eq!(on_the_way(older.as_bytes()), Some(OnTheWay { dropped: 15, longest: 0 }));
+        assert_eq!(on_the_way(b""), Some(OnTheWay::default()));
+        assert_eq!(on_the_way(b"strange\n"), None);
     }
 
     #[test]
     fn this_system_has_a_table() {
         let mut backlog = Backlog::new();
-        let first = backlog.dropped().expect("Linux has it");
-        assert!(backlog.dropped().expect("it is read anew") >= first);
+        let first = backlog.look().expect("Linux has it").dropped;
+        assert!(backlog.look().expect("it is read anew").dropped >= first);
         assert!(length() > 0);
     }
 }

@@ -52,7 +52,7 @@ impl Server<'_> {
     /// Looks at remoted, injects what it takes, and answers everybody who waits, unless remoted has to be searched for first.
     pub(super) fn sample(&mut self, now: Time) {
         let sample = self.inspector.sample(&self.found);
-        let dropped_before = if self.gate.is_busy() { self.backlog.dropped() } else { None };
+        let on_the_way = if self.gate.is_busy() { self.backlog.look() } else { None };
         let after = net::now();
         if let Some(notice) = self.inspector.notice() {
             log::warn!("{notice}");
@@ -68,7 +68,7 @@ impl Server<'_> {
             return;
         }
         self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
-        self.gate.handle_sample(now, &sample, dropped_before, lost);
+        self.gate.handle_sample(now, &sample, on_the_way, lost);
         self.inject(net::now());
         for token in std::mem::take(&mut self.waiting) {
             self.answer(now, token);

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ossec_broker::gate::Gate;
+use ossec_broker::verdict::OnTheWay;
 use ossec_broker::wire::{Ping, Verdict};
 
 use super::{Event, World, nanos, time};
@@ -130,7 +131,8 @@ impl World<'_> {
         }
         self.server.looked = self.now;
         let (now, sample) = (time(self.now), self.remoted.sample(self.now));
-        self.server.gate.handle_sample(now, &sample, Some(self.dropped_before), false);
+        let on_the_way = OnTheWay { dropped: self.dropped_before, longest: 0 };
+        self.server.gate.handle_sample(now, &sample, Some(on_the_way), false);
         self.inject();
         for (client, connection, ping) in std::mem::take(&mut self.server.waiting) {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));
