@@ -299,6 +299,11 @@ impl Link {
         (self.settings.lease + self.rtt.allowance()).min(self.rtt.patience(self.settings))
     }
 
+    /// What a round trip takes as a rule; zero before the first.
+    pub fn usual_round_trip(&self) -> Duration {
+        self.rtt.smoothed()
+    }
+
     /// How much older than a heartbeat a release must be to be confirmed by it.
     pub fn grace(&self, now: Time) -> Duration {
         self.prompt.grace(now)

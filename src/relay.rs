@@ -380,7 +380,7 @@ impl Relay {
         }
         self.gathering = stopped && now >= self.gather_again && self.due_soon(now) > permit.window;
         if self.gathering {
-            self.gather_again = now + GATHER_ROUND_TRIPS * self.way.round_trip();
+            self.gather_again = now + GATHER_ROUND_TRIPS * self.way.usual_round_trip();
         }
         !batch.is_empty()
     }

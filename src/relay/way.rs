@@ -56,6 +56,14 @@ impl Way {
         }
     }
 
+    /// How long the answer to a heartbeat takes as a rule.
+    pub(super) fn usual_round_trip(&self) -> Duration {
+        match self {
+            Self::Udp(link) => link.usual_round_trip(),
+            Self::Tcp(_) => Duration::ZERO,
+        }
+    }
+
     /// How much older than a heartbeat a release must be to be confirmed by it.
     pub(super) fn grace(&self, now: Time) -> Duration {
         match self {
