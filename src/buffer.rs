@@ -139,8 +139,7 @@ struct Chunk {
     data: Vec<u8>,
     /// Bytes at the end that no record fitted into; charged once the chunk is closed.
     unused: usize,
-    /// Number of its first record, and the one after its last.
-    first: Seq,
+    /// Number of the record after its last.
     end: Seq,
     /// Records that are neither struck nor forgotten.
     live: usize,
@@ -149,7 +148,7 @@ struct Chunk {
 impl Chunk {
     /// All of its records are struck and their memory is given back.
     fn is_hollow(&self) -> bool {
-        self.data.is_empty() && self.first < self.end
+        self.data.capacity() == 0
     }
 }
 
@@ -442,7 +441,7 @@ impl Buffer {
             last.unused = last.data.capacity() - last.data.len();
             self.charged += last.unused;
         }
-        self.chunks.push_back(Chunk { since: now, data, unused: 0, first: self.tail, end: self.tail, live: 0 });
+        self.chunks.push_back(Chunk { since: now, data, unused: 0, end: self.tail, live: 0 });
         self.oldest = self.settled(self.oldest);
         self.next = self.settled(self.next);
         Ok(())

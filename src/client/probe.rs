@@ -14,7 +14,7 @@ use super::report::Report;
 use super::resolve::Resolver;
 use super::stream::Outgoing;
 use super::{Config, Shared, events};
-use crate::link::{Foreign, Probe, Rewind};
+use crate::link::{Foreign, Probe, Rewind, Route};
 use crate::net::udp::kernel_drops;
 use crate::net::{self};
 use crate::relay::{Bells, Relay, SessionRef, Transport};
@@ -232,9 +232,7 @@ impl<'a> Prober<'a> {
                 }
                 Frame::Reply(reply) => self.take_reply(&reply),
                 Frame::Refusal(refusal) => {
-                    let why = format!("{broker} refuses: {}", refusal.text);
-                    self.lose(why.clone());
-                    return self.attempts.handle_refused(net::now(), route, why);
+                    return self.lose_refused(route, format!("{broker} refuses: {}", refusal.text));
                 }
                 Frame::Welcome(_)
                 | Frame::Hello(_)
@@ -242,9 +240,7 @@ impl<'a> Prober<'a> {
                 | Frame::Attach(_)
                 | Frame::Session(_)
                 | Frame::Data(_) => {
-                    let why = format!("{broker} is not a broker server");
-                    self.lose(why.clone());
-                    return self.attempts.handle_refused(net::now(), route, why);
+                    return self.lose_refused(route, format!("{broker} is not a broker server"));
                 }
             }
         }
@@ -254,13 +250,10 @@ impl<'a> Prober<'a> {
         let (broker, route) = (peer.route.broker, peer.route);
         match end {
             End::Closed => self.lose(format!("{broker} closed the connection")),
-            End::Trouble(trouble) => {
-                let why = format!("{broker}: {trouble}");
-                self.lose(why.clone());
-                if trouble.is_refusal() {
-                    self.attempts.handle_refused(net::now(), route, why);
-                }
+            End::Trouble(trouble) if trouble.is_refusal() => {
+                self.lose_refused(route, format!("{broker}: {trouble}"));
             }
+            End::Trouble(trouble) => self.lose(format!("{broker}: {trouble}")),
         }
     }
 
@@ -394,6 +387,12 @@ impl<'a> Prober<'a> {
         self.probes.clear();
         self.attempts.handle_lost(now, why);
         self.shared.relay.lock().handle_disconnected(now);
+    }
+
+    /// The connection is lost, and its route is not tried again at once.
+    fn lose_refused(&mut self, route: Route, why: String) {
+        self.lose(why.clone());
+        self.attempts.handle_refused(net::now(), route, why);
     }
 
     /// Tells the log what has changed.

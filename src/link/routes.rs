@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::time::Time;
+use crate::wire::{Receives, Verdict};
 
 /// Routes that are tried; a name with more addresses than this is tried at the first of them.
 pub const ROUTES_MAX: usize = 16;
@@ -172,6 +173,17 @@ impl Routes {
         self.handle_misfit(now, route);
         if let Some(known) = self.known(route) {
             known.rests = now + pause;
+        }
+    }
+
+    /// The route in use is answered, and its server says this of remoted; `refused`: datagrams are not taken there.
+    pub fn handle_answering(&mut self, now: Time, route: Route, verdict: Verdict, refused: bool) {
+        let elsewhere =
+            matches!(verdict, Verdict::NoSocket(Receives::Elsewhere | Receives::Ipv4Alone | Receives::Ipv6Alone));
+        if elsewhere || refused {
+            self.handle_misfit(now, route);
+        } else {
+            self.handle_fit(route);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::relay::Transport;
 use crate::seal::Key;
 use crate::threads::DOORBELL;
 use crate::time::Time;
-use crate::wire::{Features, Frame, Hello, Receives, Target, VERSION, Verdict};
+use crate::wire::{Features, Frame, Hello, Target, VERSION, Verdict};
 
 /// The attempts under way, and all that they go by.
 pub(super) struct Attempts<'a> {
@@ -251,8 +251,7 @@ impl<'a> Attempts<'a> {
                     if self.is_to_be_taken(now, at, welcome.features) {
                         return Some(Success { peer: self.peers.remove(at), heard: (frames.collect(), end) });
                     }
-                    // The others are given up for home, whose attempt begins at once.
-                    return self.attend_after_welcome(now, token, end);
+                    break;
                 }
                 Frame::Refusal(refusal) => {
                     self.refuse(now, at, format!("{broker} refuses: {}", refusal.text));
@@ -266,11 +265,7 @@ impl<'a> Attempts<'a> {
                 }
             }
         }
-        self.end(now, at, end?);
-        None
-    }
-
-    fn attend_after_welcome(&mut self, now: Time, token: Token, end: Option<End>) -> Option<Success> {
+        // The others may have been given up for home, whose attempt begins at once.
         let at = self.peers.iter().position(|peer| peer.token == token)?;
         self.end(now, at, end?);
         None
@@ -349,13 +344,7 @@ impl<'a> Attempts<'a> {
     /// The connection in use answers, and its server says this of remoted; `refused`: datagrams are not taken there.
     /// Attempts end, unless another route may be better.
     pub(super) fn handle_answering(&mut self, now: Time, route: Route, verdict: Verdict, refused: bool) {
-        let elsewhere =
-            matches!(verdict, Verdict::NoSocket(Receives::Elsewhere | Receives::Ipv4Alone | Receives::Ipv6Alone));
-        if elsewhere || refused {
-            self.routes.handle_misfit(now, route);
-        } else {
-            self.routes.handle_fit(route);
-        }
+        self.routes.handle_answering(now, route, verdict, refused);
         if self.routes.is_worth_leaving(now) {
             self.dialer.handle_outage(now);
         } else {

@@ -7,7 +7,7 @@ use ossec_broker::link::Route;
 use ossec_broker::relay::Transport;
 use ossec_broker::time::Time;
 use ossec_broker::verdict::{Place, Places};
-use ossec_broker::wire::{Receives, Verdict};
+use ossec_broker::wire::Verdict;
 
 use super::client::Client;
 use super::{Event, World, time};
@@ -63,11 +63,7 @@ impl Client {
         let Some(route) = self.route else {
             return;
         };
-        if matches!(verdict, Verdict::NoSocket(Receives::Elsewhere)) {
-            self.routes.handle_misfit(now, route);
-        } else {
-            self.routes.handle_fit(route);
-        }
+        self.routes.handle_answering(now, route, verdict, false);
         if self.routes.is_worth_leaving(now) {
             self.dialer.handle_outage(now);
         } else {
