@@ -61,10 +61,19 @@ impl Role {
 
     /// Asks for a stop, waits for the end.
     fn stop(mut self) -> Output {
-        let child = self.0.take().expect("it runs");
+        let child = self.0.as_mut().expect("it runs");
         let pid = child.id().to_string();
         assert!(Command::new("kill").arg(pid).status().expect("kill").success());
-        child.wait_with_output().expect("it ends")
+        // It would not end if nobody read what it says last.
+        let log = child.stderr.take();
+        let read = move || {
+            let mut stderr = Vec::new();
+            log.map_or(Ok(0), |mut log| log.read_to_end(&mut stderr)).map(|_| stderr)
+        };
+        let reading = thread::Builder::new().spawn(read).expect("a thread starts");
+        let status = wait_until("it ends", || self.has_ended().ok_or_else(|| "it still runs".to_owned()));
+        let stderr = reading.join().expect("it is read").expect("its log");
+        Output { status, stdout: Vec::new(), stderr }
     }
 }
 
@@ -308,10 +317,6 @@ fn what_comes_in_while_the_client_drains_is_drained_or_refused() {
     let ways = ["--listen", &at, "--broker", &broker, "--server", &remoted, "--source-port", "0"];
     let client = Role::start(&[&["client", "--rate", "300", "--drain", "10m"], &ways[..]].concat());
     let agent = agent(listen);
-    let backlog = 300;
-    for _ in 0..backlog {
-        assert!(is_taken(&agent, b"before"));
-    }
     let read = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&read);
     let reads = move || {
@@ -320,10 +325,18 @@ fn what_comes_in_while_the_client_drains_is_drained_or_refused() {
         }
     };
     let reading = thread::Builder::new().spawn(reads).expect("a thread starts");
+    let backlog = 300;
+    for _ in 0..backlog {
+        assert!(is_taken(&agent, b"before"));
+    }
+    // A client that is stopped while it finds no server drains nothing.
+    wait_until("something arrives", || {
+        if read.load(Ordering::Relaxed) > 0 { Ok(()) } else { Err("nothing yet".to_owned()) }
+    });
     // Some of it is still to be sent for a while.
     let stopping = thread::Builder::new().spawn(move || client.stop()).expect("a thread starts");
     let mut taken = 0;
-    loop {
+    while !stopping.is_finished() {
         // Not without bound ahead of remoted.
         if taken > read.load(Ordering::Relaxed) {
             thread::yield_now();
@@ -362,13 +375,14 @@ fn agents_that_give_way_to_one_another_cost_no_new_sockets() {
         // A newcomer is refused while every place has something held: it sends again, as agents do.
         receiver.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
         let mut bytes = [0; 16];
-        let from = loop {
+        let from = wait_until("its datagram arrives", || {
             agent.send(&[round]).expect("the client is there");
             match uninterrupted(|| receiver.recv_from(&mut bytes)) {
-                Ok((1, from)) if bytes[0] == round => break from,
-                Ok(_) | Err(_) => {}
+                Ok((1, from)) if bytes[0] == round => Ok(from),
+                Ok((_, from)) => Err(format!("another of {from}")),
+                Err(error) => Err(error.to_string()),
             }
-        };
+        });
         receiver.send_to(b"reply", from).expect("sent");
         assert_eq!(agent.recv(&mut bytes).expect("its reply"), 5);
     }

@@ -57,6 +57,7 @@ fn where_replies_stop_another_port_is_tried_and_what_is_not_confirmed_is_sent_ag
     let mut last = 0;
     while scene.received(AGENT).newest() < events {
         number += 1;
+        assert!(number < 60, "it never arrives: {:?}", scene.received(AGENT));
         last = ask(&mut scene, number).get("replies");
         if number == 3 {
             scene.net.mislead(1_517);
