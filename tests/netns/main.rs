@@ -1,6 +1,6 @@
 //! The broker between two hosts: real processes in network namespaces, a real cable that is cut, a receiver that dies.
 //!
-//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd`, `logger`, `prlimit`, `ethtool` and `bash` (Debian: iproute2, nftables,
+//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd`, `logger`, `prlimit`, `taskset`, `ethtool` and `bash` (Debian: iproute2, nftables,
 //! netcat-openbsd, rsyslog, bsdutils, util-linux, ethtool, bash) and the examples beside the binary:
 //!
 //! ```text

@@ -16,7 +16,7 @@ use crate::support::wait_until;
 /// Datagrams a second of an ordinary agent here.
 pub(crate) const RATE: u64 = 500;
 /// What may reach remoted twice for each outage. It drops them, but each has cost somebody a datagram's work.
-const COPIES_PER_OUTAGE_MAX: u64 = 200;
+pub(crate) const COPIES_PER_OUTAGE_MAX: u64 = 200;
 /// What may reach it twice although nothing happened: a machine that stalls for longer than the lease makes one window doubtful,
 /// half of remoted's buffer.
 const COPIES_PER_STALL_MAX: u64 = 128;
@@ -336,15 +336,18 @@ impl Scene {
 
     /// Stops the client and expects that its last words add up, with all that the agents have sent.
     pub(crate) fn expect_accounts(&mut self, sent: u64) {
+        assert_eq!(self.accounts(), [sent, sent, 0, 0], "received, confirmed, dropped, left");
+    }
+
+    /// Stops the client and returns how many datagrams it has received, of these confirmed and dropped, and what it has left.
+    pub(crate) fn accounts(&mut self) -> [u64; 4] {
         let client = self.client();
         client.signal("TERM");
         assert!(client.wait().success(), "the client ends well");
         let said = find_line(&client.output(), &["stopped: "]).expect("it says what became of all datagrams");
         let numbers = said.rsplit("stopped: ").next().into_iter().flat_map(|sums| sums.split(", "));
         let numbers: Vec<u64> = numbers.filter_map(|sum| sum.split(' ').next()?.parse().ok()).collect();
-        let [received, confirmed, dropped, left] = numbers[..] else { panic!("what does it mean by `{said}`?") };
-        assert_eq!((received, confirmed + dropped + left), (sent, sent), "{said}");
-        assert_eq!((dropped, left), (0, 0), "{said}");
+        numbers.try_into().unwrap_or_else(|_| panic!("what does it mean by `{said}`?"))
     }
 
     /// How many copies are forgiven. Over tcp there are none unless somebody died.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::half_open::come_back_without_connections;
 use crate::outages::kill_twice;
-use crate::scene::{AGENT, Scene, find_line, worth};
+use crate::scene::{AGENT, COPIES_PER_OUTAGE_MAX, Scene, find_line, worth};
 use crate::support::namespaces::{Firewall, Side};
 use crate::support::pause_for;
 
@@ -206,10 +206,42 @@ fn a_servers_host_that_comes_back_without_its_connections_costs_a_stream_nothing
 
 #[test]
 fn a_receiver_killed_and_started_again_at_once_misses_nothing_of_a_stream() {
-    survive(1, Duration::ZERO, |scene| {
+    const KILLED: u64 = 12;
+    let between = Duration::from_millis(500);
+    let mut scene = Scene::up_over_tcp();
+    let traffic = scene.send_as(AGENT, worth(BEFORE) + KILLED * worth(between), &[]);
+    for life in 1..=KILLED {
+        scene.wait_until_newest(AGENT, life * worth(between));
         scene.remoted().kill();
-        scene.start_remoted(&[]);
-    });
+        scene.start_remoted_and_wait(&[]);
+    }
+    scene.expect_all(traffic, KILLED);
+}
+
+#[test]
+fn a_stream_of_which_nothing_may_be_sent_again_brings_nothing_twice_and_says_what_may_be_missing() {
+    let span = Duration::from_secs(2);
+    let mut scene = Scene::empty_with_key().served(&[], &[]);
+    scene.start_client(&["--resend", "never"]);
+    let count = worth(BEFORE + 2 * span + AFTER);
+    let mut traffic = scene.send_as(AGENT, count, &[]);
+    scene.wait_until_accepted(AGENT, worth(BEFORE));
+    // With the connection goes the knowledge of what has reached remoted.
+    scene.server().kill();
+    pause_for(span);
+    scene.start_server(&[]);
+    scene.wait_until_newest(AGENT, worth(BEFORE + span));
+    scene.remoted().kill();
+    scene.start_remoted(&[]);
+    Scene::wait_until_sent(&mut traffic);
+    scene.wait_until_newest(AGENT, count);
+    let [received, confirmed, dropped, left] = scene.accounts();
+    assert_eq!((received, confirmed + dropped, left), (count, count, 0));
+    let received = scene.received(AGENT);
+    assert_eq!((received.copies(), received.overtaken()), (0, 0), "{received:?}");
+    let missing = count - received.took.len() as u64;
+    assert!(missing <= dropped, "{missing} are missing and {dropped} are said to be: {received:?}");
+    assert!(dropped <= COPIES_PER_OUTAGE_MAX * 2, "{dropped} were dropped: {received:?}");
 }
 
 #[test]
