@@ -60,6 +60,15 @@ pub struct Gate {
     sampled: Time,
 }
 
+/// How a client's datagrams come to remoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The client sends them to this address of the server's host, if that is known and matters.
+    Direct(Option<IpAddr>),
+    /// They come over the connection, and this server injects them.
+    Injected,
+}
+
 /// A step that is not over.
 #[derive(Clone, Copy, Debug)]
 struct Step {
@@ -163,16 +172,18 @@ impl Gate {
         now: Time,
         connection: ConnectionId,
         address: IpAddr,
-        destination: Option<IpAddr>,
+        delivery: Delivery,
         ping: &Ping,
         gap: Duration,
     ) -> Pong {
-        if self.streams.carries(connection) {
-            // Its datagrams do not go to remoted by themselves.
-            let ping = Ping { unsent: 0, unconfirmed_cost: 0, ..*ping };
-            return self.responder.handle_ping(now, connection, address, None, &ping, gap);
+        match delivery {
+            Delivery::Direct(to) => self.responder.handle_ping(now, connection, address, to, ping, gap),
+            // A window for its datagrams would keep room in remoted's buffer from this server, which injects them.
+            Delivery::Injected => {
+                let ping = Ping { unsent: 0, unconfirmed_cost: 0, ..*ping };
+                self.responder.handle_ping(now, connection, address, None, &ping, gap)
+            }
         }
-        self.responder.handle_ping(now, connection, address, destination, ping, gap)
     }
 
     /// A connection carries a stream from here on. The one that did before, if any, is to be closed. `once`: nothing of it is injected twice.

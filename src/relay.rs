@@ -130,7 +130,8 @@ pub struct Relay {
     suspicion: Suspicion,
     /// How often the source ports were changed.
     ports: u32,
-    forward_waits: bool,
+    /// Until when the thread waits, if it does.
+    forward_waits: Option<Time>,
     probe_waits: Option<Time>,
     /// The program is about to stop, and waits until everything below has been confirmed.
     draining: Option<Seq>,
@@ -163,7 +164,7 @@ impl Relay {
             replies_carried: false,
             suspicion: Suspicion::default(),
             ports: 0,
-            forward_waits: false,
+            forward_waits: None,
             probe_waits: None,
             draining: None,
             config,
@@ -387,7 +388,7 @@ impl Relay {
 
     /// When time alone makes a release possible; `None` if something else has to happen first.
     pub fn next_release(&mut self, now: Time) -> Option<Time> {
-        self.pace.waits_until(now).filter(|_| self.may_release(now))
+        self.release_due(now).filter(|&at| at > now)
     }
 
     /// The first `sent` datagrams of the batch have been sent.
@@ -482,30 +483,26 @@ impl Relay {
         self.draining.is_some_and(|end| self.buffer.oldest() >= end)
     }
 
-    /// The forward thread is about to wait until it is rung for.
-    pub const fn handle_forward_waits(&mut self) {
-        self.forward_waits = true;
+    /// The forward thread is about to wait until the returned moment, or until it is rung for.
+    pub fn handle_forward_waits(&mut self, now: Time) -> Option<Time> {
+        let due = self.next_release(now);
+        self.forward_waits = Some(due.unwrap_or(Time::FAR));
+        due
     }
 
     /// The prober is about to wait until `at` (or until it is rung for).
-    pub const fn handle_probe_waits(&mut self, at: Option<Time>) {
-        self.probe_waits = Some(match at {
-            Some(at) => at,
-            None => Time::FAR,
-        });
+    pub fn handle_probe_waits(&mut self, at: Option<Time>) {
+        self.probe_waits = Some(at.unwrap_or(Time::FAR));
     }
 
     /// Who must be rung for. Each bell is rung once until its thread waits again.
     pub fn bells(&mut self, now: Time) -> Bells {
-        let forward = self.forward_waits && self.pace.waits_until(now).is_none() && self.may_release(now);
-        let probe = match (self.probe_waits, self.next_heartbeat(now)) {
-            (Some(waits), Some(due)) => due < waits,
-            (None, _) | (_, None) => false,
+        let (release, heartbeat) = (self.release_due(now), self.next_heartbeat(now));
+        let ring = |waits: &mut Option<Time>, due: Option<Time>| {
+            waits.take_if(|until| due.is_some_and(|due| due < *until)).is_some()
         };
-        self.forward_waits &= !forward;
-        if probe {
-            self.probe_waits = None;
-        }
+        let forward = ring(&mut self.forward_waits, release);
+        let probe = ring(&mut self.probe_waits, heartbeat);
         Bells { forward, probe, drained: self.take_drained() }
     }
 
@@ -552,6 +549,11 @@ impl Relay {
             let rewind = link.handle_suspicion(now, flight);
             self.apply(Some(rewind));
         }
+    }
+
+    /// When what is next may be released; `None` if something else than time has to come first.
+    fn release_due(&mut self, now: Time) -> Option<Time> {
+        self.may_release(now).then(|| self.pace.waits_until(now).unwrap_or(now))
     }
 
     /// Something could be sent if the rate allowed it.

@@ -47,8 +47,7 @@ impl<'a> Forwarder<'a> {
             let now = net::now();
             let mut relay = self.shared.relay.lock();
             if !relay.poll_release(now, &mut batch) {
-                relay.handle_forward_waits();
-                let wait = relay.next_release(now).map(|at| at.since(now));
+                let wait = relay.handle_forward_waits(now).map(|at| at.since(now));
                 // A lease that ended before everything was sent: a heartbeat has to come first.
                 let bells = relay.bells(now);
                 drop(relay);

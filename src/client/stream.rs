@@ -58,8 +58,7 @@ impl<'a> Streamer<'a> {
             let mut relay = self.shared.relay.lock();
             let epoch = if relay.poll_release(now, &mut batch) { relay.stream_epoch(&batch) } else { None };
             let Some(epoch) = epoch else {
-                relay.handle_forward_waits();
-                let release = relay.next_release(now).map(|at| at.since(now));
+                let release = relay.handle_forward_waits(now).map(|at| at.since(now));
                 let bells = relay.bells(now);
                 drop(relay);
                 self.shared.ring(bells);

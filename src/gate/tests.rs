@@ -230,6 +230,28 @@ fn nothing_is_injected_while_remoted_is_not_up() {
 }
 
 #[test]
+fn a_client_whose_stream_has_not_begun_keeps_no_room_from_it() {
+    let ping = Ping {
+        unsent: 12_000,
+        held: 12_000,
+        held_bytes: 1_800_000,
+        next_cost: 832,
+        lease_ms: 2_000,
+        ..Ping::default()
+    };
+    let asked = |delivery| {
+        let mut gate = gate(0);
+        let pong = gate.handle_ping(ms(0), 1, IpAddr::from([10, 0, 0, 1]), delivery, &ping, Duration::ZERO);
+        assert_eq!(pong.verdict, Verdict::Up);
+        gate.handle_data(1, data(1, 0..100)).expect("in order");
+        look(&mut gate, ms(1), &sample(0, 0));
+        inject(&mut gate, ms(1))
+    };
+    assert_eq!(asked(Delivery::Direct(None)), 0, "all that there is to give is the client's");
+    assert_eq!(asked(Delivery::Injected), 100);
+}
+
+#[test]
 fn remoted_is_looked_at_soon_while_it_reads_and_seldom_while_it_does_not() {
     let mut gate = gate(5);
     inject(&mut gate, ms(0));

@@ -357,25 +357,38 @@ fn a_rate_that_outruns_the_window_gathers_a_burst_that_proves_the_path() {
 }
 
 #[test]
-fn a_thread_that_waits_for_the_rate_is_not_rung_for_until_it_is_due() {
+fn a_thread_that_waits_for_the_rate_is_not_rung_for() {
     let mut bench = Bench::connected(Config { rate: NonZeroU32::new(10), ..config() });
     bench.beat();
     bench.arrive(0..5);
     assert_eq!(bench.release(), [0]);
-    bench.relay.handle_forward_waits();
-    let due = bench.relay.next_release(bench.now()).expect("more is to be sent");
+    let due = bench.relay.handle_forward_waits(bench.now()).expect("more is to be sent");
     assert!(due > bench.now());
     assert!(!bench.relay.bells(bench.now()).forward, "it would look in vain, and again at once");
-    bench.at += 100;
     bench.beat();
-    assert!(bench.relay.bells(bench.now()).forward);
+    assert!(!bench.relay.bells(bench.now()).forward, "it wakes up by itself");
+}
+
+#[test]
+fn a_thread_that_waits_for_the_window_is_rung_for_when_only_the_rate_is_to_be_waited_for() {
+    let mut bench = Bench::connected(Config { rate: NonZeroU32::new(5), ..config() });
+    bench.window = SMALL;
+    bench.beat();
+    bench.arrive(0..5);
+    assert_eq!(bench.release(), [0]);
+    assert_eq!(bench.relay.handle_forward_waits(bench.now()), None, "it has to be confirmed first");
+    bench.beat();
+    bench.later_beat();
+    assert_eq!(bench.counters().confirmed, 1);
+    assert!(bench.relay.bells(bench.now()).forward, "it does not know of its next turn");
+    assert!(bench.relay.handle_forward_waits(bench.now()).is_some());
 }
 
 #[test]
 fn bells_ring_once_for_a_thread_that_waits() {
     let mut bench = Bench::connected(config());
     bench.beat();
-    bench.relay.handle_forward_waits();
+    bench.relay.handle_forward_waits(bench.now());
     let due = bench.relay.next_heartbeat(bench.now());
     bench.relay.handle_probe_waits(due);
     assert_eq!(bench.relay.bells(bench.now()), Bells::default(), "nothing is to do");
@@ -384,7 +397,7 @@ fn bells_ring_once_for_a_thread_that_waits() {
     assert_eq!((bells.forward, bells.probe), (true, false), "it may go under the lease that is left");
     assert_eq!(bench.relay.bells(bench.now()), Bells::default(), "one ring is enough");
     bench.at += 500;
-    bench.relay.handle_forward_waits();
+    bench.relay.handle_forward_waits(bench.now());
     let bells = bench.relay.bells(bench.now());
     assert_eq!((bells.forward, bells.probe), (false, true), "the lease is over: a heartbeat comes first");
 }

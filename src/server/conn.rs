@@ -8,6 +8,7 @@ use mio::net::TcpStream;
 
 use super::conversation::{Access, Conversation, Garbage, Question, Request};
 use super::destination::Destination;
+use crate::gate::Delivery;
 use crate::net::framed::{Broken, Filled, Framed};
 use crate::net::{self};
 use crate::seal::Key;
@@ -146,9 +147,9 @@ impl Conn {
         self.destination = Some(Destination::new(target, self.address, reached, streams, net::is_own));
     }
 
-    /// The address of this host that its datagrams arrive at, if that is known and matters.
-    pub(super) fn destination(&self) -> Option<IpAddr> {
-        self.destination?.address()
+    /// How its datagrams come to remoted.
+    pub(super) fn delivery(&self) -> Delivery {
+        self.destination.map_or(Delivery::Direct(None), |destination| destination.delivery())
     }
 
     /// Why this server is not the one that it should ask.
@@ -198,6 +199,7 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::net::Ipv4Addr;
 
     use socket2::SockRef;
 
@@ -232,6 +234,28 @@ mod tests {
             (Some(ping(4)), false),
             "one that asks at its leisure is answered at once"
         );
+    }
+
+    #[test]
+    fn a_client_that_is_to_send_a_stream_asks_for_no_window_from_its_greeting_on() {
+        for (offers, expected) in [
+            (Features::STREAM, Delivery::Injected),
+            (Features::NONE, Delivery::Direct(Some(Ipv4Addr::LOCALHOST.into()))),
+        ] {
+            let (mut client, mut conn) = connected();
+            let target = Target { address: Some(Ipv4Addr::LOCALHOST.into()), port: 1_514 };
+            let hello = Hello { version: VERSION, features: Features::STREAM, stream: 1, interval_ms: 1_000, target };
+            let mut bytes = Vec::new();
+            Frame::Hello(hello).encode(&mut bytes);
+            client.write_all(&bytes).expect("it is connected");
+            let deadline = net::now() + Duration::from_mins(1);
+            while !conn.is_client() {
+                assert!(net::now() < deadline, "the greeting does not come");
+                conn.attend(net::now(), offers).expect("it makes sense").1.expect("it lasts");
+            }
+            conn.note_destination();
+            assert_eq!(conn.delivery(), expected);
+        }
     }
 
     #[test]

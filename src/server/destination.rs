@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use crate::gate::Delivery;
 use crate::wire::Target;
 
 /// Where one client's datagrams arrive.
@@ -38,13 +39,14 @@ impl Destination {
         Self { named, reached, here, streams }
     }
 
-    /// The address of this host that the datagrams arrive at; `None` where that is not known, or where they come over
-    /// the connection.
-    pub(super) fn address(&self) -> Option<IpAddr> {
-        let named = self.named.address.filter(|_| !self.streams)?;
+    /// How the datagrams come to remoted.
+    pub(super) fn delivery(&self) -> Delivery {
+        if self.streams {
+            return Delivery::Injected;
+        }
         // A connection that ends at the loopback came through a proxy or a tunnel, where no datagram comes from.
         let stands_in = self.reached.filter(|reached| !reached.is_loopback());
-        if self.here { Some(named) } else { stands_in }
+        Delivery::Direct(self.named.address.and_then(|named| if self.here { Some(named) } else { stands_in }))
     }
 
     /// Why a server that watches this port says nothing of use to the client. `at_home`: remoted is in the server's
@@ -90,9 +92,9 @@ mod tests {
             (Some("127.0.0.1"), "127.0.0.1", Some("127.0.0.1")),
             (Some("127.0.0.1"), "10.0.0.3", Some("127.0.0.1")),
         ] {
-            let address = destination(named, PORT, peer, false).address();
-            assert_eq!(address, expected.map(ip), "{named:?} from {peer}");
-            assert_eq!(destination(named, PORT, peer, true).address(), None);
+            let delivery = destination(named, PORT, peer, false).delivery();
+            assert_eq!(delivery, Delivery::Direct(expected.map(ip)), "{named:?} from {peer}");
+            assert_eq!(destination(named, PORT, peer, true).delivery(), Delivery::Injected);
         }
     }
 
@@ -101,11 +103,12 @@ mod tests {
         let through = |named| {
             let target = Target { address: Some(ip(named)), port: PORT };
             let loopback = ip("127.0.0.1");
-            Destination::new(target, loopback, Some(loopback), false, |address| address == ip("10.0.0.3")).address()
+            Destination::new(target, loopback, Some(loopback), false, |address| address == ip("10.0.0.3")).delivery()
         };
-        assert_eq!(through("192.0.2.1"), None);
-        assert_eq!(through("10.0.0.3"), Some(ip("10.0.0.3")));
-        assert_eq!(through("127.0.0.1"), Some(ip("127.0.0.1")));
+        assert_eq!(through("192.0.2.1"), Delivery::Direct(None));
+        for named in ["10.0.0.3", "127.0.0.1"] {
+            assert_eq!(through(named), Delivery::Direct(Some(ip(named))));
+        }
     }
 
     #[test]

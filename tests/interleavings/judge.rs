@@ -8,8 +8,9 @@ use ossec_broker::time::Time;
 use crate::system::{DATAGRAMS, System};
 use crate::world::{Micros, Sleeper, World};
 
-/// `forward` pauses for so long when the system had no room for a datagram.
-const BUSY_PAUSE: Duration = Duration::from_millis(2);
+/// `forward` may sleep for so long with something that could be sent: under a rate it takes along what falls due within this, and it pauses for less
+/// when the system had no room for a datagram.
+const PAUSE_MAX: Duration = Duration::from_millis(5);
 
 /// Nobody moves, and no alarm is about to go off. What may be done must not wait for somebody who does not know of it.
 pub(crate) fn look_at(sleepers: &[Sleeper]) {
@@ -25,9 +26,17 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
     let mut relay = relay.lock().expect("nobody panics with it");
     let releasable = relay.poll_release(now, &mut Batch::default()) && !system.is_congested();
     assert!(
-        !(releasable && asleep("forward", now + BUSY_PAUSE)),
+        !(releasable && asleep("forward", now + PAUSE_MAX)),
         "a datagram may be released, and `forward` sleeps: {sleepers:?}"
     );
+    if let Some(at) = relay.next_release(now).filter(|_| !system.is_congested()) {
+        assert!(
+            !asleep("forward", at + PAUSE_MAX),
+            "a datagram is due at {}, it is {}, and `forward` sleeps: {sleepers:?}",
+            Micros(at),
+            Micros(now)
+        );
+    }
     // In a pause `forward` has something to release that it has not given up: it asks for a heartbeat itself if its lease ends meanwhile.
     let pauses = sleepers.iter().any(|sleeper| sleeper.name == "forward" && sleeper.alarm.is_some());
     if let Some(at) = relay.next_heartbeat(now).filter(|_| !pauses) {

@@ -35,6 +35,7 @@ mod threads;
 mod world;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ const SCHEDULES_DEFAULT: usize = 800;
 /// The client's threads keep more on their stacks than the explorer's default has room for.
 const STACK_BYTES: usize = 256 * 1024;
 
-fn config(transport: relay::Transport) -> client::Config {
+fn config(transport: relay::Transport, rate: Option<NonZeroU32>) -> client::Config {
     let local = |port| HostPort { host: "127.0.0.1".into(), port };
     client::Config {
         server: local(1_514),
@@ -71,7 +72,7 @@ fn config(transport: relay::Transport) -> client::Config {
             buffer_bytes: 1 << 20,
             full: relay::FullPolicy::DropOldest,
             max_age: None,
-            rate: None,
+            rate,
             resend: true,
             sessions_max: 2,
             transport,
@@ -99,6 +100,7 @@ fn schedule() {
     let (world, system) = (World::begin(replayed().is_some()), System::begin());
     let (signal, signals) = bounded(2);
     let transport = if percent(50) { relay::Transport::Tcp } else { relay::Transport::Udp };
+    let rate = if percent(50) { NonZeroU32::new(10) } else { None };
     let own = Arc::clone(&system);
     spawn("server", move || own.be_server());
     // Kept to the end: a channel of signals that closes would be another signal.
@@ -110,7 +112,7 @@ fn schedule() {
         first.try_send(()).expect("the client listens");
     });
     spawn("client", move || {
-        client::run(&config(transport), &signals).expect("nothing fails for good");
+        client::run(&config(transport, rate), &signals).expect("nothing fails for good");
         judge::look_back();
         System::here().end();
     });

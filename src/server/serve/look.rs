@@ -6,6 +6,7 @@ use mio::Token;
 
 use super::super::conversation::Question;
 use super::{SAMPLE_GAP_MAX, SAMPLE_GAP_MIN, Server};
+use crate::gate::Delivery;
 use crate::net::{self};
 use crate::time::Time;
 use crate::verdict::Sample;
@@ -102,8 +103,7 @@ impl Server<'_> {
                 if let Some(why) = conn.mismatch(self.config.remoted.port, self.found.is_at_home()) {
                     return self.refuse_strange(now, token, why);
                 }
-                let destination = conn.destination();
-                let pong = self.gate.handle_ping(now, conn.id, conn.address, destination, &ping, self.gap);
+                let pong = self.gate.handle_ping(now, conn.id, conn.address, conn.delivery(), &ping, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,
@@ -132,7 +132,10 @@ impl Server<'_> {
         }
         let judge = self.gate.judge();
         let told = self.conns.iter_mut().filter_map(|(&token, conn)| {
-            let verdict = judge.verdict_at(conn.destination());
+            let verdict = match conn.delivery() {
+                Delivery::Direct(to) => judge.verdict_at(to),
+                Delivery::Injected => judge.verdict(),
+            };
             // Another life of a remoted that is up is seen by the next heartbeat.
             conn.is_told(verdict).then_some((token, verdict))
         });

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ossec_broker::gate::Delivery;
 use ossec_broker::link::Route;
 use ossec_broker::relay::Transport;
 use ossec_broker::time::Time;
@@ -145,7 +146,11 @@ impl World<'_> {
     /// The link goes over this connection.
     fn take(&mut self, client: usize, attempt: Attempt) {
         self.say(|| format!("client {client}: connected to {}", attempt.route.broker));
-        self.server.connect(client, attempt.id, attempt.route.target.ip());
+        let delivery = match self.plan.transport {
+            Transport::Udp => Delivery::Direct(Some(attempt.route.target.ip())),
+            Transport::Tcp => Delivery::Injected,
+        };
+        self.server.connect(client, attempt.id, delivery);
         let one = &mut self.clients[client];
         one.attempts.clear();
         one.answered = None;

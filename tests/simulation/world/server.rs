@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ossec_broker::gate::Gate;
+use ossec_broker::gate::{Delivery, Gate};
 use ossec_broker::verdict::OnTheWay;
 use ossec_broker::wire::{Ping, Verdict};
 
@@ -23,8 +23,8 @@ pub(super) struct Server {
     /// When remoted is looked at next.
     next_look: Option<u64>,
     connections: Vec<Option<u64>>,
-    /// Where the datagrams of each client go.
-    destinations: Vec<Option<IpAddr>>,
+    /// How the datagrams of each client come to remoted.
+    deliveries: Vec<Delivery>,
     /// Connections that their clients have given up, and nobody has closed here.
     half_open: Vec<(usize, u64)>,
     waiting: Vec<(usize, u64, Ping)>,
@@ -39,7 +39,7 @@ impl Server {
             alive: true,
             next_look: None,
             connections: vec![None; plan.clients],
-            destinations: vec![None; plan.clients],
+            deliveries: vec![Delivery::Direct(None); plan.clients],
             half_open: Vec::new(),
             waiting: Vec::new(),
             looked: 0,
@@ -86,9 +86,9 @@ impl Server {
         self.connections.iter().position(|known| *known == Some(connection))
     }
 
-    /// Takes a new connection of a client whose datagrams go to this address.
-    pub(super) fn connect(&mut self, client: usize, connection: u64, destination: IpAddr) {
-        self.destinations[client] = Some(destination);
+    /// Takes a new connection of a client.
+    pub(super) fn connect(&mut self, client: usize, connection: u64, delivery: Delivery) {
+        self.deliveries[client] = delivery;
         if let Some(before) = self.connections[client].replace(connection) {
             self.half_open.push((client, before));
         }
@@ -138,7 +138,7 @@ impl World<'_> {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));
             let gap = Duration::from_nanos(SAMPLE_GAP);
             let pong =
-                self.server.gate.handle_ping(now, connection, address, self.server.destinations[client], &ping, gap);
+                self.server.gate.handle_ping(now, connection, address, self.server.deliveries[client], &ping, gap);
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
             self.at(arrives, Event::PongArrives { client, connection, pong });
