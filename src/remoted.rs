@@ -21,7 +21,7 @@
 //! every judgement: that is the verdict's.
 
 pub mod backlog;
-// These two are public for `fuzz/` alone.
+// These two are public for `tests/fuzz/` alone.
 #[doc(hidden)]
 pub mod diag;
 #[doc(hidden)]

@@ -7,7 +7,7 @@ mod complaints;
 mod conn;
 mod destination;
 mod inject;
-// Public for `fuzz/` alone.
+// Public for `tests/fuzz/` alone.
 #[doc(hidden)]
 pub mod conversation;
 mod news;

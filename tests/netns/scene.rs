@@ -414,7 +414,7 @@ pub(crate) fn broker() -> PathBuf {
     env!("CARGO_BIN_EXE_ossec-broker").into()
 }
 
-/// A program from `examples/`. Cargo puts them beside the tests: `target/PROFILE/examples` and `target/PROFILE/deps`.
+/// A program from `tests/stand-ins/`. Cargo puts them beside the tests: `target/PROFILE/examples` and `target/PROFILE/deps`.
 pub(crate) fn example(name: &str) -> PathBuf {
     let test = env::current_exe().expect("a test knows itself");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("tests are in target/PROFILE/deps");
