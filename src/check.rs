@@ -8,12 +8,12 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::keyfile;
-use crate::net::{self, HostPort};
-use crate::seal::{Key, Seal};
-use crate::threads::detach;
-use crate::time::Time;
-use crate::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION, Verdict};
+use crate::os::keyfile;
+use crate::os::net::{self, HostPort};
+use crate::os::threads::detach;
+use crate::proto::seal::{Key, Seal};
+use crate::proto::time::Time;
+use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION, Verdict};
 
 /// How long all of it may take: the name, the connection, the answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use argh::{EarlyExit, FromArgs};
 
-use crate::buffer::SESSION_ID_MAX;
-use crate::net::{self, HostPort};
-use crate::relay::FullPolicy;
-use crate::{check, client, link, relay, server};
+use crate::os::net::{self, HostPort};
+use crate::proto::client as relay;
+use crate::proto::client::FullPolicy;
+use crate::proto::client::buffer::SESSION_ID_MAX;
+use crate::proto::client::link;
+use crate::{check, client, server};
 use values::{BufferBytes, Full, Host, Injected, Prefix, Resend, Source, Span, Way};
 
 const DEFAULT_PORT_REMOTED: u16 = 1_514;

@@ -36,14 +36,15 @@ use mio::net::UdpSocket;
 use mio::{Events, Poll};
 use parking_lot::Mutex;
 
-use crate::keyfile;
-use crate::link::Standing;
-use crate::net::udp::{kernel_drops, send_from};
-use crate::net::{self, HostPort};
-use crate::privileges::{self, Right};
-use crate::relay::{self, Bells, Origin, Relay, Transport};
-use crate::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
-use crate::time::Time;
+use crate::os::keyfile;
+use crate::os::net::udp::{kernel_drops, send_from};
+use crate::os::net::{self, HostPort};
+use crate::os::privileges::{self, Right};
+use crate::os::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
+use crate::proto;
+use crate::proto::client::link::Standing;
+use crate::proto::client::{Bells, Origin, Relay, Transport};
+use crate::proto::time::Time;
 use report::Report;
 
 /// Threads of this role, the resolver not counted.
@@ -82,7 +83,7 @@ pub struct Config {
     /// The user to become.
     pub user: Option<String>,
     /// Buffer, sessions and link.
-    pub relay: relay::Config,
+    pub relay: proto::client::Config,
 }
 
 /// What the threads share.

@@ -16,29 +16,15 @@
 //! |---|---|
 //! | [`cli`], [`logging`] | arguments in, each role's configuration out; where log lines go |
 //! | [`client`], [`server`], [`check`] | the roles: threads and sockets, composed |
-//! | [`net`], [`remoted`], [`threads`], [`signals`], [`keyfile`], [`privileges`] | the outside world, one room each |
-//! | [`relay`], [`gate`] | the client's whole logic: buffer, link and sessions; the server's: verdict, windows and streams |
-//! | [`buffer`], [`link`], [`verdict`], [`streams`], [`seal`], [`wire`], [`time`] | the ground floor: pure, no socket, no clock, no thread |
+//! | [`os`] | the outside world |
+//! | [`proto`] | what both roles decide: pure, no socket, no clock, no thread, no file |
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod buffer;
 pub mod check;
 pub mod cli;
 pub mod client;
-pub mod gate;
-pub mod keyfile;
-pub mod link;
 pub mod logging;
-pub mod net;
-pub mod privileges;
-pub mod relay;
-pub mod remoted;
-pub mod seal;
+pub mod os;
+pub mod proto;
 pub mod server;
-pub mod signals;
-pub mod streams;
-pub mod threads;
-pub mod time;
-pub mod verdict;
-pub mod wire;

@@ -15,8 +15,8 @@ use env_logger::{Builder, Target};
 use log::{Level, LevelFilter};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::threads::detach;
-use crate::time::Utc;
+use crate::os::threads::detach;
+use crate::proto::time::Utc;
 use queue::Queue;
 
 /// This program's lines.

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use ossec_broker::cli::{self, Command, Refusal};
-use ossec_broker::{check, client, keyfile, logging, server, signals};
+use ossec_broker::os::{keyfile, signals};
+use ossec_broker::{check, client, logging, server};
 
 /// Failed at start, or beyond repair.
 const FAILED: u8 = 1;

@@ -5,11 +5,7 @@
 
 mod complaints;
 mod conn;
-mod destination;
 mod inject;
-// Public for `tests/fuzz/` alone.
-#[doc(hidden)]
-pub mod conversation;
 mod news;
 mod search;
 mod serve;
@@ -24,12 +20,12 @@ use ipnet::IpNet;
 use mio::Poll;
 use mio::net::TcpListener;
 
-use crate::keyfile;
-use crate::net::{self, HostPort};
-use crate::privileges::{self, Right};
-use crate::remoted::{Names, Wanted};
-use crate::threads::{Crew, Doorbell, Outcome, Stopper, scope};
-use crate::wire::Features;
+use crate::os::keyfile;
+use crate::os::net::{self, HostPort};
+use crate::os::privileges::{self, Right};
+use crate::os::remoted::{Names, Wanted};
+use crate::os::threads::{Crew, Doorbell, Outcome, Stopper, scope};
+use crate::proto::wire::Features;
 
 pub use inject::Inject;
 use inject::{Injector, Means};

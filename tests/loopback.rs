@@ -22,7 +22,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use ossec_broker::wire::{
+use ossec_broker::proto::wire::{
     Assembler, Features, Frame, Hello, Incarnation, Ping, Pong, Refusal, Reply, Resume, Seq, SessionName, Target,
     VERSION, Verdict, Welcome,
 };
@@ -594,7 +594,7 @@ fn a_client_that_asks_as_fast_as_it_can_is_answered_no_sooner_than_the_gap() {
     for number in 1..=PINGS {
         Frame::Ping(Ping { number, ..Ping::default() }).encode(&mut pings);
     }
-    let begun = ossec_broker::net::now();
+    let begun = ossec_broker::os::net::now();
     connection.write_all(&pings).expect("written");
     let mut gap = Duration::MAX;
     for number in 1..=PINGS {
@@ -602,7 +602,7 @@ fn a_client_that_asks_as_fast_as_it_can_is_answered_no_sooner_than_the_gap() {
         assert_eq!(pong.number, number, "in order");
         gap = gap.min(Duration::from_micros(pong.gap_us.into()));
     }
-    let took = ossec_broker::net::now().since(begun);
+    let took = ossec_broker::os::net::now().since(begun);
     assert!(took >= (PINGS as u32 - 1) * gap, "{PINGS} answers after {took:?}, with a gap of {gap:?}");
 }
 

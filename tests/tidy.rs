@@ -1,40 +1,25 @@
-//! The shape of the house: which room may look into which, and what no room may do.
+//! The shape of the house, by path: which room may look into which, and what no room may do.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms from the roof down. A room may look into those of lower floors alone.
-const FLOORS: [&[&str]; 8] = [
-    &["cli"],
-    &["client", "server", "check", "logging"],
-    &["keyfile"],
-    &["net", "remoted", "threads", "signals", "privileges"],
-    &["relay", "gate"],
-    &["buffer", "link", "verdict", "streams", "seal"],
-    &["wire"],
-    &["time"],
-];
+/// Floors from the roof down: a room looks into those of lower floors alone, or into what it holds.
+const FLOORS: [&[&str]; 4] = [&["main"], &["cli"], &["check", "client", "logging", "server"], &["os"]];
 
-/// Rooms without sockets, clocks and threads.
-const PURE: [&str; 9] = ["relay", "gate", "seal", "buffer", "link", "verdict", "streams", "wire", "time"];
-
-/// Files without them in other rooms.
-const PURE_FILES: [&str; 6] = [
-    "server/conversation.rs",
-    "server/inject/passages.rs",
-    "server/inject/allotment.rs",
-    "net/packet.rs",
-    "cli/values.rs",
-    "cli/values/host.rs",
-];
-
-/// What a pure room does not use.
+/// What the pure floor does not use.
 const OUTSIDE: [&str; 9] =
     ["std::net::Udp", "std::net::Tcp", "std::thread", "std::fs", "std::io", "Instant", "SystemTime", "mio::", "nix::"];
 
-/// Every source file with the room that it belongs to.
-fn files() -> Vec<(String, PathBuf, String)> {
+/// A source file: the path of its module (`["proto", "client", "link"]`), and its text without tests.
+struct File {
+    path: PathBuf,
+    module: Vec<String>,
+    text: String,
+    code: String,
+}
+
+fn files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![root.clone()];
     let mut files = Vec::new();
@@ -45,64 +30,125 @@ fn files() -> Vec<(String, PathBuf, String)> {
                 folders.push(path);
                 continue;
             }
-            let inside = path.strip_prefix(&root).expect("below src");
-            let first = inside.components().next().expect("a name").as_os_str().to_string_lossy().into_owned();
-            let room = first.trim_end_matches(".rs").to_string();
+            let inside = path.strip_prefix(&root).expect("below src").with_extension("");
+            let module = inside.iter().map(|part| part.to_string_lossy().into_owned()).collect();
             let text = fs::read_to_string(&path).expect("it is text");
-            files.push((room, path, text));
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or("").to_owned();
+            files.push(File { path, module, text, code });
         }
     }
     files
+}
+
+impl File {
+    fn is_test(&self) -> bool {
+        self.module.iter().any(|part| part == "tests")
+    }
+
+    fn is_below(&self, room: &[&str]) -> bool {
+        self.module.iter().zip(room).filter(|(part, of)| part == of).count() == room.len()
+    }
+
+    /// What the code names by a path from the crate's root or from a parent, as parts.
+    fn names(&self) -> Vec<Vec<String>> {
+        let mut names = Vec::new();
+        for (at, _) in self.code.match_indices("crate::") {
+            let inside = self.code[..at].ends_with("pub(") || self.code[..at].ends_with("in ");
+            if !inside {
+                names.extend(spelled_out(&self.code[at + "crate::".len()..], &[]));
+            }
+        }
+        for (at, _) in self.code.match_indices("super::") {
+            if self.code[..at].ends_with("super::") || self.code[..at].ends_with("in ") {
+                continue;
+            }
+            let (mut rest, mut base) = (&self.code[at..], self.module.clone());
+            while let Some(after) = rest.strip_prefix("super::") {
+                base.pop();
+                rest = after;
+            }
+            names.extend(spelled_out(rest, &base));
+        }
+        names
+    }
+}
+
+/// The paths that begin here: one, or those of a list in braces.
+fn spelled_out(text: &str, base: &[String]) -> Vec<Vec<String>> {
+    if let Some(list) = text.strip_prefix('{') {
+        let mut depth = 0;
+        let mut items = vec![String::new()];
+        for c in list.chars() {
+            match c {
+                '}' if depth == 0 => break,
+                ',' if depth == 0 => {
+                    items.push(String::new());
+                    continue;
+                }
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if let Some(item) = items.last_mut() {
+                item.push(c);
+            }
+        }
+        return items
+            .iter()
+            .map(|item| item.trim())
+            .filter(|item| !item.is_empty())
+            .flat_map(|item| spelled_out(item, base))
+            .collect();
+    }
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    let path = if name == "self" { base.to_vec() } else { base.iter().cloned().chain([name.to_owned()]).collect() };
+    match rest.strip_prefix("::") {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c == '{') => {
+            spelled_out(rest, &path)
+        }
+        _ => vec![path],
+    }
 }
 
 fn floor(room: &str) -> Option<usize> {
     FLOORS.iter().position(|floor| floor.contains(&room))
 }
 
-/// The rooms that a file names with `crate::`.
-fn looks_into(text: &str) -> Vec<String> {
-    let mut rooms = Vec::new();
-    for (at, _) in text.match_indices("crate::") {
-        let rest = &text[at + "crate::".len()..];
-        let names = match rest.strip_prefix('{') {
-            Some(list) => list.split('}').next().unwrap_or("").split(',').map(str::trim).collect(),
-            None => vec![rest],
+#[test]
+fn imports_point_down_never_up_or_sideways() {
+    for file in files() {
+        let Some(room) = file.module.first().filter(|room| *room != "lib") else {
+            continue;
         };
-        for name in names {
-            let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
-            rooms.push(name[..end].to_string());
+        for name in file.names().iter().filter(|name| name.first() != Some(room)) {
+            let other = name.first().expect("a name");
+            let above = floor(room).unwrap_or(FLOORS.len());
+            let below = match other.as_str() {
+                "proto" => FLOORS.len(),
+                other => floor(other).unwrap_or_else(|| panic!("{}: what is crate::{other}?", file.path.display())),
+            };
+            assert!(below > above, "{}: {room} looks into {other}", file.path.display());
         }
     }
-    rooms
 }
 
 #[test]
-fn imports_point_down_never_up_or_sideways() {
-    for (room, path, text) in files() {
-        let Some(own) = floor(&room) else {
-            assert!(
-                ["lib", "main"].contains(&room.as_str()),
-                "{room} has no floor: add it to this test and to docs/architecture.md"
-            );
-            continue;
-        };
-        for other in looks_into(&text).into_iter().filter(|other| *other != room && !other.is_empty()) {
-            let below = floor(&other).unwrap_or_else(|| panic!("{}: what is crate::{other}?", path.display()));
-            assert!(below > own, "{}: {room} looks into {other}", path.display());
+fn the_two_roles_know_nothing_of_each_other() {
+    for (role, other) in [("client", "server"), ("server", "client")] {
+        for file in files().iter().filter(|file| file.is_below(&["proto", role])) {
+            let strange =
+                file.names().into_iter().find(|name| name.len() > 1 && name[0] == "proto" && name[1] == other);
+            assert_eq!(strange, None, "{}", file.path.display());
         }
     }
 }
 
 #[test]
 fn the_ground_floor_is_pure() {
-    let files = files();
-    for name in PURE_FILES {
-        assert!(files.iter().any(|(_, path, _)| path.ends_with(name)), "{name} is not there");
-    }
-    let pure = |room: &str, path: &Path| PURE.contains(&room) || PURE_FILES.iter().any(|name| path.ends_with(name));
-    for (_, path, text) in files.iter().filter(|(room, path, _)| pure(room, path)) {
+    for file in files().iter().filter(|file| file.is_below(&["proto"])) {
         for outside in OUTSIDE {
-            assert!(!text.contains(outside), "{} is pure and must not use {outside}", path.display());
+            assert!(!file.text.contains(outside), "{} is pure and must not use {outside}", file.path.display());
         }
     }
 }
@@ -110,16 +156,11 @@ fn the_ground_floor_is_pure() {
 #[test]
 fn nothing_unwraps_outside_of_tests_and_every_file_says_what_it_is_for() {
     let mut unwraps = BTreeMap::new();
-    for (_, path, text) in files() {
-        let test = path.file_name().is_some_and(|name| name == "tests.rs")
-            || path.components().any(|part| part.as_os_str() == "tests");
-        if !test {
-            assert!(text.starts_with("//!"), "{} has no header", path.display());
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or("");
-            let count = code.matches(".unwrap()").count();
-            if count > 0 {
-                unwraps.insert(path, count);
-            }
+    for file in files().into_iter().filter(|file| !file.is_test()) {
+        assert!(file.text.starts_with("//!"), "{} has no header", file.path.display());
+        let count = file.code.matches(".unwrap()").count();
+        if count > 0 {
+            unwraps.insert(file.path, count);
         }
     }
     assert!(unwraps.is_empty(), "{unwraps:?}");

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::buffer::{BUFFER_BYTES_MIN, SESSION_ID_MAX};
-use crate::relay::{FullPolicy, Transport};
+use crate::proto::client::buffer::{BUFFER_BYTES_MIN, SESSION_ID_MAX};
+use crate::proto::client::{FullPolicy, Transport};
 use crate::server::Inject;
 pub(super) use host::{Host, Source};
 

@@ -7,10 +7,10 @@ use crossbeam_channel::Receiver;
 
 use super::Shared;
 use super::upstreams::{SHORTAGE_PAUSE, Upstreams};
-use crate::net::udp::{SendError, send_run};
-use crate::net::{self};
-use crate::relay::Batch;
-use crate::threads::Stop;
+use crate::os::net;
+use crate::os::net::udp::{SendError, send_run};
+use crate::os::threads::Stop;
+use crate::proto::client::Batch;
 
 /// The system had no room for a datagram: it is tried again after this.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);

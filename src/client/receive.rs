@@ -5,10 +5,10 @@
 use mio::{Poll, Token};
 
 use super::{Shared, events};
-use crate::net;
-use crate::net::udp::{Inbox, watch};
-use crate::relay::Origin;
-use crate::threads::Stop;
+use crate::os::net;
+use crate::os::net::udp::{Inbox, watch};
+use crate::os::threads::Stop;
+use crate::proto::client::Origin;
 
 /// Batches read after the stop: as many as the largest buffer that is usual holds, and a bound for a sender that never pauses.
 const LAST_BATCHES_MAX: usize = 4_096;

@@ -9,11 +9,11 @@ use mio::{Poll, Token};
 
 use super::upstreams::{Change, Upstream};
 use super::{Shared, events};
-use crate::net;
-use crate::net::udp::{Inbox, take_refusal, unwatch, watch};
-use crate::relay::SessionRef;
-use crate::threads::{DOORBELL, Stop};
-use crate::time::Time;
+use crate::os::net;
+use crate::os::net::udp::{Inbox, take_refusal, unwatch, watch};
+use crate::os::threads::{DOORBELL, Stop};
+use crate::proto::client::SessionRef;
+use crate::proto::time::Time;
 
 /// Batches read from one socket before the others have their turn.
 const BATCHES_MAX: usize = 16;

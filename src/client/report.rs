@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::Level;
 
-use crate::link::Standing;
-use crate::relay::{DropReason, Snapshot};
-use crate::time::{Time, Utc};
-use crate::wire::Verdict;
+use crate::proto::client::link::Standing;
+use crate::proto::client::{DropReason, Snapshot};
+use crate::proto::time::{Time, Utc};
+use crate::proto::wire::Verdict;
 
 /// A change of the link is told when it has lasted this long.
 const LASTING: Duration = Duration::from_secs(1);

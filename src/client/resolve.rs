@@ -10,10 +10,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::Config;
-use crate::link::Route;
-use crate::net::{self, HostPort};
-use crate::threads::{Doorbell, detach};
-use crate::time::Time;
+use crate::os::net::{self, HostPort};
+use crate::os::threads::{Doorbell, detach};
+use crate::proto::client::routes::Route;
+use crate::proto::time::Time;
 
 /// A name is not asked for again before this is over.
 const PAUSE: Duration = Duration::from_secs(2);

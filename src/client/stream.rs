@@ -10,12 +10,12 @@ use mio::net::UdpSocket;
 
 use super::Shared;
 use super::upstreams::Upstreams;
-use crate::net;
-use crate::net::udp::send_batch;
-use crate::relay::{Batch, SessionRef};
-use crate::threads::Stop;
-use crate::time::Time;
-use crate::wire::{DataWriter, Frame, Session, SessionName};
+use crate::os::net;
+use crate::os::net::udp::send_batch;
+use crate::os::threads::Stop;
+use crate::proto::client::{Batch, SessionRef};
+use crate::proto::time::Time;
+use crate::proto::wire::{DataWriter, Frame, Session, SessionName};
 
 /// Stateful firewalls and NAT forget a UDP port that nothing goes out from; most after half a minute.
 const EMPTY_GAP: Duration = Duration::from_secs(20);

@@ -10,11 +10,11 @@ use crossbeam_channel::Sender;
 use mio::net::UdpSocket;
 
 use super::Config;
-use crate::net;
-use crate::net::udp::discard;
-use crate::relay::SessionRef;
-use crate::threads::Doorbell;
-use crate::time::Time;
+use crate::os::net;
+use crate::os::net::udp::discard;
+use crate::os::threads::Doorbell;
+use crate::proto::client::SessionRef;
+use crate::proto::time::Time;
 
 /// There was no descriptor for a new socket.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);

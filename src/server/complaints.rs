@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::time::Time;
+use crate::proto::time::Time;
 
 /// The same complaint is logged once in this time.
 const COMPLAINT_GAP: Duration = Duration::from_mins(1);

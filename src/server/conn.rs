@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use mio::net::TcpStream;
 
-use super::conversation::{Access, Conversation, Garbage, Question, Request};
-use super::destination::Destination;
-use crate::gate::Delivery;
-use crate::net::framed::{Broken, Filled, Framed};
-use crate::net::{self};
-use crate::seal::Key;
-use crate::time::Time;
-use crate::verdict::ClientId;
-use crate::wire::{Assembler, Features, Pong, Verdict};
+use crate::os::net;
+use crate::os::net::framed::{Broken, Filled, Framed};
+use crate::proto::seal::Key;
+use crate::proto::server::Delivery;
+use crate::proto::server::conversation::{Access, Conversation, Garbage, Question, Request};
+use crate::proto::server::destination::Destination;
+use crate::proto::server::windows::ClientId;
+use crate::proto::time::Time;
+use crate::proto::wire::{Assembler, Features, Pong, Verdict};
 
 /// A connection.
 #[derive(Debug)]
@@ -204,8 +204,8 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
-    use crate::net;
-    use crate::wire::{Frame, Hello, Ping, Target, VERSION};
+    use crate::os::net;
+    use crate::proto::wire::{Frame, Hello, Ping, Target, VERSION};
 
     /// A connection on both ends of which this test stands.
     fn connected() -> (std::net::TcpStream, Conn) {

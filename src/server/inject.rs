@@ -7,9 +7,7 @@
 //! * [`own`]: ordinary sockets of this host, one for each agent, so that remoted's answers come here and go back over the connection. For
 //!   `--inject local`; and without a key, when all clients are of this host: remoted sees the loopback address of the client then.
 
-mod allotment;
 mod own;
-mod passages;
 mod spoof;
 #[cfg(test)]
 mod tests;
@@ -19,11 +17,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use mio::{Poll, Token};
 
-use crate::net::udp::{Inbox, SendError};
-use crate::remoted::Found;
-use crate::streams::{StreamId, Volley};
-use crate::time::Time;
-use crate::wire::SessionName;
+use crate::os::net::udp::{Inbox, SendError};
+use crate::os::remoted::Found;
+use crate::proto::server::streams::{StreamId, Volley};
+use crate::proto::time::Time;
+use crate::proto::wire::SessionName;
 use own::{Own, Seen};
 use spoof::Spoof;
 

@@ -2,8 +2,8 @@
 
 use log::Level;
 
-use crate::verdict::{Judge, Owner, Sample};
-use crate::wire::{Incarnation, Port, Reason, Verdict};
+use crate::proto::server::judge::{Judge, Owner, Sample};
+use crate::proto::wire::{Incarnation, Port, Reason, Verdict};
 
 /// What the log was told.
 #[derive(Debug, Default)]
@@ -81,8 +81,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::time::Time;
-    use crate::verdict::{Presence, Socket};
+    use crate::proto::server::judge::{Presence, Socket};
+    use crate::proto::time::Time;
 
     struct Bench {
         news: News,

@@ -2,8 +2,8 @@
 
 use crossbeam_channel::{Receiver, Sender, select};
 
-use crate::remoted::{Found, Searcher, Wanted};
-use crate::threads::{Doorbell, Stop};
+use crate::os::remoted::{Found, Searcher, Wanted};
+use crate::os::threads::{Doorbell, Stop};
 
 /// Searches each time it is asked to, until the stop.
 pub(super) fn run(

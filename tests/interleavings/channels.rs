@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ossec_broker::time::Time;
+use ossec_broker::proto::time::Time;
 use shuttle::rand::Rng;
 
 use crate::world::{World, thread_rng};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ossec_broker::relay::Batch;
-use ossec_broker::time::Time;
+use ossec_broker::proto::client::Batch;
+use ossec_broker::proto::time::Time;
 
 use crate::system::{DATAGRAMS, System};
 use crate::world::{Micros, Sleeper, World};

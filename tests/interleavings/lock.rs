@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ossec_broker::relay::Relay;
+use ossec_broker::proto::client::Relay;
 use shuttle::sync::MutexGuard;
 
 use crate::system::System;

@@ -3,7 +3,7 @@
 //! ```text
 //!   client.rs, threads.rs, client/{receive,forward,probe,reply,resolve}.rs      the client's source as it is (links to `src`)
 //!   ──────────────────────────────────────────────────────────────────────
-//!   mio, crossbeam_channel, parking_lot, crate::net, crate::threads::crew       made up here, on virtual time
+//!   mio, crossbeam_channel, parking_lot, crate::os::net, crate::os::threads::crew       made up here, on virtual time
 //!   agents, network, broker server, remoted                                     made up here, with faults
 //! ```
 //!
@@ -24,14 +24,10 @@ mod channels;
 mod client;
 mod judge;
 mod lock;
-#[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "stands in for what can fail")]
-mod net;
+mod os;
 #[expect(clippy::unnecessary_wraps, reason = "stands in for what can fail")]
 mod poll;
 mod system;
-#[expect(unreachable_pub, dead_code, reason = "a room of the library; what only the server uses is unused")]
-#[expect(clippy::unnecessary_wraps, reason = "stands in for what can fail")]
-mod threads;
 mod world;
 
 use std::net::IpAddr;
@@ -41,8 +37,10 @@ use std::time::Duration;
 
 pub(crate) use channels::{Receiver, RecvTimeoutError, Sender, TryRecvError, after, bounded, never, select};
 pub(crate) use lock::Mutex;
-pub(crate) use net::HostPort;
-pub(crate) use ossec_broker::{keyfile, link, privileges, relay, seal, time, wire};
+pub(crate) use os::net;
+pub(crate) use os::net::HostPort;
+pub(crate) use ossec_broker::proto;
+use ossec_broker::proto::client as relay;
 pub(crate) use poll::{Events, Interest, Poll, Registry, Token, Waker};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Runner, thread};
@@ -76,7 +74,7 @@ fn config(transport: relay::Transport, rate: Option<NonZeroU32>) -> client::Conf
             resend: true,
             sessions_max: 2,
             transport,
-            link: link::Settings {
+            link: relay::link::Settings {
                 interval: Duration::from_secs(1),
                 lease: Duration::from_millis(100),
                 timeout: Duration::from_secs(2),

@@ -5,7 +5,7 @@ use std::ops::BitOr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::net::framed::Framed;
+use crate::os::net::framed::Framed;
 use crate::world::World;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,14 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use ossec_broker::relay::{Relay, Snapshot};
-use ossec_broker::streams::{ConnectionId, Streams, Told};
-use ossec_broker::time::Time;
-use ossec_broker::wire::{Features, Frame, Incarnation, Notice, Ping, Pong, Port, VERSION, Verdict, Welcome};
+use ossec_broker::proto::client::{Relay, Snapshot};
+use ossec_broker::proto::server::streams::{ConnectionId, Streams, Told};
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::{Features, Frame, Incarnation, Notice, Ping, Pong, Port, VERSION, Verdict, Welcome};
 use shuttle::rand::Rng;
 
-use crate::net::udp::Inside;
-use crate::net::{TcpStream, UdpSocket};
+use crate::os::net::udp::Inside;
+use crate::os::net::{TcpStream, UdpSocket};
 use crate::world::{World, percent, thread_rng};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use ossec_broker::net;
-use ossec_broker::wire::{Features, Frame, Notice, Refusal, VERSION, Verdict, Welcome};
+use ossec_broker::os::net;
+use ossec_broker::proto::wire::{Features, Frame, Notice, Refusal, VERSION, Verdict, Welcome};
 use socket2::SockRef;
 
 use crate::{BROKER, DEADLINE, Role, free_port, say, uninterrupted, wait_until};

@@ -143,10 +143,10 @@ fn check_gives_a_name_with_three_dead_addresses_the_time_of_one() {
     let lines = ["10.77.0.201", "10.77.0.202", "10.77.0.203"].map(|address| format!("{address} {NAME}\n"));
     scene.net.write_hosts(Side::Agent, &lines.concat());
     let time = |name: &str| {
-        let begun = ossec_broker::net::now();
+        let begun = ossec_broker::os::net::now();
         let output = scene.check_at(name);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        ossec_broker::net::now().since(begun)
+        ossec_broker::os::net::now().since(begun)
     };
     let (one, three) = (time("10.77.0.201"), time(NAME));
     assert!(three < 2 * one, "{three:?}, and {one:?} for one");

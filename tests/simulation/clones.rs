@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ossec_broker::relay::{Batch, Origin, Relay};
-use ossec_broker::streams::{ConnectionId, StreamId, Streams, Told};
-use ossec_broker::time::Time;
-use ossec_broker::wire::{Assembler, DataWriter, Frame, Incarnation, Session, SessionName, Verdict};
+use ossec_broker::proto::client::{Batch, Origin, Relay};
+use ossec_broker::proto::server::streams::{ConnectionId, StreamId, Streams, Told};
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::{Assembler, DataWriter, Frame, Incarnation, Session, SessionName, Verdict};
 
 use crate::plan::Plan;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ossec_broker::relay::Transport;
+use ossec_broker::proto::client::Transport;
 
 use crate::plan::{Cut, Fault, MS, Options, Plan, SECOND, Timed};
 use crate::promise::Sums;

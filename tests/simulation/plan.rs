@@ -3,9 +3,9 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use ossec_broker::link::Settings;
-use ossec_broker::relay::{Config, FullPolicy, Transport};
-use ossec_broker::wire::buffer_cost;
+use ossec_broker::proto::client::link::Settings;
+use ossec_broker::proto::client::{Config, FullPolicy, Transport};
+use ossec_broker::proto::wire::buffer_cost;
 
 use crate::random::Random;
 use crate::remoted::BUFFER;

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use ossec_broker::relay::Transport;
+use ossec_broker::proto::client::Transport;
 
 use crate::plan::{MS, Options, Plan, SECOND};
 use crate::world::{Way, World};

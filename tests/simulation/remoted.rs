@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ossec_broker::verdict::{self, Owner, Places, Presence, Sample};
-use ossec_broker::wire::buffer_cost;
+use ossec_broker::proto::server::judge::{self, Owner, Places, Presence, Sample};
+use ossec_broker::proto::wire::buffer_cost;
 
 use crate::plan::MS;
 
@@ -176,7 +176,7 @@ impl Remoted {
             };
         }
         let sockets = self.sockets.iter().enumerate();
-        let sockets = sockets.map(|(at, socket)| verdict::Socket {
+        let sockets = sockets.map(|(at, socket)| judge::Socket {
             inode: self.life * SOCKETS_MAX + at as u64,
             rx_queue: socket.queued,
             drops: socket.drops,

@@ -17,9 +17,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use ossec_broker::streams::Told;
-use ossec_broker::time::Time;
-use ossec_broker::wire::{Ping, Pong, Verdict};
+use ossec_broker::proto::server::streams::Told;
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::{Ping, Pong, Verdict};
 
 use crate::plan::{Fault, Plan, SECOND};
 use crate::promise::Ledger;

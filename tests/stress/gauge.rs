@@ -1,7 +1,7 @@
 //! What waits in a UDP socket of this host, and what was dropped there: the broker's own eyes, borrowed.
 
-use ossec_broker::remoted::{Found, Inspector, Names, Wanted, search};
-use ossec_broker::verdict::Socket;
+use ossec_broker::os::remoted::{Found, Inspector, Names, Wanted, search};
+use ossec_broker::proto::server::judge::Socket;
 
 /// Looks at the socket that is bound to one port.
 #[derive(Debug)]

@@ -10,13 +10,15 @@ use mio::{Interest, Registry, Token};
 use super::peer::{End, Heard, Peer, Stage};
 use crate::client::Config;
 use crate::client::resolve::Resolver;
-use crate::link::{Dialer, PATIENCE_MAX, Route, Routes, Segments};
-use crate::net;
-use crate::relay::Transport;
-use crate::seal::Key;
-use crate::threads::DOORBELL;
-use crate::time::Time;
-use crate::wire::{Features, Frame, Hello, Target, VERSION, Verdict};
+use crate::os::net;
+use crate::os::threads::DOORBELL;
+use crate::proto::client::Transport;
+use crate::proto::client::dial::{Dialer, PATIENCE_MAX};
+use crate::proto::client::routes::{Route, Routes};
+use crate::proto::client::segments::Segments;
+use crate::proto::seal::Key;
+use crate::proto::time::Time;
+use crate::proto::wire::{Features, Frame, Hello, Target, VERSION, Verdict};
 
 /// The attempts under way, and all that they go by.
 pub(super) struct Attempts<'a> {

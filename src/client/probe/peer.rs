@@ -5,12 +5,13 @@ use std::time::Duration;
 use mio::Token;
 use mio::net::TcpStream;
 
-use crate::link::{Attempt, Route};
-use crate::net::framed::{Broken, Filled, Framed};
-use crate::net::{self};
-use crate::seal::Key;
-use crate::time::Time;
-use crate::wire::{Features, Frame, Hello};
+use crate::os::net;
+use crate::os::net::framed::{Broken, Filled, Framed};
+use crate::proto::client::dial::Attempt;
+use crate::proto::client::routes::Route;
+use crate::proto::seal::Key;
+use crate::proto::time::Time;
+use crate::proto::wire::{Features, Frame, Hello};
 
 /// Fills in a row, of 64 KiB each. A server answers each small frame with one, and carries what remoted answers: more
 /// at once is none.

@@ -1,7 +1,7 @@
 //! In this host's name: an ordinary socket for each agent, so that what remoted answers tells whose it is.
 //!
 //! The sockets are bound to a loopback address, or to that of remoted, and connected to remoted where its answers are sure to come from there:
-//! the system then takes nothing in from anybody else. An agent that gets no socket shares one (see [`allotment`](super::allotment)); so
+//! the system then takes nothing in from anybody else. An agent that gets no socket shares one (see [`allotment`](crate::proto::server::allotment)); so
 //! datagrams never wait for a descriptor.
 
 use std::collections::{HashMap, HashSet};
@@ -11,14 +11,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use mio::net::UdpSocket;
 use mio::{Poll, Token};
 
-use super::allotment::{Agent, Allotment, Seat};
 use super::{Outcome, TAPS_MAX, TOKENS_FROM, conclude};
-use crate::net;
-use crate::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
-use crate::remoted::Found;
-use crate::streams::{StreamId, Volley};
-use crate::time::Time;
-use crate::wire::{SessionName, agent_id};
+use crate::os::net;
+use crate::os::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
+use crate::os::remoted::Found;
+use crate::proto::server::allotment::{Agent, Allotment, Seat};
+use crate::proto::server::streams::{StreamId, Volley};
+use crate::proto::time::Time;
+use crate::proto::wire::{SessionName, agent_id};
 
 /// Batches read from one socket before others have their turn.
 const BATCHES_MAX: usize = 4;

@@ -1,21 +1,21 @@
 //! In the clients' names: raw sockets, whose packets bear the client's address and the UDP port of its agent.
 //!
 //! remoted's answers go there by themselves, to a client of this host as to any other. No port of this host is bound, and nothing is kept for an
-//! agent. Before anything is injected in a name, a canary in it has to arrive: see [`passages`](super::passages).
+//! agent. Before anything is injected in a name, a canary in it has to arrive: see [`passages`](crate::proto::server::passages).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use mio::{Poll, Token};
 
-use super::passages::{Passages, Step};
 use super::{Outcome, TAPS_MAX, TOKENS_FROM, conclude};
-use crate::net;
-use crate::net::raw::{Lane, MARK_BYTES};
-use crate::net::udp::{Inbox, SendError, watch};
-use crate::remoted::Found;
-use crate::streams::Volley;
-use crate::time::Time;
+use crate::os::net;
+use crate::os::net::raw::{Lane, MARK_BYTES};
+use crate::os::net::udp::{Inbox, SendError, watch};
+use crate::os::remoted::Found;
+use crate::proto::server::passages::{Passages, Step};
+use crate::proto::server::streams::Volley;
+use crate::proto::time::Time;
 
 /// What seems to be sent from here is not to be answered (RFC 863): the port of an agent whose client has no UDP socket for it.
 const DISCARD_PORT: u16 = 9;
@@ -165,7 +165,7 @@ fn blocked(address: IpAddr, target: SocketAddr, error: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::TEXT_BYTES_MAX;
+    use crate::proto::wire::TEXT_BYTES_MAX;
 
     #[test]
     fn why_nothing_gets_through_fits_a_refusal() {

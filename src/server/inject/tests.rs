@@ -4,9 +4,9 @@ use mio::Events;
 use mio::net::UdpSocket;
 
 use super::*;
-use crate::net;
-use crate::remoted::{Names, Wanted, search};
-use crate::wire::Session;
+use crate::os::net;
+use crate::os::remoted::{Names, Wanted, search};
+use crate::proto::wire::Session;
 
 /// How long what must come may take.
 const DEADLINE: Duration = Duration::from_secs(30);

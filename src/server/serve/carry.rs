@@ -8,9 +8,9 @@ use mio::Token;
 
 use super::super::inject::{Inject, Outcome};
 use super::{Close, Server};
-use crate::streams::{ConnectionId, StreamId, Told};
-use crate::time::Time;
-use crate::wire::{Attach, Frame, Reply};
+use crate::proto::server::streams::{ConnectionId, StreamId, Told};
+use crate::proto::time::Time;
+use crate::proto::wire::{Attach, Frame, Reply};
 
 /// The system had no room for a datagram to inject.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);

@@ -7,9 +7,9 @@ use std::time::Duration;
 use mio::{Interest, Token};
 
 use super::{CONNECTION_TOKENS, Close, Conn, Server};
-use crate::net::{self};
-use crate::time::Time;
-use crate::wire::{Frame, Refusal};
+use crate::os::net;
+use crate::proto::time::Time;
+use crate::proto::wire::{Frame, Refusal};
 
 /// Newcomers taken in one turn of the loop.
 const ACCEPTS_MAX: usize = 1_024;

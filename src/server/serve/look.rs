@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use mio::Token;
 
-use super::super::conversation::Question;
 use super::{SAMPLE_GAP_MAX, SAMPLE_GAP_MIN, Server};
-use crate::gate::Delivery;
-use crate::net::{self};
-use crate::time::Time;
-use crate::verdict::Sample;
-use crate::wire::{Frame, Notice, Verdict};
+use crate::os::net;
+use crate::proto::server::Delivery;
+use crate::proto::server::conversation::Question;
+use crate::proto::server::judge::Sample;
+use crate::proto::time::Time;
+use crate::proto::wire::{Frame, Notice, Verdict};
 
 /// Sampling may take this part of one core at most.
 const SAMPLE_SHARE: u32 = 10;

@@ -4,11 +4,11 @@ use std::net::{TcpStream, UdpSocket};
 use crossbeam_channel::bounded;
 
 use super::*;
-use crate::net::HostPort;
-use crate::remoted::Names;
+use crate::os::net::HostPort;
+use crate::os::remoted::Names;
+use crate::proto::wire::{Port, Verdict};
 use crate::server::Inject;
 use crate::server::inject::Means;
-use crate::wire::{Port, Verdict};
 
 /// How long the server has, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -108,14 +108,14 @@ fn a_search_is_due_each_half_minute_and_soon_after_a_socket_has_come() {
     let begun = net::now();
     server.search(begun);
     asked.try_recv().expect("it searches");
-    found.send(crate::remoted::search(&wanted)).expect("the server is there");
+    found.send(crate::os::remoted::search(&wanted)).expect("the server is there");
     server.take_found();
     assert_eq!(server.news.told(), Some(Verdict::Up));
     let mut searches = |after: u64| {
         server.sample(begun + Duration::from_secs(after));
         let searches = asked.try_recv().is_ok();
         if searches {
-            found.send(crate::remoted::search(&wanted)).expect("the server is there");
+            found.send(crate::os::remoted::search(&wanted)).expect("the server is there");
             // What it looks at then is looked at now, which is long before.
             server.found = server.founds.try_recv().expect("it was sent");
             server.search_open = false;
@@ -134,8 +134,14 @@ fn only_who_never_said_what_it_is_is_complained_of_for_its_silence() {
     let (_founds, founds) = bounded(1);
     let (mut server, mut client) = served(&config, bounded(1).0, founds);
     let mut hello = Vec::new();
-    let (features, target) = (crate::wire::Features::NONE, crate::wire::Target::NONE);
-    let greeting = crate::wire::Hello { version: crate::wire::VERSION, features, stream: 1, interval_ms: 100, target };
+    let (features, target) = (crate::proto::wire::Features::NONE, crate::proto::wire::Target::NONE);
+    let greeting = crate::proto::wire::Hello {
+        version: crate::proto::wire::VERSION,
+        features,
+        stream: 1,
+        interval_ms: 100,
+        target,
+    };
     Frame::Hello(greeting).encode(&mut hello);
     client.write_all(&hello).expect("it listens");
     let deadline = net::now() + PATIENCE;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::cli::{Command, Invocation, Refusal, parse};
-use ossec_broker::relay::{FullPolicy, Transport};
+use ossec_broker::proto::client::{FullPolicy, Transport};
 use ossec_broker::{client, server};
 use ossec_broker_fuzz::Plan;
 

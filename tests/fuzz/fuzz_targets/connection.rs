@@ -12,11 +12,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::gate::Gate;
-use ossec_broker::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
-use ossec_broker::time::Time;
-use ossec_broker::verdict::{ClientId, Owner, Presence, Sample, Socket};
-use ossec_broker::wire::{
+use ossec_broker::proto::server::Gate;
+use ossec_broker::proto::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::server::judge::{Owner, Presence, Sample, Socket};
+use ossec_broker::proto::server::windows::ClientId;
+use ossec_broker::proto::wire::{
     Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, LEASE_MAX, Pong, Refusal, VERSION, Verdict, Welcome,
 };
 use ossec_broker_fuzz::Plan;

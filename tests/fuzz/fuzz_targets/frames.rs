@@ -8,7 +8,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::wire::{Assembler, FRAME_BYTES_MAX, Frame, WireError};
+use ossec_broker::proto::wire::{Assembler, FRAME_BYTES_MAX, Frame, WireError};
 use ossec_broker_fuzz::Plan;
 
 const LENGTH_BYTES: usize = 4;

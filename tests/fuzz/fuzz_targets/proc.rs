@@ -12,8 +12,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::remoted::diag::collect;
-use ossec_broker::remoted::proc::{Life, Row, Stat, rows, socket_link, stat};
+use ossec_broker::os::remoted::diag::collect;
+use ossec_broker::os::remoted::proc::{Life, Row, Stat, rows, socket_link, stat};
 use ossec_broker_fuzz::Plan;
 
 const ROW: &[u8] =

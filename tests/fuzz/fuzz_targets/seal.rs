@@ -7,8 +7,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::seal::{Key, Seal};
-use ossec_broker::wire::{Assembler, Frame, Refusal};
+use ossec_broker::proto::seal::{Key, Seal};
+use ossec_broker::proto::wire::{Assembler, Frame, Refusal};
 use ossec_broker_fuzz::Plan;
 
 const TEXT_BYTES_MAX: usize = 256;

@@ -11,9 +11,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::streams::{StreamId, Streams, Told};
-use ossec_broker::time::Time;
-use ossec_broker::wire::{Data, DataItem, Incarnation, Seq, Session, SessionName};
+use ossec_broker::proto::server::streams::{StreamId, Streams, Told};
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::{Data, DataItem, Incarnation, Seq, Session, SessionName};
 use ossec_broker_fuzz::Plan;
 
 const CONNECTIONS: u64 = 6;

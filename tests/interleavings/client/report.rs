@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use ossec_broker::relay::Snapshot;
-use ossec_broker::time::Time;
+use ossec_broker::proto::client::Snapshot;
+use ossec_broker::proto::time::Time;
 
 pub(super) struct Line {
     pub(super) level: log::Level,

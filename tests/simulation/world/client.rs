@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use ossec_broker::link::{Dialer, HEARTBEATS_MAX, Probe, Route, Routes};
-use ossec_broker::relay::{Batch, Config, Counters, DropReason, Origin, Relay, SessionRef, Transport};
-use ossec_broker::wire::{Pong, Verdict};
+use ossec_broker::proto::client::dial::Dialer;
+use ossec_broker::proto::client::link::{HEARTBEATS_MAX, Probe};
+use ossec_broker::proto::client::routes::{Route, Routes};
+use ossec_broker::proto::client::{Batch, Config, Counters, DropReason, Origin, Relay, SessionRef, Transport};
+use ossec_broker::proto::wire::{Pong, Verdict};
 
 use super::connect::Attempt;
 use super::stream::Uplink;

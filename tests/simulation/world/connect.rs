@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ossec_broker::gate::Delivery;
-use ossec_broker::link::Route;
-use ossec_broker::relay::Transport;
-use ossec_broker::time::Time;
-use ossec_broker::verdict::{Place, Places};
-use ossec_broker::wire::Verdict;
+use ossec_broker::proto::client::Transport;
+use ossec_broker::proto::client::routes::Route;
+use ossec_broker::proto::server::Delivery;
+use ossec_broker::proto::server::judge::{Place, Places};
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::Verdict;
 
 use super::client::Client;
 use super::{Event, World, time};

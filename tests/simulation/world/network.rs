@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ossec_broker::relay::Transport;
+use ossec_broker::proto::client::Transport;
 
 use super::{Event, Way, World};
 use crate::plan::{Fault, MS, SECOND, Timed};

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use ossec_broker::gate::{Delivery, Gate};
-use ossec_broker::verdict::OnTheWay;
-use ossec_broker::wire::{Ping, Verdict};
+use ossec_broker::proto::server::judge::OnTheWay;
+use ossec_broker::proto::server::{Delivery, Gate};
+use ossec_broker::proto::wire::{Ping, Verdict};
 
 use super::{Event, World, nanos, time};
 use crate::plan::{Fault, MS, Plan};

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use ossec_broker::streams::Told;
-use ossec_broker::wire::{Assembler, Data, DataWriter, Frame, Session, SessionName};
+use ossec_broker::proto::server::streams::Told;
+use ossec_broker::proto::wire::{Assembler, Data, DataWriter, Frame, Session, SessionName};
 
 use super::{Event, World, time};
 use crate::plan::{MS, Options, SECOND};

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use mio::net::UdpSocket;
 use mio::{Poll, Token};
-use ossec_broker::link::{self, ATTEMPTS_MAX, Dialer, Probe};
-use ossec_broker::net::udp::{Inbox, SendError, send_run, take_refusal, watch};
-use ossec_broker::net::{self};
-use ossec_broker::relay::{Batch, Config, Counters, FullPolicy, Origin, Relay, Transport};
-use ossec_broker::seal::Key;
-use ossec_broker::time::Time;
-use ossec_broker::wire::{DataWriter, Features, Frame, Session, SessionName};
+use ossec_broker::os::net::udp::{Inbox, SendError, send_run, take_refusal, watch};
+use ossec_broker::os::net::{self};
+use ossec_broker::proto::client::dial::{ATTEMPTS_MAX, Dialer};
+use ossec_broker::proto::client::link::{self, Probe};
+use ossec_broker::proto::client::{Batch, Config, Counters, FullPolicy, Origin, Relay, Transport};
+use ossec_broker::proto::seal::Key;
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::{DataWriter, Features, Frame, Session, SessionName};
 
 use crate::peer::Peer;
 use crate::tally::Tally;

@@ -38,14 +38,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use ossec_broker::{keyfile, net};
+use ossec_broker::os::{keyfile, net};
 
 use payload::Sizes;
 use swarm::Swarm;
 use traffic::Load;
 
 /// Descriptors of a client while it connects: its UDP socket, the connection in use and the attempts at a better one.
-const DESCRIPTORS_EACH: u64 = 2 + ossec_broker::link::ATTEMPTS_MAX as u64;
+const DESCRIPTORS_EACH: u64 = 2 + ossec_broker::proto::client::dial::ATTEMPTS_MAX as u64;
 /// Descriptors of the process itself.
 const DESCRIPTORS_BESIDES: u64 = 32;
 

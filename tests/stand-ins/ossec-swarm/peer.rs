@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use mio::Token;
 use mio::net::TcpStream;
-use ossec_broker::net::framed::{Filled, Framed};
-use ossec_broker::net::{self};
-use ossec_broker::seal::Key;
-use ossec_broker::time::Time;
-use ossec_broker::wire::{Features, Frame, Hello, Target, VERSION};
+use ossec_broker::os::net::framed::{Filled, Framed};
+use ossec_broker::os::net::{self};
+use ossec_broker::proto::seal::Key;
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::{Features, Frame, Hello, Target, VERSION};
 
 /// A connection, or an attempt at one.
 #[derive(Debug)]

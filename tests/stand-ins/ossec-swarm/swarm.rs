@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mio::{Events, Poll};
-use ossec_broker::net::udp::Inbox;
-use ossec_broker::net::{self};
-use ossec_broker::relay::{Batch, Counters, Transport};
-use ossec_broker::seal::Key;
-use ossec_broker::time::Time;
+use ossec_broker::os::net::udp::Inbox;
+use ossec_broker::os::net::{self};
+use ossec_broker::proto::client::{Batch, Counters, Transport};
+use ossec_broker::proto::seal::Key;
+use ossec_broker::proto::time::Time;
 
 use crate::client::{Client, Ground, SLOTS};
 use crate::tally::{Tally, spread};

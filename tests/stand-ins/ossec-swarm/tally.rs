@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ossec_broker::relay::Counters;
-use ossec_broker::time::Time;
+use ossec_broker::proto::client::Counters;
+use ossec_broker::proto::time::Time;
 
 /// How much one client had confirmed, the least and the most favoured one.
 pub(crate) type Spread = (u64, u64);

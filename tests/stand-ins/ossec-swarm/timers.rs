@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use ossec_broker::time::Time;
+use ossec_broker::proto::time::Time;
 
 /// A heap of moments, at most one of which counts for each client.
 ///

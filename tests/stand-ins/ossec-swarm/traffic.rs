@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ossec_broker::time::Time;
+use ossec_broker::proto::time::Time;
 
 use crate::payload::Sizes;
 

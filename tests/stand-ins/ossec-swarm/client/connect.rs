@@ -1,10 +1,10 @@
 //! The client's connection to the broker server, and the attempts to get a better one.
 
 use mio::{Interest, Token};
-use ossec_broker::net::{self};
-use ossec_broker::relay::Transport;
-use ossec_broker::time::Time;
-use ossec_broker::wire::{Attach, Frame, Pong};
+use ossec_broker::os::net::{self};
+use ossec_broker::proto::client::Transport;
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::{Attach, Frame, Pong};
 
 use super::{Client, Ground, SETTINGS, SLOTS};
 use crate::peer::Peer;

@@ -1,0 +1,100 @@
+//! What the system throws away before it reaches any socket: each CPU has a queue of packets that have come in, for loopback, too.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::proto::server::judge::OnTheWay;
+
+/// Packets in a row that one CPU's queue takes, where the system does not tell: the kernel's default. (Only the first network namespace shows it.)
+const LENGTH_DEFAULT: usize = 1_000;
+/// Most that is read of the table: a line for each of 8,192 CPUs, the most that Linux knows.
+const TABLE_BYTES_MAX: usize = 8_192 * 160;
+
+/// Reads how much waits there, and how much was thrown away.
+#[derive(Debug)]
+pub struct Backlog {
+    table: Option<File>,
+    bytes: Vec<u8>,
+}
+
+impl Backlog {
+    /// Cannot fail: without the table nothing is known.
+    pub fn new() -> Self {
+        let table = File::open("/proc/net/softnet_stat");
+        if let Err(error) = &table {
+            log::debug!("cannot see what is dropped before it comes to a socket: {error}");
+        }
+        Self { table: table.ok(), bytes: vec![0; 4_096] }
+    }
+
+    /// How it stands at this moment.
+    pub fn look(&mut self) -> Option<OnTheWay> {
+        let length = self.read().ok()?;
+        on_the_way(&self.bytes[..length])
+    }
+
+    fn read(&mut self) -> io::Result<usize> {
+        let table = self.table.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let mut length = 0;
+        loop {
+            if length == self.bytes.len() && length < TABLE_BYTES_MAX {
+                self.bytes.resize(2 * length, 0);
+            }
+            match table.read_at(&mut self.bytes[length..], length as u64)? {
+                0 => return Ok(length),
+                more => length += more,
+            }
+        }
+    }
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How many packets one CPU's queue takes.
+pub fn length() -> usize {
+    let told = fs::read_to_string("/proc/sys/net/core/netdev_max_backlog");
+    told.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(LENGTH_DEFAULT)
+}
+
+/// A line for each CPU, numbers in hexadecimal: how many were dropped is the second, how many wait the twelfth (since Linux 5.10).
+fn on_the_way(table: &[u8]) -> Option<OnTheWay> {
+    let text = std::str::from_utf8(table).ok()?;
+    let mut sum = OnTheWay::default();
+    for line in text.lines() {
+        let mut columns = line.split_ascii_whitespace().map(|column| u32::from_str_radix(column, 16).ok());
+        sum.dropped += u64::from(columns.nth(1)??);
+        sum.longest = sum.longest.max(columns.nth(9).flatten().map_or(0, |waiting| waiting as usize));
+    }
+    Some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_read_for_all_processors_and_of_any_age() {
+        let line = |dropped: u32, waiting: u32| {
+            let zeros = "00000000 ".repeat(9);
+            format!("0000a1b2 {dropped:08x} {zeros}{waiting:08x} 00000001 00000000\n")
+        };
+        let (newer, older) = (line(15, 2) + &line(16, 300) + &line(0, 7), "0000a1b2 0000000f 00000001\n");
+        assert_eq!(on_the_way(newer.as_bytes()), Some(OnTheWay { dropped: 31, longest: 300 }));
+        assert_eq!(on_the_way(older.as_bytes()), Some(OnTheWay { dropped: 15, longest: 0 }));
+        assert_eq!(on_the_way(b""), Some(OnTheWay::default()));
+        assert_eq!(on_the_way(b"strange\n"), None);
+    }
+
+    #[test]
+    fn this_system_has_a_table() {
+        let mut backlog = Backlog::new();
+        let first = backlog.look().expect("Linux has it").dropped;
+        assert!(backlog.look().expect("it is read anew").dropped >= first);
+        assert!(length() > 0);
+    }
+}

@@ -1,0 +1,15 @@
+//! The pure floor: what both roles decide, and what they say to each other. No socket, no clock, no thread, no file.
+//!
+//! | room | what for |
+//! |---|---|
+//! | [`client`] | the client's whole logic: held datagrams, sessions, the link |
+//! | [`server`] | the server's whole logic: verdict, windows, streams, conversation |
+//! | [`seal`] | the key of a connection |
+//! | [`wire`] | frames as bytes |
+//! | [`time`] | a moment |
+
+pub mod client;
+pub mod seal;
+pub mod server;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,492 @@
+//! A bounded FIFO of datagrams with a cursor.
+//!
+//! ```text
+//!              confirmed │◄── unconfirmed ──►│◄──── unsent ────►│
+//!     (forgotten)      oldest              next               tail
+//! ```
+//!
+//! A datagram is pushed at `tail`, released by moving `next` to the right, forgotten by moving `oldest` to the right. When something went
+//! wrong, `next` goes back to `oldest`. There is nothing else: live forwarding, replay and the drain at shutdown are the same walk.
+//!
+//! Datagrams lie one after the other in chunks, each behind a header of 8 bytes, and are numbered by their place:
+//!
+//! ```text
+//!   length (u16) │ session (u15), struck (bit) │ arrival (u32: ms since the chunk's first) │ payload
+//! ```
+//!
+//! Chunks are allocated as they fill and given back as they empty, so that memory follows what is held. A `VecDeque` of chunks has a
+//! tenth of the overhead of a vector for each datagram, and its records can be written to disk as they are.
+//!
+//! A record can be *struck*: it keeps its number, is neither released nor counted any more, and goes when its turn comes. That is how a
+//! datagram is dropped from the middle. A chunk in which every record is struck gives its memory back at once and stays as a *hollow* one, which
+//! knows only how many numbers it stands for: what has become too old behind one datagram under way must not keep newer ones out.
+//!
+//! **Memory.** When the system gives none for another chunk, the buffer is full, below its bound: it holds a little less than it did at that
+//! moment, so that the rest of the program has something to live on, until it has been empty once.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::proto::time::Time;
+use crate::proto::wire::Seq;
+
+/// Bytes in front of each payload.
+pub const HEADER_BYTES: usize = 8;
+
+/// Smallest bound that a buffer can be given, in bytes.
+pub const BUFFER_BYTES_MIN: usize = 64 * 1024;
+
+/// Large enough that allocating is rare, small enough that memory follows the load.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// What stays free for the rest of the program when the system gives no more memory: the three chunks that are not charged, some batches, the
+/// buffers of connections; and as much again, since what one thread gives back another one may not be able to use.
+const SPARED_BYTES: usize = 4 * 1024 * 1024;
+/// With a small buffer smaller chunks, so that what they leave unused stays a small part of it.
+const CHUNK_BYTES_MIN: usize = 4 * 1024;
+
+/// Which session a record belongs to: an index into the relay's table. The top bit is the record's `struck`.
+pub type SessionId = u16;
+/// Bound of [`SessionId`], exclusive.
+pub const SESSION_ID_MAX: SessionId = STRUCK;
+const STRUCK: u16 = 1 << 15;
+
+/// A datagram in the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Its number.
+    pub seq: Seq,
+    /// Whose it is.
+    pub session: SessionId,
+    /// When it came in, to the millisecond.
+    pub arrived: Time,
+    /// Its payload.
+    pub bytes: &'a [u8],
+}
+
+/// A datagram that has left the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Its number.
+    pub seq: Seq,
+    /// Whose it was.
+    pub session: SessionId,
+    /// When it had come in.
+    pub arrived: Time,
+    /// Length of its payload in bytes.
+    pub length: usize,
+    /// It had been released at least since the last rewind.
+    pub released: bool,
+}
+
+/// There is no room for the datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Dropping older ones makes room, if there are any: the buffer has reached its bound, or the system gives no more memory.
+    ByOthers,
+    /// It is larger than the whole buffer.
+    ByItself,
+}
+
+/// The FIFO. See the head of this file.
+#[derive(Debug)]
+pub struct Buffer {
+    chunks: VecDeque<Chunk>,
+    /// An empty chunk kept for the next one needed: a steady stream then never allocates.
+    spare: Option<Vec<u8>>,
+    chunk_bytes: usize,
+    /// Bound of `charged`.
+    charged_max: usize,
+    /// The same since the system gave no more memory.
+    short: Option<usize>,
+    /// Bytes of records held and of the ends that closed chunks left unused.
+    charged: usize,
+    oldest: Place,
+    next: Place,
+    tail: Seq,
+    held: Tally,
+    unsent: Tally,
+}
+
+/// Datagrams and their payload bytes, struck ones not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many.
+    pub datagrams: u64,
+    /// Their payloads together.
+    pub bytes: u64,
+}
+
+impl Tally {
+    fn add(&mut self, length: usize) {
+        self.datagrams += 1;
+        self.bytes += length as u64;
+    }
+
+    fn remove(&mut self, length: usize) {
+        self.datagrams -= 1;
+        self.bytes -= length as u64;
+    }
+}
+
+#[derive(Debug)]
+struct Chunk {
+    /// Arrival times in the chunk count from here.
+    since: Time,
+    /// Never grows beyond its capacity.
+    data: Vec<u8>,
+    /// Bytes at the end that no record fitted into; charged once the chunk is closed.
+    unused: usize,
+    /// Number of the record after its last.
+    end: Seq,
+    /// Records that are neither struck nor forgotten.
+    live: usize,
+}
+
+impl Chunk {
+    /// All of its records are struck and their memory is given back.
+    fn is_hollow(&self) -> bool {
+        self.data.capacity() == 0
+    }
+}
+
+/// Where a record starts: `chunk` counts from the front of the deque.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    seq: Seq,
+    chunk: usize,
+    offset: usize,
+}
+
+/// A record as it lies in a chunk.
+struct Record<'a> {
+    struck: bool,
+    entry: Entry<'a>,
+}
+
+impl Record<'_> {
+    const fn span(&self) -> usize {
+        HEADER_BYTES + self.entry.bytes.len()
+    }
+}
+
+impl Buffer {
+    /// An empty buffer that never takes more than `bytes` of memory, its own overhead included.
+    ///
+    /// # Panics
+    /// If `bytes` is below [`BUFFER_BYTES_MIN`].
+    pub fn new(bytes: usize) -> Self {
+        assert!(bytes >= BUFFER_BYTES_MIN, "the command line refuses a smaller buffer");
+        let chunk_bytes = (bytes / 32).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        Self {
+            chunks: VecDeque::new(),
+            spare: None,
+            chunk_bytes,
+            // What is not charged: the part of the first chunk already forgotten, the part of the last one not yet used, the spare.
+            charged_max: bytes - 3 * chunk_bytes,
+            short: None,
+            charged: 0,
+            oldest: Place::default(),
+            next: Place::default(),
+            tail: Seq::default(),
+            held: Tally::default(),
+            unsent: Tally::default(),
+        }
+    }
+
+    /// Number of the oldest datagram not forgotten; equal to `tail` when empty.
+    pub const fn oldest(&self) -> Seq {
+        self.oldest.seq
+    }
+
+    /// Number of the next datagram to release.
+    pub const fn next(&self) -> Seq {
+        self.next.seq
+    }
+
+    /// Number that the next arrival gets.
+    pub const fn tail(&self) -> Seq {
+        self.tail
+    }
+
+    /// What is held, released or not.
+    pub const fn held(&self) -> Tally {
+        self.held
+    }
+
+    /// What is held and not released.
+    pub const fn unsent(&self) -> Tally {
+        self.unsent
+    }
+
+    /// Appends a datagram. `session` is below [`SESSION_ID_MAX`].
+    pub fn push(&mut self, now: Time, session: SessionId, bytes: &[u8]) -> Result<Seq, Full> {
+        debug_assert!(session < SESSION_ID_MAX, "the table of sessions is smaller");
+        let span = HEADER_BYTES + bytes.len();
+        if span > self.charged_max {
+            return Err(Full::ByItself);
+        }
+        let room = self.chunks.back().is_some_and(|last| last.data.capacity() - last.data.len() >= span);
+        let closing =
+            if room { 0 } else { self.chunks.back().map_or(0, |last| last.data.capacity() - last.data.len()) };
+        if self.charged + closing + span > self.short.unwrap_or(self.charged_max) {
+            return Err(Full::ByOthers);
+        }
+        if !room {
+            self.open_chunk(now, span)?;
+        }
+        let chunk = self.chunks.back_mut().expect("a chunk with room was found or opened");
+        let age = u32::try_from(now.since(chunk.since).as_millis()).unwrap_or(u32::MAX);
+        chunk.data.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+        chunk.data.extend_from_slice(&session.to_be_bytes());
+        chunk.data.extend_from_slice(&age.to_be_bytes());
+        chunk.data.extend_from_slice(bytes);
+        chunk.live += 1;
+        self.charged += span;
+        self.held.add(bytes.len());
+        self.unsent.add(bytes.len());
+        let seq = self.tail;
+        self.tail = seq.next();
+        chunk.end = self.tail;
+        Ok(seq)
+    }
+
+    /// The datagram at `next`; struck ones are passed over.
+    pub fn peek(&mut self) -> Option<Entry<'_>> {
+        while self.record(self.next)?.struck {
+            self.next = self.after(self.next);
+        }
+        self.record(self.next).map(|record| record.entry)
+    }
+
+    /// The datagram with this number, if it is held, struck or not. Walks to it from the oldest.
+    pub fn entry(&self, seq: Seq) -> Option<Entry<'_>> {
+        let mut place = self.oldest;
+        while place.seq < seq && place.seq < self.tail {
+            place = self.after(place);
+        }
+        self.record(place).map(|record| record.entry).filter(|entry| entry.seq == seq)
+    }
+
+    /// The datagrams from `next` on, struck ones left out.
+    pub fn unsent_entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let mut place = self.next;
+        std::iter::from_fn(move || {
+            loop {
+                let record = self.record(place)?;
+                place = self.after(place);
+                if !record.struck {
+                    return Some(record.entry);
+                }
+            }
+        })
+    }
+
+    /// Releases the datagram at `next`.
+    pub fn advance(&mut self) -> Option<Gone> {
+        let gone = self.peek().map(|entry| gone(&entry, true))?;
+        self.next = self.after(self.next);
+        self.unsent.remove(gone.length);
+        Some(gone)
+    }
+
+    /// Strikes the datagram at `next`: it is dropped where it lies. At the front that frees its place at once; behind something under way its
+    /// place waits for that, or until its whole chunk is struck.
+    pub fn strike(&mut self) -> Option<Gone> {
+        let gone = self.peek().map(|entry| gone(&entry, false))?;
+        let mark = self.next.offset + 2;
+        let session = (gone.session | STRUCK).to_be_bytes();
+        let at = self.next.chunk;
+        self.chunks[at].data[mark..mark + 2].copy_from_slice(&session);
+        self.chunks[at].live -= 1;
+        self.next = self.after(self.next);
+        self.unsent.remove(gone.length);
+        self.held.remove(gone.length);
+        // The first chunk has something under way, or goes as a whole.
+        if at > 0 && self.chunks[at].live == 0 {
+            self.hollow(at);
+        }
+        self.shed_struck();
+        Some(gone)
+    }
+
+    /// `next` goes back to `oldest`.
+    pub fn rewind(&mut self) {
+        self.next = self.oldest;
+        self.unsent = self.held;
+    }
+
+    /// Forgets the oldest datagram, released or not. `None` when nothing is held.
+    pub fn pop(&mut self) -> Option<Gone> {
+        let gone = gone(&self.record(self.oldest)?.entry, self.oldest.seq < self.next.seq);
+        self.remove_front();
+        self.held.remove(gone.length);
+        if !gone.released {
+            self.unsent.remove(gone.length);
+        }
+        self.shed_struck();
+        Some(gone)
+    }
+
+    /// Forgets the oldest released datagram with a number below `bound`.
+    pub fn pop_released(&mut self, bound: Seq) -> Option<Gone> {
+        if self.oldest.seq < bound.min(self.next.seq) { self.pop() } else { None }
+    }
+
+    /// The oldest datagram held.
+    pub fn front(&self) -> Option<Entry<'_>> {
+        self.record(self.oldest).map(|record| record.entry)
+    }
+
+    /// The system has given no memory for more, and the buffer has not been empty since.
+    pub const fn is_short(&self) -> bool {
+        self.short.is_some()
+    }
+
+    /// Memory in use, in bytes; never above what `new` was given.
+    pub fn memory(&self) -> usize {
+        let chunks: usize = self.chunks.iter().map(|chunk| chunk.data.capacity()).sum();
+        chunks + self.spare.as_ref().map_or(0, Vec::capacity)
+    }
+
+    /// Frees the place of the oldest record.
+    fn remove_front(&mut self) {
+        let (span, struck) = self.record(self.oldest).map_or((0, true), |record| (record.span(), record.struck));
+        self.charged -= span;
+        if !struck && let Some(chunk) = self.chunks.front_mut() {
+            chunk.live -= 1;
+        }
+        let after = self.after(self.oldest);
+        if self.next.seq <= self.oldest.seq {
+            self.next = after;
+        }
+        self.oldest = after;
+        self.free_chunks();
+    }
+
+    /// The oldest record is never a struck one: what is not held takes no room for longer than it must, and is not taken for under way.
+    fn shed_struck(&mut self) {
+        while self.record(self.oldest).is_some_and(|record| record.struck) {
+            self.remove_front();
+        }
+    }
+
+    /// Gives back the memory of a chunk in which everything is struck. Neighbours that are hollow become one: what is dropped for hours must not
+    /// add up.
+    fn hollow(&mut self, at: usize) {
+        let chunk = &mut self.chunks[at];
+        self.charged -= chunk.data.len() + chunk.unused;
+        chunk.unused = 0;
+        let end = chunk.end;
+        let data = std::mem::take(&mut chunk.data);
+        self.keep_spare(data);
+        if let Some(before) = self.chunks.get_mut(at - 1).filter(|before| before.is_hollow()) {
+            before.end = end;
+            self.chunks.remove(at);
+            // It was in that chunk, or behind it.
+            if self.next.chunk == at {
+                self.next = Place { seq: end, chunk: at - 1, offset: 0 };
+            } else if self.next.chunk > at {
+                self.next.chunk -= 1;
+            }
+        } else if self.next.chunk == at {
+            self.next = Place { seq: end, chunk: at, offset: 0 };
+        }
+        self.next = self.settled(self.next);
+    }
+
+    /// The record at `place`; a place at the end of a chunk means the first of the following one.
+    fn record(&self, place: Place) -> Option<Record<'_>> {
+        let place = self.settled(place);
+        let chunk = self.chunks.get(place.chunk)?;
+        let (header, rest) = chunk.data.get(place.offset..)?.split_first_chunk::<HEADER_BYTES>()?;
+        let [l0, l1, s0, s1, a0, a1, a2, a3] = *header;
+        let session = u16::from_be_bytes([s0, s1]);
+        let arrived = chunk.since + Duration::from_millis(u64::from(u32::from_be_bytes([a0, a1, a2, a3])));
+        let bytes = &rest[..usize::from(u16::from_be_bytes([l0, l1]))];
+        let entry = Entry { seq: place.seq, session: session & !STRUCK, arrived, bytes };
+        Some(Record { struck: session & STRUCK != 0, entry })
+    }
+
+    /// The place of the record after the one at `place`, which exists.
+    fn after(&self, place: Place) -> Place {
+        let place = self.settled(place);
+        let span = self.record(place).map_or(0, |record| record.span());
+        self.settled(Place { seq: place.seq.next(), chunk: place.chunk, offset: place.offset + span })
+    }
+
+    /// The same place, but the start of the following chunk instead of the end of one; over hollow ones, which have no places.
+    fn settled(&self, mut place: Place) -> Place {
+        while let Some(chunk) = self.chunks.get(place.chunk)
+            && place.offset == chunk.data.len()
+        {
+            place.seq = place.seq.max(chunk.end);
+            if place.chunk + 1 == self.chunks.len() {
+                break;
+            }
+            (place.chunk, place.offset) = (place.chunk + 1, 0);
+        }
+        place
+    }
+
+    fn open_chunk(&mut self, now: Time, span: usize) -> Result<(), Full> {
+        let Some(data) = self.chunk_data(span) else {
+            let room = self.charged.saturating_sub(SPARED_BYTES).max(BUFFER_BYTES_MIN);
+            self.short = Some(self.short.map_or(room, |short| short.min(room)));
+            return Err(Full::ByOthers);
+        };
+        if let Some(last) = self.chunks.back_mut().filter(|last| !last.is_hollow()) {
+            last.unused = last.data.capacity() - last.data.len();
+            self.charged += last.unused;
+        }
+        self.chunks.push_back(Chunk { since: now, data, unused: 0, end: self.tail, live: 0 });
+        self.oldest = self.settled(self.oldest);
+        self.next = self.settled(self.next);
+        Ok(())
+    }
+
+    /// Memory for a chunk with a record of this size; `None` if the system gives none.
+    fn chunk_data(&mut self, span: usize) -> Option<Vec<u8>> {
+        self.chunks.try_reserve(1).ok()?;
+        if let Some(spare) = self.spare.take_if(|spare| spare.capacity() >= span) {
+            return Some(spare);
+        }
+        let mut data = Vec::new();
+        data.try_reserve_exact(self.chunk_bytes.max(span)).ok()?;
+        Some(data)
+    }
+
+    /// Gives back the chunks that lie wholly before `oldest`.
+    fn free_chunks(&mut self) {
+        self.oldest = self.settled(self.oldest);
+        self.next = self.settled(self.next);
+        for _ in 0..self.oldest.chunk {
+            let chunk = self.chunks.pop_front().expect("`oldest` lies in a later chunk");
+            self.charged -= chunk.unused;
+            self.keep_spare(chunk.data);
+        }
+        self.next.chunk -= self.oldest.chunk;
+        self.oldest.chunk = 0;
+        if self.oldest.seq == self.tail
+            && let Some(chunk) = self.chunks.pop_back()
+        {
+            self.keep_spare(chunk.data);
+            self.oldest.offset = 0;
+            self.next = self.oldest;
+            self.short = None;
+        }
+    }
+
+    fn keep_spare(&mut self, mut data: Vec<u8>) {
+        data.clear();
+        if data.capacity() == self.chunk_bytes {
+            self.spare = Some(data);
+        }
+    }
+}
+
+const fn gone(entry: &Entry<'_>, released: bool) -> Gone {
+    Gone { seq: entry.seq, session: entry.session, arrived: entry.arrived, length: entry.bytes.len(), released }
+}

@@ -1,0 +1,123 @@
+//! Whose the drops at remoted's socket are.
+//!
+//! ```text
+//!   unknown ──first count──► calm ──grows, ours under way──► suspect ──grows again──► others
+//!                             ▲ ▲                              │                       │
+//!                             │ └──────────confirmed───────────┘                       │
+//!                             └──────────────────stands still for a while──────────────┘
+//!                          calm ──grows, nothing of ours under way──► others
+//! ```
+//!
+//! The first growth may be ours: the window is halved and what is under way is sent again, once. If it goes on all the same, it is others'
+//! doing, and neither a smaller window nor another copy would help. Otherwise one agent without a broker would stop all that have one.
+
+use std::time::Duration;
+
+use crate::proto::time::Time;
+
+/// How long the counter must stand still before its next growth may be ours again.
+const OTHERS_CALM: Duration = Duration::from_secs(10);
+/// A window halved this often is a sixteenth: small enough for any buffer, large enough to go on.
+const HALVINGS_MAX: u32 = 4;
+/// How long without a drop of ours until a halving is taken back.
+const HALVING_HEALS: Duration = Duration::from_secs(10);
+
+/// Watches the drop counter of one incarnation of remoted.
+#[derive(Debug)]
+pub(super) struct Drops {
+    state: State,
+    halvings: u32,
+    halved: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The counter's value is not known yet: first pong of a connection or incarnation.
+    Unknown,
+    /// It stands still.
+    Calm { count: u64 },
+    /// It grew while ours were under way.
+    Suspect { count: u64 },
+    /// It grows without us.
+    Others { count: u64, grew: Time },
+}
+
+/// What a count says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// Nothing new.
+    Nothing,
+    /// Ours may be among the dropped.
+    Ours,
+    /// So many datagrams of others were dropped.
+    Others(u64),
+}
+
+impl Drops {
+    pub(super) const fn new() -> Self {
+        Self { state: State::Unknown, halvings: 0, halved: Time::ZERO }
+    }
+
+    /// Another server or another path: the counter starts elsewhere.
+    pub(super) const fn handle_other_counter(&mut self) {
+        self.state = State::Unknown;
+    }
+
+    /// The counter as a good pong shows it. `open`: something of ours is released and not confirmed. `fresh`: the heartbeat began after the
+    /// last rewind.
+    pub(super) fn handle_count(&mut self, now: Time, count: u64, open: bool, fresh: bool) -> Finding {
+        if self.halvings > 0 && now.since(self.halved) > HALVING_HEALS {
+            self.halvings -= 1;
+            self.halved = now;
+        }
+        let before = match self.state {
+            State::Unknown => count,
+            State::Calm { count } | State::Suspect { count } | State::Others { count, .. } => count,
+        };
+        let grown = count.saturating_sub(before);
+        match self.state {
+            State::Calm { .. } if grown > 0 && open => {
+                self.state = State::Suspect { count };
+                self.halvings = (self.halvings + 1).min(HALVINGS_MAX);
+                self.halved = now;
+                Finding::Ours
+            }
+            // A heartbeat that was under way when the first growth was seen: the rest of the same burst.
+            State::Suspect { .. } if !fresh => {
+                self.state = State::Suspect { count: count.max(before) };
+                Finding::Nothing
+            }
+            State::Calm { .. } | State::Suspect { .. } | State::Others { .. } if grown > 0 => {
+                self.halvings = 0;
+                self.state = State::Others { count, grew: now };
+                Finding::Others(grown)
+            }
+            State::Unknown | State::Calm { .. } => {
+                self.state = State::Calm { count };
+                Finding::Nothing
+            }
+            State::Others { grew, .. } if now.since(grew) > OTHERS_CALM => {
+                self.state = State::Calm { count };
+                Finding::Nothing
+            }
+            State::Suspect { .. } | State::Others { .. } => Finding::Nothing,
+        }
+    }
+
+    /// Something was confirmed: what was dropped has been made good.
+    pub(super) const fn handle_confirmed(&mut self) {
+        if let State::Suspect { count } = self.state {
+            self.state = State::Calm { count };
+        }
+    }
+
+    /// What is confirmed at this moment may have been dropped.
+    pub(super) const fn is_doubtful(&self) -> bool {
+        matches!(self.state, State::Others { .. })
+    }
+
+    /// How much of a granted window is used.
+    pub(super) const fn narrowed(&self, window: u64) -> u64 {
+        window >> self.halvings
+    }
+}

@@ -1,0 +1,95 @@
+//! How far UDP may lag behind TCP on this path.
+//!
+//! A heartbeat that overtakes datagrams must not confirm them, nor open the window for more: an outage that begins in between would swallow
+//! what counts as read, and what piled up on the way would overflow remoted's socket. So what a heartbeat confirms must be a [`GRACE`]
+//! old. That bounds a client to one window in each grace, which is slow where the socket is small.
+//!
+//! Therefore a path can *prove* to be prompt. When a burst was released and remoted's socket is seen to fill by a good part of it, the datagrams
+//! were no later than that. Only a client that is alone can tell: what others release fills the socket just so.
+
+use std::time::Duration;
+
+use crate::proto::time::Time;
+use crate::proto::wire::{LAG_MAX, Pong, buffer_cost};
+
+/// How far UDP is believed to lag behind TCP on a path that nothing is known of.
+pub(super) const GRACE: Duration = LAG_MAX;
+
+/// A smaller burst is read before it can be seen.
+const BURST_COST_MIN: u64 = 16 * buffer_cost(0) as u64;
+/// How long a proof holds: paths change.
+const PROVEN_FOR: Duration = Duration::from_secs(10);
+/// After drops, how long nothing is proof enough: it may be others who fill the socket.
+const BARRED_FOR: Duration = Duration::from_mins(1);
+
+/// What is known of the path.
+#[derive(Debug, Default)]
+pub(super) struct Promptness {
+    /// The grace that was proven, and until when it holds.
+    proven: Option<(Duration, Time)>,
+    barred: Time,
+    /// What had come in at remoted at the newest good heartbeat, at least: its sum of falls and its queue.
+    arrived: Option<u64>,
+    burst: Option<Burst>,
+}
+
+/// Datagrams released between two heartbeats.
+#[derive(Clone, Copy, Debug)]
+struct Burst {
+    began: Time,
+    cost: u64,
+    /// What had come in before.
+    base: u64,
+    /// The first heartbeat that began after it.
+    covered_by: Option<u64>,
+}
+
+impl Promptness {
+    /// How old a release must be to be confirmed.
+    pub(super) fn grace(&self, now: Time) -> Duration {
+        self.proven.filter(|(_, until)| now < *until).map_or(GRACE, |(grace, _)| grace)
+    }
+
+    /// Datagrams of this buffer cost were released. `first`: nothing was under way before them; only then is it they who fill the socket.
+    pub(super) fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
+        match (&mut self.burst, self.arrived) {
+            (Some(burst), _) if burst.covered_by.is_none() => burst.cost += cost,
+            (None, Some(base)) if first => self.burst = Some(Burst { began: now, cost, base, covered_by: None }),
+            (Some(_) | None, _) => {}
+        }
+    }
+
+    /// A heartbeat begins.
+    pub(super) fn handle_begin(&mut self, number: u64) {
+        if let Some(burst) = &mut self.burst {
+            burst.covered_by.get_or_insert(number);
+        }
+    }
+
+    /// A good heartbeat came back.
+    pub(super) fn handle_good(&mut self, now: Time, pong: &Pong) {
+        let arrived = pong.read.saturating_add(pong.queue);
+        self.arrived = Some(arrived);
+        let Some(burst) = self.burst.filter(|burst| burst.covered_by.is_some_and(|number| number <= pong.number))
+        else {
+            return;
+        };
+        let span = now.since(burst.began);
+        if pong.active != 1 || burst.cost < BURST_COST_MIN || 2 * span > GRACE {
+            self.burst = None;
+        } else if now >= self.barred && arrived.saturating_sub(burst.base) >= burst.cost / 2 {
+            self.proven = Some((2 * span, now + PROVEN_FOR));
+            self.burst = None;
+        }
+    }
+
+    /// The socket overflowed.
+    pub(super) fn handle_drops(&mut self, now: Time) {
+        *self = Self { barred: now + BARRED_FOR, ..Self::default() };
+    }
+
+    /// Another connection, another incarnation, or a rewind: what was under way says nothing any more, and the path may be another.
+    pub(super) fn handle_break(&mut self) {
+        *self = Self { barred: self.barred, ..Self::default() };
+    }
+}

@@ -1,0 +1,236 @@
+//! The agents behind this client.
+//!
+//! An agent is its IP address, and where its key is `any` or CIDR also the `!id!` in front of each of its datagrams. Its port changes at
+//! each of its reconnects; replies go to the newest. Each session has an upstream socket of its own, so that remoted's replies find
+//! back. The table is bounded. When it is full a session with nothing held gives way, the one longest silent first; if every session has
+//! something held, the newcomer is refused.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::recency::Recency;
+use super::replies::Replies;
+use crate::proto::client::buffer::SessionId;
+use crate::proto::time::Time;
+use crate::proto::wire::{AgentId, agent_id};
+
+/// Where a datagram came from, and so where its replies go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Address and port of the agent.
+    pub agent: SocketAddr,
+    /// The own address that the agent sent to, where the socket listens on several.
+    pub local: Option<IpAddr>,
+}
+
+/// A session as the other threads know it: an index, and which of its tenants is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionRef {
+    /// Index into the table, counted from 0 without gaps.
+    pub id: SessionId,
+    /// Grows when the place is given to another agent.
+    pub generation: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Sessions {
+    max: SessionId,
+    table: Vec<Session>,
+    ids: HashMap<Key, SessionId>,
+    recency: Recency,
+    /// How many have nothing held.
+    idle: usize,
+    /// Those whose replies were found missing, and have not come since.
+    silent: HashSet<SessionId>,
+    newest_reply: Option<Time>,
+}
+
+type Key = (IpAddr, Option<AgentId>);
+
+#[derive(Debug)]
+struct Session {
+    key: Key,
+    generation: u32,
+    origin: Origin,
+    held: u64,
+    replies: Replies,
+}
+
+impl Sessions {
+    pub(super) fn new(max: SessionId) -> Self {
+        Self {
+            max,
+            table: Vec::new(),
+            ids: HashMap::new(),
+            recency: Recency::default(),
+            idle: 0,
+            silent: HashSet::new(),
+            newest_reply: None,
+        }
+    }
+
+    /// The session of a datagram, made if need be. `None` when every place is taken by a session with something held.
+    pub(super) fn admit(&mut self, origin: Origin, bytes: &[u8]) -> Option<SessionId> {
+        let key = (origin.agent.ip().to_canonical(), agent_id(bytes));
+        if let Some(&id) = self.ids.get(&key) {
+            let session = &mut self.table[usize::from(id)];
+            session.origin = origin;
+            self.recency.handle_heard(id);
+            return Some(id);
+        }
+        let fresh = Session { key, generation: 0, origin, held: 0, replies: Replies::default() };
+        let id = if self.table.len() < usize::from(self.max) {
+            self.table.push(fresh);
+            self.idle += 1;
+            (self.table.len() - 1) as SessionId
+        } else {
+            let id = self.longest_silent()?;
+            let place = &mut self.table[usize::from(id)];
+            self.ids.remove(&place.key);
+            *place = Session { generation: place.generation + 1, ..fresh };
+            self.silent.remove(&id);
+            id
+        };
+        self.recency.handle_heard(id);
+        self.ids.insert(key, id);
+        Some(id)
+    }
+
+    /// The session that gives way to a newcomer. In an outage all may have something held, and each datagram of further agents comes here: it must
+    /// not walk through them in vain.
+    fn longest_silent(&self) -> Option<SessionId> {
+        let mut idle = self.recency.iter().filter(|&id| self.table[usize::from(id)].held == 0);
+        if self.idle > 0 { idle.next() } else { None }
+    }
+
+    pub(super) fn reference(&self, id: SessionId) -> SessionRef {
+        SessionRef { id, generation: self.table[usize::from(id)].generation }
+    }
+
+    /// A datagram of this session was put into the buffer.
+    pub(super) fn handle_held(&mut self, id: SessionId) {
+        let held = &mut self.table[usize::from(id)].held;
+        self.idle -= usize::from(*held == 0);
+        *held += 1;
+    }
+
+    /// A datagram of this session has left the buffer.
+    pub(super) fn handle_settled(&mut self, id: SessionId) {
+        let held = &mut self.table[usize::from(id)].held;
+        *held -= 1;
+        self.idle += usize::from(*held == 0);
+    }
+
+    /// A datagram of this session was released; the link has been up since `up_since`.
+    pub(super) fn handle_released(&mut self, now: Time, id: SessionId, up_since: Time) {
+        let replies = &mut self.table[usize::from(id)].replies;
+        replies.handle_released(now, up_since);
+        if replies.are_missing(now) {
+            self.silent.insert(id);
+        }
+    }
+
+    /// A reply came; where it goes.
+    pub(super) fn handle_reply(&mut self, now: Time, session: SessionRef, up_since: Option<Time>) -> Option<Origin> {
+        let found =
+            self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
+        found.replies.handle_reply(now, up_since);
+        self.newest_reply = Some(now);
+        self.silent.remove(&session.id);
+        Some(found.origin)
+    }
+
+    /// Sessions that used to get replies and get none any more, although they go on sending.
+    pub(super) fn silent(&self, now: Time) -> usize {
+        self.missing(now).count()
+    }
+
+    /// Some session misses its replies, and in the last of its control periods no other has got any.
+    pub(super) fn all_silent(&self, now: Time) -> bool {
+        let quiet = self.newest_reply.map(|newest| now.since(newest));
+        self.missing(now).any(|replies| quiet.is_some_and(|quiet| quiet > replies.period()))
+    }
+
+    fn missing(&self, now: Time) -> impl Iterator<Item = &Replies> {
+        let replies = self.silent.iter().map(|&id| &self.table[usize::from(id)].replies);
+        replies.filter(move |replies| replies.are_missing(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(host: u8, port: u16) -> Origin {
+        Origin { agent: SocketAddr::from(([10, 0, 0, host], port)), local: None }
+    }
+
+    #[test]
+    fn an_agent_is_its_address_and_its_id_and_not_its_port() {
+        let mut sessions = Sessions::new(8);
+        let mut admit = |host, port, bytes: &[u8]| sessions.admit(origin(host, port), bytes);
+        assert_eq!(admit(1, 1000, b"x"), Some(0));
+        assert_eq!(admit(1, 2000, b"x"), Some(0));
+        assert_eq!(admit(2, 1000, b"x"), Some(1));
+        assert_eq!(admit(1, 1000, b"!017!x"), Some(2));
+        assert_eq!(admit(1, 3000, b"!017!y"), Some(2));
+        assert_eq!(admit(1, 1000, b"!018!x"), Some(3));
+        for odd in [&b"!x1!"[..], b"!!", b"!123456789!", b"!12", b""] {
+            assert_eq!(admit(1, 1000, odd), Some(0), "{odd:?} is no id");
+        }
+    }
+
+    #[test]
+    fn replies_go_to_the_newest_port_of_the_tenant_that_was_meant() {
+        let mut sessions = Sessions::new(1);
+        sessions.admit(origin(1, 1000), b"x");
+        sessions.admit(origin(1, 2000), b"x");
+        let first = sessions.reference(0);
+        assert_eq!(sessions.handle_reply(Time::ZERO, first, None), Some(origin(1, 2000)));
+        assert_eq!(sessions.admit(origin(2, 1), b"x"), Some(0));
+        assert_eq!(sessions.handle_reply(Time::ZERO, first, None), None, "the first agent has given way");
+        assert_eq!(sessions.handle_reply(Time::ZERO, sessions.reference(0), None), Some(origin(2, 1)));
+    }
+
+    #[test]
+    fn only_a_session_with_nothing_held_gives_way_the_longest_silent_first() {
+        let mut sessions = Sessions::new(2);
+        sessions.admit(origin(1, 1), b"x");
+        sessions.admit(origin(2, 1), b"x");
+        sessions.handle_held(0);
+        assert_eq!(sessions.admit(origin(3, 1), b"x"), Some(1));
+        sessions.handle_held(1);
+        assert_eq!(sessions.admit(origin(4, 1), b"x"), None);
+        sessions.handle_settled(0);
+        assert_eq!(sessions.admit(origin(4, 1), b"x"), Some(0));
+    }
+
+    #[test]
+    fn each_session_has_a_silence_of_its_own() {
+        let second = |at: u64| Time::from_millis(at * 1_000);
+        let mut sessions = Sessions::new(3);
+        for host in 1..=3 {
+            sessions.admit(origin(host, 1), b"x");
+        }
+        // The first is stopped after a while, the second gets no replies any more, and the third does.
+        for at in 0..=100 {
+            for id in 0..3 {
+                if id > 0 || at <= 30 {
+                    sessions.handle_released(second(at), id, Time::ZERO);
+                }
+                if at % 10 == 0 && (at <= 20 || id == 2) {
+                    sessions.handle_reply(second(at), sessions.reference(id), Some(Time::ZERO));
+                }
+            }
+        }
+        assert_eq!(sessions.silent(second(100)), 1);
+        assert!(!sessions.all_silent(second(100)), "the path is good: another gets its replies");
+        for at in 101..=111 {
+            sessions.handle_released(second(at), 1, Time::ZERO);
+        }
+        assert!(sessions.all_silent(second(111)), "nobody does");
+        sessions.handle_reply(second(112), sessions.reference(1), Some(Time::ZERO));
+        assert_eq!(sessions.silent(second(112)), 0);
+        assert!(!sessions.all_silent(second(112)));
+    }
+}

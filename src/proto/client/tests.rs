@@ -1,0 +1,492 @@
+use super::*;
+use crate::proto::wire::{Incarnation, Port, Receives, Verdict};
+
+mod histories;
+mod silence;
+mod stream;
+
+const TARGET: ([u8; 4], u16) = ([10, 0, 0, 2], 1_514);
+const SMALL: u64 = 832;
+
+fn config() -> Config {
+    Config {
+        buffer_bytes: buffer::BUFFER_BYTES_MIN,
+        full: FullPolicy::DropOldest,
+        max_age: None,
+        rate: None,
+        resend: true,
+        sessions_max: 4,
+        transport: Transport::Udp,
+        link: link::Settings {
+            interval: Duration::from_secs(1),
+            lease: Duration::from_millis(100),
+            timeout: Duration::from_secs(2),
+        },
+    }
+}
+
+const fn ms(n: u64) -> Time {
+    Time::from_millis(1_000 + n)
+}
+
+fn origin(host: u8) -> Origin {
+    Origin { agent: SocketAddr::from(([127, 0, 0, host], 4_000)), local: None }
+}
+
+fn pong(number: u64, window: u64) -> Pong {
+    Pong {
+        number,
+        verdict: Verdict::Up,
+        incarnation: Incarnation(1),
+        pid: 1,
+        read: 0,
+        queue: 0,
+        drops: 0,
+        window,
+        gap_us: 1_000,
+        ask_again_ms: 0,
+        active: 1,
+    }
+}
+
+/// A relay and what the threads would do with it.
+struct Bench {
+    relay: Relay,
+    at: u64,
+    window: u64,
+}
+
+impl Bench {
+    fn new(config: Config) -> Self {
+        Self { relay: Relay::new(config), at: 0, window: 100 * SMALL }
+    }
+
+    fn connected(config: Config) -> Self {
+        let mut bench = Self::new(config);
+        bench.relay.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
+        bench
+    }
+
+    fn now(&self) -> Time {
+        ms(self.at)
+    }
+
+    /// Datagrams arrive whose payload is their number.
+    fn arrive(&mut self, numbers: std::ops::Range<u32>) {
+        for number in numbers {
+            self.relay.handle_datagram(self.now(), origin(1), &number.to_be_bytes());
+        }
+    }
+
+    /// A good heartbeat that takes a millisecond.
+    fn beat(&mut self) -> Outcome {
+        let (probe, ping) = self.relay.begin_heartbeat(self.now()).expect("a heartbeat may begin");
+        self.at += 1;
+        let outcome = self.relay.handle_pong(self.now(), probe, &pong(ping.number, self.window));
+        self.at += 1;
+        outcome
+    }
+
+    /// The same after the grace: it confirms what the one before it covers, and what was rewound has landed.
+    fn later_beat(&mut self) -> Outcome {
+        self.at += 60;
+        self.beat()
+    }
+
+    /// Everything that may be sent is sent; what went out.
+    fn release(&mut self) -> Vec<u32> {
+        let mut batch = Batch::default();
+        let mut out = Vec::new();
+        while self.relay.poll_release(self.now(), &mut batch) {
+            out.extend(numbers(&batch));
+            self.relay.handle_sent(self.now(), &batch, batch.len());
+        }
+        out
+    }
+
+    fn counters(&self) -> Counters {
+        self.relay.snapshot(self.now()).counters
+    }
+
+    fn held(&self) -> u64 {
+        self.relay.snapshot(self.now()).held.datagrams
+    }
+}
+
+fn numbers(batch: &Batch) -> Vec<u32> {
+    let number = |at| u32::from_be_bytes(batch.payload(at).try_into().expect("four bytes"));
+    (0..batch.len()).map(number).collect()
+}
+
+#[test]
+fn an_outage_is_held_and_replayed_in_order_with_the_new_behind_the_old() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..5);
+    assert_eq!(bench.release(), [0, 1, 2, 3, 4]);
+    bench.relay.handle_disconnected(bench.now());
+    bench.arrive(5..8);
+    assert_eq!(bench.release(), Vec::<u32>::new());
+    bench.at += 5_000;
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.later_beat();
+    bench.arrive(8..10);
+    assert_eq!(bench.release(), (0..10).collect::<Vec<_>>(), "the doubtful first, then the held, then the new");
+    assert_eq!(bench.counters().copies, 5);
+    bench.later_beat();
+    bench.later_beat();
+    assert_eq!((bench.counters().confirmed, bench.held()), (10, 0));
+}
+
+#[test]
+fn the_window_bounds_what_is_under_way_and_a_confirmation_opens_it() {
+    let mut bench = Bench::connected(config());
+    bench.window = 3 * SMALL;
+    bench.beat();
+    bench.arrive(0..10);
+    assert_eq!(bench.release(), [0, 1, 2]);
+    bench.later_beat();
+    assert_eq!(bench.release(), Vec::<u32>::new());
+    bench.later_beat();
+    assert_eq!(bench.release(), [3, 4, 5]);
+}
+
+#[test]
+fn one_datagram_goes_even_if_it_is_larger_than_the_window() {
+    let mut bench = Bench::connected(config());
+    bench.window = 1;
+    bench.beat();
+    bench.arrive(0..2);
+    assert_eq!(bench.release(), [0]);
+}
+
+#[test]
+fn a_batch_sent_after_a_rewind_does_not_move_the_cursor() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..4);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.relay.handle_disconnected(bench.now());
+    bench.relay.handle_sent(bench.now(), &batch, 4);
+    assert_eq!(bench.relay.snapshot(bench.now()).unsent.datagrams, 4);
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    assert_eq!(bench.release(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_heartbeat_between_taking_a_batch_out_and_sending_it_does_not_cover_it() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..4);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.later_beat();
+    bench.later_beat();
+    bench.relay.handle_sent(bench.now(), &batch, 4);
+    bench.later_beat();
+    assert_eq!(bench.counters().confirmed, 0, "only heartbeats begun after the sending count");
+    bench.later_beat();
+    assert_eq!(bench.counters().confirmed, 4);
+}
+
+#[test]
+fn a_full_buffer_drops_the_oldest_or_the_newest_and_counts_it() {
+    for (full, first) in [(FullPolicy::DropOldest, None), (FullPolicy::DropNewest, Some(0))] {
+        let mut bench = Bench::new(Config { full, ..config() });
+        bench.arrive(0..20_000);
+        let dropped = bench.counters().dropped(DropReason::Overflow);
+        assert!(dropped > 0 && bench.held() + dropped == 20_000);
+        bench.relay.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
+        bench.beat();
+        let out = bench.release();
+        assert_eq!(out[0], first.unwrap_or(dropped as u32), "{full:?}");
+    }
+}
+
+#[test]
+fn what_a_full_buffer_drops_on_its_way_still_takes_its_place_in_the_window() {
+    let mut bench = Bench::connected(config());
+    bench.window = 3 * SMALL;
+    bench.beat();
+    bench.arrive(0..3);
+    assert_eq!(bench.release(), [0, 1, 2]);
+    // Enough to push out all that is under way.
+    bench.arrive(3..20_000);
+    assert!(bench.relay.buffer.oldest().0 > 3, "{:?}", bench.counters());
+    assert_eq!(bench.release(), Vec::<u32>::new(), "remoted's socket is still as full");
+    bench.later_beat();
+    bench.later_beat();
+    assert_eq!(bench.release().len(), 3, "it has been read");
+}
+
+#[test]
+fn what_a_full_buffer_drops_while_it_is_being_sent_takes_its_place_in_the_window() {
+    let mut bench = Bench::connected(config());
+    bench.window = 3 * SMALL;
+    bench.beat();
+    bench.arrive(0..3);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.arrive(3..20_000);
+    assert!(bench.relay.buffer.oldest().0 > 3, "{:?}", bench.counters());
+    bench.relay.handle_sent(bench.now(), &batch, batch.len());
+    assert_eq!(bench.release(), Vec::<u32>::new(), "it is on its way all the same");
+    bench.later_beat();
+    bench.later_beat();
+    assert_eq!(bench.release().len(), 3, "it has been read");
+}
+
+#[test]
+fn what_is_too_large_for_the_buffer_is_dropped_alone() {
+    let mut bench = Bench::new(config());
+    bench.arrive(0..3);
+    bench.relay.handle_datagram(bench.now(), origin(1), &vec![0; 65_507]);
+    assert_eq!((bench.held(), bench.counters().dropped(DropReason::TooLarge)), (3, 1));
+}
+
+#[test]
+fn what_is_too_old_is_dropped_and_what_is_under_way_is_not() {
+    let mut bench = Bench::connected(Config { max_age: Some(Duration::from_secs(10)), ..config() });
+    bench.beat();
+    bench.arrive(0..2);
+    assert_eq!(bench.release(), [0, 1]);
+    bench.relay.handle_disconnected(bench.now());
+    bench.at += 6_000;
+    bench.arrive(2..4);
+    bench.at += 6_000;
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.later_beat();
+    assert_eq!(bench.release(), [2, 3]);
+    assert_eq!(bench.counters().dropped(DropReason::Expired), 2);
+}
+
+#[test]
+fn resend_never_forgets_what_may_have_arrived_and_says_so() {
+    let mut bench = Bench::connected(Config { resend: false, ..config() });
+    bench.beat();
+    bench.arrive(0..3);
+    bench.release();
+    bench.relay.handle_disconnected(bench.now());
+    bench.arrive(3..5);
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.later_beat();
+    assert_eq!(bench.release(), [3, 4]);
+    assert_eq!((bench.counters().dropped(DropReason::NotResent), bench.counters().copies), (3, 0));
+}
+
+#[test]
+fn resend_never_holds_for_a_batch_that_a_rewind_overtook() {
+    let mut bench = Bench::connected(Config { resend: false, ..config() });
+    bench.beat();
+    bench.arrive(0..4);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.relay.handle_disconnected(bench.now());
+    bench.relay.handle_sent(bench.now(), &batch, 3);
+    assert_eq!((bench.counters().dropped(DropReason::NotResent), bench.held()), (3, 1));
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    assert_eq!((bench.release(), bench.counters().copies), (vec![3], 0));
+}
+
+#[test]
+fn an_unsendable_datagram_does_not_stop_those_behind_it() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..4);
+    let mut batch = Batch::default();
+    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    bench.relay.handle_sent(bench.now(), &batch, 1);
+    bench.relay.handle_unsendable(&batch, 1);
+    assert_eq!(bench.release(), [2, 3]);
+    bench.relay.handle_disconnected(bench.now());
+    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.later_beat();
+    assert_eq!(bench.release(), [0, 2, 3], "it stays dropped");
+    bench.later_beat();
+    bench.later_beat();
+    assert_eq!((bench.counters().confirmed, bench.counters().dropped(DropReason::Unsendable), bench.held()), (3, 1, 0));
+}
+
+#[test]
+fn a_refused_path_is_tested_with_one_datagram() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..5);
+    bench.release();
+    bench.relay.handle_refused(bench.now());
+    bench.at += 2_000;
+    bench.later_beat();
+    assert_eq!(bench.release(), [0]);
+    bench.later_beat();
+    bench.later_beat();
+    assert_eq!(bench.release(), [1, 2, 3, 4], "the first was confirmed: the path is open");
+}
+
+#[test]
+fn the_rate_bounds_what_is_sent_in_a_second() {
+    let mut bench = Bench::connected(Config { rate: NonZeroU32::new(100), ..config() });
+    bench.arrive(0..1_000);
+    let mut sent = 0;
+    for _ in 0..1_000 {
+        bench.beat();
+        sent += bench.release().len();
+    }
+    // 1,000 heartbeats of 2 ms.
+    assert!((199..=205).contains(&sent), "{sent} in two seconds");
+}
+
+#[test]
+fn a_rate_that_outruns_the_window_gathers_a_burst_that_proves_the_path() {
+    let mut bench = Bench::connected(Config { rate: NonZeroU32::new(1_500), ..config() });
+    let (mut arrived, mut sent) = (0, 0);
+    while bench.at < 4_000 {
+        bench.arrive(arrived..arrived + 4);
+        arrived += 4;
+        if bench.relay.next_heartbeat(bench.now()).is_some_and(|at| at <= bench.now()) {
+            bench.beat();
+        } else {
+            bench.at += 1;
+        }
+        sent += bench.release().len();
+    }
+    // Without a rate it is the window of 100 after each grace of 50 ms.
+    assert!((4 * 1_500 * 95 / 100..=4 * 1_500 * 105 / 100).contains(&sent), "{sent} in four seconds");
+}
+
+#[test]
+fn a_thread_that_waits_for_the_rate_is_not_rung_for() {
+    let mut bench = Bench::connected(Config { rate: NonZeroU32::new(10), ..config() });
+    bench.beat();
+    bench.arrive(0..5);
+    assert_eq!(bench.release(), [0]);
+    let due = bench.relay.handle_forward_waits(bench.now()).expect("more is to be sent");
+    assert!(due > bench.now());
+    assert!(!bench.relay.bells(bench.now()).forward, "it would look in vain, and again at once");
+    bench.beat();
+    assert!(!bench.relay.bells(bench.now()).forward, "it wakes up by itself");
+}
+
+#[test]
+fn a_thread_that_waits_for_the_window_is_rung_for_when_only_the_rate_is_to_be_waited_for() {
+    let mut bench = Bench::connected(Config { rate: NonZeroU32::new(5), ..config() });
+    bench.window = SMALL;
+    bench.beat();
+    bench.arrive(0..5);
+    assert_eq!(bench.release(), [0]);
+    assert_eq!(bench.relay.handle_forward_waits(bench.now()), None, "it has to be confirmed first");
+    bench.beat();
+    bench.later_beat();
+    assert_eq!(bench.counters().confirmed, 1);
+    assert!(bench.relay.bells(bench.now()).forward, "it does not know of its next turn");
+    assert!(bench.relay.handle_forward_waits(bench.now()).is_some());
+}
+
+#[test]
+fn bells_ring_once_for_a_thread_that_waits() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.relay.handle_forward_waits(bench.now());
+    let due = bench.relay.next_heartbeat(bench.now());
+    bench.relay.handle_probe_waits(due);
+    assert_eq!(bench.relay.bells(bench.now()), Bells::default(), "nothing is to do");
+    bench.arrive(0..1);
+    let bells = bench.relay.bells(bench.now());
+    assert_eq!((bells.forward, bells.probe), (true, false), "it may go under the lease that is left");
+    assert_eq!(bench.relay.bells(bench.now()), Bells::default(), "one ring is enough");
+    bench.at += 500;
+    bench.relay.handle_forward_waits(bench.now());
+    let bells = bench.relay.bells(bench.now());
+    assert_eq!((bells.forward, bells.probe), (false, true), "the lease is over: a heartbeat comes first");
+}
+
+#[test]
+fn an_isolated_datagram_costs_two_heartbeats_before_the_next() {
+    let mut bench = Bench::connected(config());
+    let mut beats = 0;
+    for number in 0..50 {
+        bench.arrive(number..number + 1);
+        // 200 ms of the threads' lives, a millisecond at a time.
+        let until = bench.at + 200;
+        while bench.at < until {
+            if bench.relay.next_heartbeat(bench.now()).is_some_and(|at| at <= bench.now()) {
+                bench.beat();
+                beats += 1;
+            } else {
+                bench.at += 1;
+            }
+            bench.release();
+        }
+    }
+    assert!(beats <= 101, "{beats} heartbeats for 50 datagrams");
+    assert!(bench.counters().confirmed >= 48);
+}
+
+#[test]
+fn the_drain_asks_for_heartbeats_until_nothing_is_held() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..3);
+    bench.release();
+    bench.later_beat();
+    bench.relay.handle_drain();
+    assert!(!bench.relay.bells(bench.now()).drained);
+    assert!(
+        bench.relay.next_heartbeat(bench.now()).is_some_and(|at| at <= ms(bench.at + 1)),
+        "it does not wait for the interval"
+    );
+    bench.arrive(3..5);
+    bench.later_beat();
+    assert!(bench.relay.bells(bench.now()).drained, "what came in since does not keep it up");
+    assert!(!bench.relay.bells(bench.now()).drained, "it is said once");
+    bench.relay.handle_drain();
+    assert!(!bench.relay.bells(bench.now()).drained, "that is to be drained now");
+    bench.release();
+    bench.later_beat();
+    bench.later_beat();
+    assert!(bench.relay.bells(bench.now()).drained);
+}
+
+#[test]
+fn what_is_too_old_keeps_no_newer_one_out_of_a_full_buffer() {
+    let max_age = Some(Duration::from_secs(1));
+    let mut bench = Bench::connected(Config { full: FullPolicy::DropNewest, max_age, ..config() });
+    bench.beat();
+    bench.arrive(0..1);
+    assert_eq!(bench.release(), [0]);
+    // Nothing more is read: a datagram each millisecond for a minute, 200 bytes each.
+    for _ in 0..60_000 {
+        bench.at += 1;
+        bench.relay.handle_datagram(bench.now(), origin(1), &[7; 200]);
+    }
+    let counters = bench.counters();
+    let fits = buffer::BUFFER_BYTES_MIN as u64 / 208;
+    assert!(bench.held() > fits / 2, "{} of {fits} are held", bench.held());
+    // What comes in while nothing has expired yet is the only one without room.
+    assert!(counters.dropped(DropReason::Expired) > 60 * fits / 2, "{counters:?}");
+}
+
+#[test]
+fn replies_are_taken_from_remoted_alone() {
+    let mut bench = Bench::connected(config());
+    bench.beat();
+    bench.arrive(0..1);
+    let session = SessionRef { id: 0, generation: 0 };
+    let now = bench.now();
+    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(TARGET)), Some(origin(1)));
+    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 3], 1_514))), None);
+    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 2], 1_515))), None);
+    assert_eq!(bench.counters().replies, 1);
+}
+
+#[test]
+fn the_server_books_a_grant_for_no_less_than_the_lease_lasts() {
+    let mut bench = Bench::connected(config());
+    // 100 ms, a round trip of 1.3 ms and four times half of it.
+    bench.relay.handle_connected(ms(0), Duration::from_micros(1_300), SocketAddr::from(TARGET));
+    let (probe, ping) = bench.relay.begin_heartbeat(ms(0)).expect("it is connected");
+    assert!(probe.lease().subsec_nanos() % 1_000_000 > 0, "a fraction is what this is about: {:?}", probe.lease());
+    assert!(Duration::from_millis(ping.lease_ms.into()) >= probe.lease(), "{} ms", ping.lease_ms);
+}

@@ -1,0 +1,356 @@
+//! Samples in; verdict, F and windows out.
+//!
+//! The server looks at remoted each time a client asks (a [`Sample`]), and this room draws the conclusions: whether remoted is up
+//! ([`Judge`]), how much it has read, and how much each client may have under way so that remoted's socket never overflows
+//! ([`Windows`]). Both together answer a heartbeat ([`Responder`]). It does no input or output; the moment comes with each call.
+//!
+//! | verdict | when |
+//! |---|---|
+//! | no process, no socket, stopped | as the sample says |
+//! | stalled | datagrams wait in a socket and none was read for [`STALL`] |
+//! | starting | there for less than `--settle`; or the analysis daemon once seen beside it is gone; or a `--require`d process is missing |
+//! | up | otherwise |
+//!
+//! **F** is the sum of all falls of the socket's queue from one sample to the next: a lower bound of what remoted read, since a fall that
+//! is refilled between two samples is not seen. What had come in at a sample has been read when F reaches F and the queue of that sample.
+//!
+//! With several sockets a sum of falls would let what one of them reads stand for what waits in another. So at a *checkpoint* each socket
+//! is given the sum of falls at which it has read what lies in it, and F stands still until each has come that far, or was seen empty; F is then
+//! what had come in by the checkpoint, the queue is what has come in since, and the next checkpoint begins.
+
+mod places;
+#[cfg(test)]
+mod tests;
+
+pub use places::{Place, Places};
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::proto::time::Time;
+use crate::proto::wire::{Incarnation, Port, Reason, Receives, Verdict};
+
+/// How long a queue may stand still before remoted counts as stalled: longer than a pause for a busy disk, shorter than an
+/// administrator's patience.
+pub const STALL: Duration = Duration::from_secs(2);
+
+/// What became of the processes that should own remoted's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// No process of an accepted name exists.
+    NoProcess,
+    /// The same, and yet a socket is bound to the port: by a process of another name, or by one that cannot be seen.
+    Taken,
+    /// A process of an accepted name exists, but none owns a UDP socket on the port.
+    NoSocket,
+    /// The same: those that it owns do not receive at the address of `--remoted`.
+    Elsewhere,
+    /// An owner of a socket is stopped (`SIGSTOP`, a debugger).
+    Stopped,
+    /// Every owner can run.
+    Running,
+}
+
+/// One qualifying socket in one sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// The socket's inode, unique while it lives.
+    pub inode: u64,
+    /// Bytes of buffer in use by datagrams not yet read, overhead included.
+    pub rx_queue: u64,
+    /// Datagrams that the kernel dropped because the buffer was full, since the socket exists (wraps at 32 bits).
+    pub drops: u32,
+    /// Size of the receive buffer in bytes, overhead included; `None` where the system does not tell.
+    pub buffer: Option<u64>,
+}
+
+/// A process that owns a qualifying socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    /// Process id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: tells a reused process id.
+    pub start_ticks: u64,
+}
+
+/// What one look at the system showed of remoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// State of the owning processes.
+    pub presence: Presence,
+    /// The qualifying sockets, sorted by inode; empty unless `presence` is `Stopped` or `Running`.
+    pub sockets: Vec<Socket>,
+    /// Who owns them, sorted; empty where owners cannot be known (`--process any`, `/proc/PID/fd` not readable).
+    pub owners: Vec<Owner>,
+    /// How long ago the youngest owner started; `None` where unknown.
+    pub age: Option<Duration>,
+    /// Whether the analysis daemon that belongs to remoted is there; `None` where none belongs to it.
+    pub companion: Option<bool>,
+    /// The first of the names asked for with `--require` that no running process has.
+    pub missing: Option<String>,
+    /// Where they receive; `None` where that is not known: in another network namespace, a container.
+    pub places: Option<Places>,
+}
+
+/// What has come in, or was sent over loopback, and has not come to a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnTheWay {
+    /// Packets that the system has dropped there since its start.
+    pub dropped: u64,
+    /// How many wait in the longest of its queues; 0 where it does not tell.
+    pub longest: usize,
+}
+
+/// A socket that was not read for this long counts as not being read at the moment.
+const READS: Duration = Duration::from_millis(300);
+
+/// Draws conclusions from one sample after the other.
+#[derive(Debug)]
+pub struct Judge {
+    settle: Duration,
+    life: Option<Life>,
+    companion_seen: bool,
+    verdict: Verdict,
+    read: u64,
+    /// Where remoted receives, as far as that is known.
+    places: Option<Places>,
+}
+
+/// One incarnation under observation.
+#[derive(Debug)]
+struct Life {
+    incarnation: Incarnation,
+    pid: u32,
+    /// From this moment on it is old enough.
+    settled: Time,
+    sockets: Vec<Watched>,
+    drops: u64,
+    /// F when it began.
+    base: u64,
+    /// What had come into its sockets at the newest checkpoint, F at the beginning included.
+    checkpoint: u64,
+}
+
+/// One socket under observation.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    latest: Socket,
+    /// The newest moment at which its queue was empty or fell; before that, when it was seen first.
+    moved: Time,
+    /// It was seen to be empty or to fall.
+    has_moved: bool,
+    /// The sum of its falls.
+    fallen: u64,
+    /// The sum at which it passes the newest checkpoint; `None`: it has passed.
+    passes_at: Option<u64>,
+}
+
+impl Watched {
+    const fn new(now: Time, latest: Socket) -> Self {
+        Self { latest, moved: now, has_moved: false, fallen: 0, passes_at: None }
+    }
+
+    /// Adds up what has happened since the last sample. How many datagrams were dropped.
+    fn handle_seen(&mut self, now: Time, seen: &Socket) -> u64 {
+        let fall = self.latest.rx_queue.saturating_sub(seen.rx_queue);
+        self.fallen += fall;
+        if fall > 0 || seen.rx_queue == 0 || self.latest.rx_queue == 0 {
+            (self.moved, self.has_moved) = (now, true);
+        }
+        self.passes_at = self.passes_at.filter(|&sum| seen.rx_queue > 0 && self.fallen < sum);
+        // The kernel's counter has 32 bits and wraps.
+        let drops = u64::from(seen.drops.wrapping_sub(self.latest.drops));
+        self.latest = *seen;
+        drops
+    }
+
+    /// What has come in since it was seen first, at least, and what lay in it then.
+    const fn arrived(&self) -> u64 {
+        self.fallen + self.latest.rx_queue
+    }
+}
+
+impl Life {
+    /// What has come into the sockets, at least, F at the beginning included.
+    fn arrived(&self) -> u64 {
+        self.base + self.sockets.iter().map(Watched::arrived).sum::<u64>()
+    }
+
+    /// F, and the next checkpoint if the last one has been passed.
+    fn read(&mut self, before: u64) -> u64 {
+        if let [only] = &self.sockets[..] {
+            return self.base + only.fallen;
+        }
+        if self.sockets.iter().any(|socket| socket.passes_at.is_some()) {
+            return before;
+        }
+        let passed = self.checkpoint;
+        self.checkpoint = self.arrived();
+        for socket in &mut self.sockets {
+            socket.passes_at = (socket.latest.rx_queue > 0).then_some(socket.arrived());
+        }
+        // With nothing in any socket, it is passed as soon as it is set.
+        let empty = self.sockets.iter().all(|socket| socket.passes_at.is_none());
+        if empty { self.checkpoint } else { passed }
+    }
+}
+
+impl Judge {
+    /// A judge that has seen nothing: remoted counts as absent.
+    pub const fn new(settle: Duration) -> Self {
+        Self {
+            settle,
+            life: None,
+            companion_seen: false,
+            verdict: Verdict::NoProcess(Port::Free),
+            read: 0,
+            places: None,
+        }
+    }
+
+    /// Takes in a sample. The verdict is then that of this moment.
+    pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
+        self.places.clone_from(&sample.places);
+        self.verdict = match sample.presence {
+            Presence::NoProcess => self.absent(Verdict::NoProcess(Port::Free)),
+            Presence::Taken => self.absent(Verdict::NoProcess(Port::Taken)),
+            Presence::NoSocket => self.absent(Verdict::NoSocket(Receives::Nowhere)),
+            Presence::Elsewhere => self.absent(Verdict::NoSocket(Receives::Elsewhere)),
+            Presence::Stopped | Presence::Running if sample.sockets.is_empty() => {
+                self.absent(Verdict::NoSocket(Receives::Nowhere))
+            }
+            Presence::Stopped => {
+                self.observe(now, sample);
+                Verdict::Stopped
+            }
+            Presence::Running => {
+                self.observe(now, sample);
+                self.present(now, sample)
+            }
+        };
+    }
+
+    /// What the newest sample led to.
+    pub const fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The same for a client whose datagrams arrive at this address of the server's host, if that is known: remoted may receive elsewhere alone.
+    pub fn verdict_at(&self, destination: Option<IpAddr>) -> Verdict {
+        match (self.verdict, &self.places, destination) {
+            (Verdict::NoProcess(_) | Verdict::NoSocket(_), _, _) => self.verdict,
+            (_, Some(places), Some(at)) => places.receive_at(at).map_or_else(Verdict::NoSocket, |()| self.verdict),
+            (_, _, _) => self.verdict,
+        }
+    }
+
+    /// Which life of remoted the newest sample showed; the default where it showed none.
+    pub fn incarnation(&self) -> Incarnation {
+        self.life.as_ref().map_or_else(Incarnation::default, |life| life.incarnation)
+    }
+
+    /// Process id of an owner of the socket; 0 where unknown.
+    pub fn pid(&self) -> u32 {
+        self.life.as_ref().map_or(0, |life| life.pid)
+    }
+
+    /// F: bytes that remoted has read at least, since this judge exists.
+    pub const fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// What F still lacks of all that had come in at the newest sample: when F has grown by so much, all that lay in any of remoted's sockets
+    /// has been read. It is 0 if and only if all of them were empty. With one socket it is what lies in it, with several it may be more.
+    pub fn queue(&self) -> u64 {
+        self.life.as_ref().map_or(0, |life| life.arrived() - self.read)
+    }
+
+    /// Bytes that lay in remoted's sockets at the newest sample.
+    pub fn backlog(&self) -> u64 {
+        self.life.iter().flat_map(|life| &life.sockets).map(|socket| socket.latest.rx_queue).sum()
+    }
+
+    /// Datagrams dropped at remoted's sockets, counted since this incarnation was seen first.
+    pub fn drops(&self) -> u64 {
+        self.life.as_ref().map_or(0, |life| life.drops)
+    }
+
+    /// Nothing waits in remoted's sockets, or it was seen to read not long ago.
+    pub fn is_reading(&self, now: Time) -> bool {
+        let sockets = self.life.iter().flat_map(|life| &life.sockets);
+        let reads = |socket: &Watched| socket.has_moved && now.since(socket.moved) < READS;
+        sockets.into_iter().all(|socket| socket.latest.rx_queue == 0 || reads(socket))
+    }
+
+    /// The smallest receive buffer among remoted's sockets, in bytes.
+    pub fn buffer(&self) -> Option<u64> {
+        let sizes = self.life.iter().flat_map(|life| &life.sockets).filter_map(|socket| socket.latest.buffer);
+        sizes.min()
+    }
+
+    /// When the verdict may change by time alone: a sample is then due.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let settling = self.verdict == Verdict::Starting(Reason::Settling);
+        self.life.as_ref().filter(|_| settling).map(|life| life.settled)
+    }
+
+    fn absent(&mut self, verdict: Verdict) -> Verdict {
+        self.life = None;
+        verdict
+    }
+
+    fn present(&mut self, now: Time, sample: &Sample) -> Verdict {
+        let analysis_gone = sample.companion == Some(false) && self.companion_seen;
+        self.companion_seen |= sample.companion == Some(true);
+        let Some(life) = &self.life else {
+            return Verdict::NoSocket(Receives::Nowhere);
+        };
+        let stalled = |socket: &Watched| socket.latest.rx_queue > 0 && now.since(socket.moved) >= STALL;
+        if life.sockets.iter().any(stalled) {
+            Verdict::Stalled
+        } else if analysis_gone {
+            Verdict::Starting(Reason::AnalysisGone)
+        } else if sample.missing.is_some() {
+            Verdict::Starting(Reason::RequiredMissing)
+        } else if now < life.settled {
+            Verdict::Starting(Reason::Settling)
+        } else {
+            Verdict::Up
+        }
+    }
+
+    /// Adds up what has happened to the sockets since the last sample.
+    fn observe(&mut self, now: Time, sample: &Sample) {
+        let incarnation = incarnation(sample);
+        let mut life = match self.life.take().filter(|life| life.incarnation == incarnation) {
+            Some(mut life) => {
+                for (watched, seen) in life.sockets.iter_mut().zip(&sample.sockets) {
+                    life.drops += watched.handle_seen(now, seen);
+                }
+                life
+            }
+            None => Life {
+                incarnation,
+                pid: sample.owners.first().map_or(0, |owner| owner.pid),
+                settled: now + self.settle.saturating_sub(sample.age.unwrap_or_default()),
+                sockets: sample.sockets.iter().map(|&latest| Watched::new(now, latest)).collect(),
+                drops: 0,
+                base: self.read,
+                checkpoint: self.read,
+            },
+        };
+        self.read = life.read(self.read);
+        self.life = Some(life);
+    }
+}
+
+/// Owners and sockets, digested. The inodes come sorted, so that equal incarnations list equal sockets in equal places.
+fn incarnation(sample: &Sample) -> Incarnation {
+    let mut digest = DefaultHasher::new();
+    sample.owners.hash(&mut digest);
+    for socket in &sample.sockets {
+        socket.inode.hash(&mut digest);
+    }
+    Incarnation(digest.finish())
+}

@@ -1,0 +1,284 @@
+//! In whose name datagrams get through to remoted. Pure.
+//!
+//! A firewall of this host, or its sysctls, may drop what comes over `lo` with another host's address. Nothing tells the sender: remoted's queue
+//! stays empty, and an empty queue acknowledges. So a canary goes the same way in the same name, and has to arrive, before anything is injected
+//! for a client; again each time that a client of that address attaches; and, because a firewall may be loaded later, again when something is
+//! injected and the last proof is old. An address in whose name nothing is injected costs nothing.
+//!
+//! ```text
+//!            enter                     a canary arrived
+//!   closed ─────────► asked ─────────────────────────────► open ──admits, the proof is old──► open, asked
+//!     ▲                 │ ◄──────────────── enter ───────────┘                                     │
+//!     └─────────────────┴─────────────────── no canary arrives ────────────────────────────────────┘
+//! ```
+//!
+//! The table is bounded: by the connections there are, and by [`LEFT_MAX`] addresses that have none.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::proto::time::Time;
+
+/// Canaries for one proof: a burst on a busy host may swallow some.
+const CANARIES_MAX: u32 = 8;
+/// From one to the next. After the last one as long again is waited.
+const CANARY_GAP: Duration = Duration::from_millis(250);
+/// Something injected later than this after the last proof calls for another one. What is injected in so much time, and while canaries are tried,
+/// may be lost to a firewall that was just loaded; a canary costs some ten microseconds.
+const PROOF_AGE_MAX: Duration = Duration::from_secs(1);
+/// Addresses that no connection is there for: as many as streams that lost theirs may have something waiting.
+const LEFT_MAX: usize = 1_024;
+
+/// All addresses that datagrams are, or were, injected for.
+#[derive(Debug, Default)]
+pub struct Passages {
+    by_address: HashMap<IpAddr, Passage>,
+    /// When each of those asked for has its next step.
+    due: BTreeSet<(Time, IpAddr)>,
+    /// Those without a connection, by when they lost the last one.
+    left: BTreeSet<(u64, IpAddr)>,
+    lefts: u64,
+}
+
+#[derive(Debug, Default)]
+struct Passage {
+    /// Connections that send in this name, or are about to.
+    users: usize,
+    /// When it was proven last; `None`: it is closed.
+    proven: Option<Time>,
+    /// A proof is under way.
+    asked: Option<Asked>,
+    /// Its place among those without a connection.
+    left: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    canaries_left: u32,
+    /// When the next one goes out, or none is waited for any more.
+    next: Time,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A canary is to be sent in this name.
+    Canary(IpAddr),
+    /// None has arrived: nothing may be injected in this name.
+    Failed(IpAddr),
+}
+
+impl Passages {
+    /// A connection is about to send in this name: from the next canary on that arrives.
+    pub fn enter(&mut self, now: Time, address: IpAddr) {
+        let passage = self.by_address.entry(address).or_default();
+        passage.users += 1;
+        if let Some(left) = passage.left.take() {
+            self.left.remove(&(left, address));
+        }
+        self.ask(now, address);
+    }
+
+    /// A connection does not send in this name any more. What it left behind may still be injected.
+    pub fn leave(&mut self, address: IpAddr) {
+        let Some(passage) = self.by_address.get_mut(&address) else {
+            return;
+        };
+        passage.users = passage.users.saturating_sub(1);
+        if passage.users == 0 && passage.left.is_none() {
+            self.lefts += 1;
+            passage.left = Some(self.lefts);
+            self.left.insert((self.lefts, address));
+        }
+        if self.left.len() > LEFT_MAX
+            && let Some((_, address)) = self.left.pop_first()
+        {
+            self.forget(address);
+        }
+    }
+
+    /// Something is about to be injected in this name; whether it may be.
+    pub fn admits(&mut self, now: Time, address: IpAddr) -> bool {
+        let Some(proven) = self.by_address.get(&address).and_then(|passage| passage.proven) else {
+            return false;
+        };
+        if proven + PROOF_AGE_MAX <= now {
+            self.ask(now, address);
+        }
+        true
+    }
+
+    /// A canary in this name arrived; whether one was waited for.
+    pub fn handle_arrival(&mut self, now: Time, address: IpAddr) -> bool {
+        let Some(passage) = self.by_address.get_mut(&address) else {
+            return false;
+        };
+        let Some(asked) = passage.asked.take() else {
+            return false;
+        };
+        passage.proven = Some(now);
+        self.due.remove(&(asked.next, address))
+    }
+
+    /// The next thing that is due.
+    pub fn poll(&mut self, now: Time) -> Option<Step> {
+        let &(at, address) = self.due.first().filter(|(at, _)| *at <= now)?;
+        self.due.remove(&(at, address));
+        let passage = self.by_address.get_mut(&address)?;
+        let canaries_left = passage.asked.map_or(0, |asked| asked.canaries_left);
+        if canaries_left == 0 {
+            (passage.asked, passage.proven) = (None, None);
+            return Some(Step::Failed(address));
+        }
+        // From this moment, not from when it was due: a host that stood still gets its canaries one after the other, too.
+        let next = now + CANARY_GAP;
+        passage.asked = Some(Asked { canaries_left: canaries_left - 1, next });
+        self.due.insert((next, address));
+        Some(Step::Canary(address))
+    }
+
+    /// When [`Self::poll`] has something.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.due.first().map(|&(at, _)| at)
+    }
+
+    fn ask(&mut self, now: Time, address: IpAddr) {
+        if let Some(passage) = self.by_address.get_mut(&address)
+            && passage.asked.is_none()
+        {
+            passage.asked = Some(Asked { canaries_left: CANARIES_MAX, next: now });
+            self.due.insert((now, address));
+        }
+    }
+
+    fn forget(&mut self, address: IpAddr) {
+        if let Some(asked) = self.by_address.remove(&address).and_then(|passage| passage.asked) {
+            self.due.remove(&(asked.next, address));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(millis: u64) -> Time {
+        Time::from_millis(1_000_000 + millis)
+    }
+
+    fn address(n: u16) -> IpAddr {
+        IpAddr::from([10, 0, (n >> 8) as u8, n as u8])
+    }
+
+    /// Everything that is due at this moment.
+    fn steps(passages: &mut Passages, now: Time) -> Vec<Step> {
+        std::iter::from_fn(|| passages.poll(now)).collect()
+    }
+
+    #[test]
+    fn nothing_is_injected_in_a_name_before_a_canary_in_it_has_arrived() {
+        let (mut passages, a) = (Passages::default(), address(1));
+        assert!(!passages.admits(at(0), a), "nobody has entered");
+        passages.enter(at(0), a);
+        assert!(!passages.admits(at(0), a));
+        assert_eq!(passages.next_deadline(), Some(at(0)));
+        assert_eq!(steps(&mut passages, at(0)), [Step::Canary(a)]);
+        assert!(!passages.admits(at(1), a));
+        assert!(!passages.handle_arrival(at(1), address(2)), "nobody has asked in that name");
+        assert!(!passages.admits(at(1), address(2)));
+        assert!(passages.handle_arrival(at(1), a));
+        assert!(!passages.handle_arrival(at(1), a), "a second one says nothing new");
+        assert!(passages.admits(at(1), a));
+        assert_eq!(passages.next_deadline(), None, "what is proven costs nothing");
+    }
+
+    #[test]
+    fn it_has_failed_when_none_of_several_canaries_arrives_and_may_be_tried_again() {
+        let (mut passages, a) = (Passages::default(), address(1));
+        passages.enter(at(0), a);
+        let mut canaries = 0;
+        let mut now = at(0);
+        while let Some(next) = passages.next_deadline() {
+            assert!(next >= now);
+            now = next;
+            match steps(&mut passages, now)[..] {
+                [Step::Canary(of)] => canaries += u32::from(of == a),
+                [Step::Failed(of)] => assert_eq!(of, a),
+                ref other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((canaries, now), (CANARIES_MAX, at(0) + CANARY_GAP * CANARIES_MAX));
+        assert!(!passages.admits(now, a) && !passages.handle_arrival(now, a), "too late");
+        passages.enter(now, a);
+        assert_eq!(steps(&mut passages, now), [Step::Canary(a)]);
+        assert!(passages.handle_arrival(now, a) && passages.admits(now, a));
+    }
+
+    #[test]
+    fn each_client_that_comes_asks_again_and_the_others_go_on_meanwhile() {
+        let (mut passages, a) = (Passages::default(), address(1));
+        passages.enter(at(0), a);
+        assert_eq!(steps(&mut passages, at(0)), [Step::Canary(a)]);
+        assert!(passages.handle_arrival(at(0), a));
+        passages.enter(at(500), a);
+        assert_eq!(steps(&mut passages, at(500)), [Step::Canary(a)]);
+        assert!(passages.admits(at(500), a), "the first one's proof holds");
+        passages.enter(at(501), a);
+        assert_eq!(steps(&mut passages, at(501)), [], "one proof serves all that wait for it");
+        let end = at(500) + CANARY_GAP * CANARIES_MAX;
+        let mut all = Vec::new();
+        while let Some(next) = passages.next_deadline() {
+            all.extend(steps(&mut passages, next));
+        }
+        assert_eq!(all.last(), Some(&Step::Failed(a)));
+        assert!(!passages.admits(end, a), "a firewall that was loaded meanwhile holds for all of them");
+    }
+
+    #[test]
+    fn an_old_proof_is_renewed_when_something_is_injected_and_only_then() {
+        let (mut passages, a) = (Passages::default(), address(1));
+        passages.enter(at(0), a);
+        assert_eq!(steps(&mut passages, at(0)), [Step::Canary(a)]);
+        assert!(passages.handle_arrival(at(0), a));
+        let young = at(999);
+        assert!(passages.admits(young, a));
+        assert_eq!(passages.next_deadline(), None);
+        let old = at(0) + PROOF_AGE_MAX * 100;
+        assert_eq!(passages.poll(old), None, "an address at rest costs nothing");
+        assert!(passages.admits(old, a));
+        assert_eq!(steps(&mut passages, old), [Step::Canary(a)]);
+        assert!(passages.admits(old, a));
+        assert_eq!(steps(&mut passages, old), [], "one proof at a time");
+        assert!(passages.handle_arrival(old, a));
+        assert!(passages.admits(old, a));
+        assert_eq!(passages.next_deadline(), None);
+    }
+
+    #[test]
+    fn what_a_client_left_behind_is_injected_and_addresses_without_one_are_bounded() {
+        let mut passages = Passages::default();
+        for n in 0..=LEFT_MAX as u16 {
+            passages.enter(at(0), address(n));
+            assert_eq!(steps(&mut passages, at(0)), [Step::Canary(address(n))]);
+            assert!(passages.handle_arrival(at(0), address(n)));
+        }
+        passages.enter(at(0), address(1));
+        assert!(
+            steps(&mut passages, at(0)) == [Step::Canary(address(1))] && passages.handle_arrival(at(0), address(1))
+        );
+        for n in 0..=LEFT_MAX as u16 {
+            passages.leave(address(n));
+        }
+        assert_eq!((passages.by_address.len(), passages.left.len()), (LEFT_MAX + 1, LEFT_MAX), "one has a client");
+        assert!(passages.admits(at(0), address(0)) && passages.admits(at(0), address(1)));
+        passages.leave(address(1));
+        assert!(!passages.admits(at(0), address(0)), "the one that has been without for longest");
+        passages.enter(at(0), address(5));
+        passages.leave(address(5));
+        assert_eq!((passages.by_address.len(), passages.left.len(), passages.due.len()), (LEFT_MAX, LEFT_MAX, 1));
+        passages.leave(address(5));
+        passages.leave(address(9_999));
+        assert_eq!((passages.by_address.len(), passages.left.len()), (LEFT_MAX, LEFT_MAX), "nobody leaves twice");
+    }
+}

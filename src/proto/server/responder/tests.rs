@@ -1,0 +1,62 @@
+use super::*;
+use crate::proto::server::judge::{Place, Places, Presence, Socket};
+use crate::proto::wire::Receives;
+
+#[test]
+fn what_a_client_says_of_itself_is_believed_within_reason() {
+    let boast =
+        Ping { unsent: 1, next_cost: u32::MAX, unconfirmed_cost: u64::MAX, lease_ms: u32::MAX, ..Ping::default() };
+    let request = request(1, IpAddr::from([10, 0, 0, 1]), &boast);
+    assert!(request.wants);
+    assert_eq!(request.next_cost, u64::from(buffer_cost(DATAGRAM_BYTES_MAX)));
+    assert_eq!((request.unconfirmed_cost, request.lease), (CLAIM_BYTES_MAX, LEASE_MAX));
+}
+
+#[test]
+fn what_the_socket_of_another_life_has_dropped_is_no_overflow_of_this_one() {
+    let mut responder = Responder::new(Duration::ZERO);
+    let sample = |inode, drops| Sample {
+        presence: Presence::Running,
+        sockets: vec![Socket { inode, rx_queue: 0, drops, buffer: None }],
+        owners: Vec::new(),
+        age: None,
+        companion: None,
+        missing: None,
+        places: None,
+    };
+    let at = Time::from_millis;
+    responder.handle_sample(at(1), &sample(1, 0));
+    responder.handle_sample(at(2), &sample(1, 3));
+    assert!(responder.overflows(at(2)));
+    responder.handle_sample(at(3), &sample(2, 0));
+    assert!(!responder.overflows(at(3)), "its successor's is another socket");
+    responder.handle_sample(at(20_000), &sample(3, 7));
+    assert!(!responder.overflows(at(20_000)), "dropped before it was seen first");
+    responder.handle_sample(at(20_001), &sample(3, 8));
+    assert!(responder.overflows(at(20_001)));
+}
+
+#[test]
+fn a_client_that_remoted_does_not_receive_from_gets_no_window() {
+    let mut responder = Responder::new(Duration::ZERO);
+    let sample = Sample {
+        presence: Presence::Running,
+        sockets: vec![Socket { inode: 1, rx_queue: 0, drops: 0, buffer: None }],
+        owners: Vec::new(),
+        age: None,
+        companion: None,
+        missing: None,
+        places: Some(Places { remoted: vec![Place::AllOfV4], strangers: Vec::new() }),
+    };
+    responder.handle_sample(Time::from_millis(1), &sample);
+    let ping = Ping { unsent: 1, held: 1, held_bytes: 100, next_cost: 832, lease_ms: 100, ..Ping::default() };
+    let mut answer = |client, destination: [u16; 8]| {
+        let (address, destination) = (IpAddr::from([10, 0, 0, 1]), Some(IpAddr::from(destination).to_canonical()));
+        let pong =
+            responder.handle_ping(Time::from_millis(1), client, address, destination, &ping, Duration::from_millis(1));
+        (pong.verdict, pong.window > 0, pong.active)
+    };
+    let nowhere = Verdict::NoSocket(Receives::Ipv4Alone);
+    assert_eq!(answer(1, [0xfd00, 0, 0, 0, 0, 0, 0, 2]), (nowhere, false, 0));
+    assert_eq!(answer(2, [0, 0, 0, 0, 0, 0xffff, 0x0a00, 2]), (Verdict::Up, true, 1));
+}

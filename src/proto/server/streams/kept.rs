@@ -1,0 +1,86 @@
+//! What one stream has injected and may have to inject again.
+//!
+//! ```text
+//!   injected, perhaps dropped │ to be injected again
+//!   ──────────────────────────┼─────────────────────► then what the stream has not injected yet
+//! ```
+//!
+//! The client keeps all of it, too: this may be forgotten at any time.
+
+use std::collections::VecDeque;
+
+use crate::proto::wire::{Seq, Session, buffer_cost};
+
+/// Datagrams of one stream, in the order of their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    items: VecDeque<Item>,
+    /// How many of them, from the front, are injected.
+    injected: usize,
+}
+
+/// A datagram, and whose it is.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) seq: Seq,
+    pub(super) session: Session,
+    pub(super) bytes: Box<[u8]>,
+}
+
+impl Item {
+    pub(super) fn cost(&self) -> u64 {
+        u64::from(buffer_cost(self.bytes.len()))
+    }
+}
+
+impl Kept {
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The oldest of all.
+    pub(super) fn oldest(&self) -> Option<Seq> {
+        self.items.front().map(|item| item.seq)
+    }
+
+    /// What is to be injected again.
+    pub(super) fn again(&self) -> impl Iterator<Item = &Item> {
+        self.items.range(self.injected..)
+    }
+
+    /// The buffer cost of that.
+    pub(super) fn again_cost(&self) -> u64 {
+        self.again().map(Item::cost).sum()
+    }
+
+    /// The next one was injected again.
+    pub(super) fn handle_injected_again(&mut self) {
+        self.injected = (self.injected + 1).min(self.items.len());
+    }
+
+    /// A datagram was injected for the first time: nothing is left to be injected again.
+    pub(super) fn handle_injected(&mut self, item: Item) {
+        debug_assert_eq!(self.injected, self.items.len(), "what was injected before comes first");
+        self.items.push_back(item);
+        self.injected = self.items.len();
+    }
+
+    /// All below is in remoted's socket.
+    pub(super) fn handle_settled(&mut self, below: Seq) {
+        while self.injected > 0 && self.items.pop_front_if(|item| item.seq < below).is_some() {
+            self.injected -= 1;
+        }
+        if self.items.is_empty() {
+            // Its memory goes too.
+            self.items = VecDeque::new();
+        }
+    }
+
+    /// From there on all is to be injected again. The buffer cost of what that adds.
+    pub(super) fn go_back(&mut self, to: Seq) -> u64 {
+        let below = self.items.partition_point(|item| item.seq < to).min(self.injected);
+        let cost = self.items.range(below..self.injected).map(Item::cost).sum();
+        self.injected = below;
+        cost
+    }
+}

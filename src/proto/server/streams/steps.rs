@@ -1,0 +1,129 @@
+//! What was injected, by the samples between which it was, until it has been read.
+//!
+//! ```text
+//!   sample ── step: open ── sample ── closed ── sample ── settled, with its mark ── … ── read
+//!             └────── a drop seen here may be one of its datagrams ─────┘
+//! ```
+//!
+//! What was injected since the last sample may not be in the socket at the next: a busy system leaves it to ksoftirqd (up to Linux 6.4), packet
+//! steering to another CPU. So a step is settled at the second sample after it, and its mark is what lies in the socket then.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::StreamId;
+use crate::proto::wire::Seq;
+
+/// All that has not been read.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    steps: VecDeque<Step>,
+    /// Buffer cost of all of them.
+    cost: u64,
+}
+
+/// What was injected between two samples.
+#[derive(Debug, Default)]
+struct Step {
+    /// A sample has followed it.
+    closed: bool,
+    /// It has been read when the sum of falls is this; `None` until it is settled.
+    mark: Option<u64>,
+    spans: HashMap<StreamId, Span>,
+}
+
+/// What one stream injected in a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// The first number of it.
+    pub(super) from: Seq,
+    /// The number behind its last.
+    pub(super) until: Seq,
+    pub(super) cost: u64,
+    /// The digest of its last datagram; 0 if it is not known.
+    pub(super) digest: u64,
+    /// Some of it may have been dropped, and is not injected again.
+    pub(super) doubtful: bool,
+}
+
+/// What a sample led to.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// In the socket by now, whole or doubtful.
+    pub(super) settled: Vec<(StreamId, Span)>,
+    /// Read by now.
+    pub(super) read: Vec<(StreamId, Span)>,
+    /// A step was closed: the next sample settles it.
+    pub(super) closed: bool,
+}
+
+impl Steps {
+    /// Buffer cost of what has not been read.
+    pub(super) const fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Some of it may yet turn out to have been dropped.
+    pub(super) fn are_unsettled(&self) -> bool {
+        self.steps.back().is_some_and(|step| step.mark.is_none())
+    }
+
+    /// A stream has injected a datagram.
+    pub(super) fn handle_injected(&mut self, id: StreamId, from: Seq, until: Seq, cost: u64, digest: u64) {
+        if self.steps.back().is_none_or(|step| step.closed) {
+            self.steps.push_back(Step::default());
+        }
+        if let Some(step) = self.steps.back_mut() {
+            let span = step.spans.entry(id).or_insert(Span { from, until, cost: 0, digest, doubtful: false });
+            (span.until, span.digest) = (until, digest);
+            span.cost += cost;
+            self.cost += cost;
+        }
+    }
+
+    /// A sample, with the sum of falls and the queue that it shows.
+    pub(super) fn handle_sample(&mut self, read: u64, queue: u64) -> Progress {
+        let mut progress = Progress::default();
+        for step in self.steps.iter_mut().filter(|step| step.closed && step.mark.is_none()) {
+            step.mark = Some(read.saturating_add(queue));
+            progress.settled.extend(step.spans.iter().map(|(&id, &span)| (id, span)));
+        }
+        let is_read = |step: &mut Step| step.mark.is_some_and(|mark| queue == 0 || mark <= read);
+        while let Some(step) = self.steps.pop_front_if(is_read) {
+            self.cost -= step.spans.values().map(|span| span.cost).sum::<u64>();
+            progress.read.extend(step.spans);
+        }
+        progress.closed = self.steps.back_mut().is_some_and(|open| !std::mem::replace(&mut open.closed, true));
+        progress
+    }
+
+    /// Something was dropped: perhaps of what is not settled. What `comes_again` of it is as if it had never been injected; the rest is doubtful.
+    pub(super) fn handle_drop(&mut self, comes_again: impl Fn(StreamId) -> bool) -> Vec<(StreamId, Span)> {
+        let mut again = Vec::new();
+        for step in self.steps.iter_mut().filter(|step| step.mark.is_none()) {
+            for span in step.spans.values_mut() {
+                span.doubtful = true;
+            }
+            again.extend(step.spans.extract_if(|&id, _| comes_again(id)));
+        }
+        self.cost -= again.iter().map(|(_, span)| span.cost).sum::<u64>();
+        self.steps.retain(|step| !step.spans.is_empty());
+        again
+    }
+
+    /// Nothing of this stream that is not settled counts as injected.
+    pub(super) fn forget_unsettled(&mut self, id: StreamId) {
+        self.handle_drop_of(id, |step| step.mark.is_none());
+    }
+
+    /// Nothing of this stream counts as injected.
+    pub(super) fn forget(&mut self, id: StreamId) {
+        self.handle_drop_of(id, |_| true);
+    }
+
+    fn handle_drop_of(&mut self, id: StreamId, of: impl Fn(&Step) -> bool) {
+        for step in self.steps.iter_mut().filter(|step| of(step)) {
+            self.cost -= step.spans.remove(&id).map_or(0, |span| span.cost);
+        }
+        self.steps.retain(|step| !step.spans.is_empty());
+    }
+}

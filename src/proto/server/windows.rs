@@ -1,0 +1,468 @@
+//! How much each client may have under way.
+//!
+//! remoted's socket has few places (256 small datagrams by default) and drops what does not fit, so the sum of what all clients may have
+//! released and not confirmed is bounded, here, where all of them are known. A window is a bound, not a credit: a pong that repeats it
+//! adds nothing.
+//!
+//! * The windows that are granted and not expired never sum to more than half the buffer; and all that clients may have under way, expired
+//!   grants included, never to more than what is usable of it.
+//! * Where senders without a broker fill the buffer no window helps, and clients go on regardless of what lies in it.
+//! * They are shared among the source addresses that have something unsent; a host does not get more by connecting more often.
+//! * Where a share would be too small to be useful (under [`SHARE_DATAGRAMS_MIN`] datagrams, or under one of the largest asked for), clients
+//!   take turns: who has waited longest is next, a turn is [`TURN`] long, and somebody always has one.
+//! * A grant takes room from all others until it expires, used or not. So nobody gets much more than it shows a need for, except for what is
+//!   its share if all known clients wanted something.
+//!
+//! All sums are in the estimate [`buffer_cost`]. Where a network driver takes more memory for a datagram, what lies in remoted's queue shows
+//! it ([`Windows::handle_queue`]), and the buffer counts as so much smaller.
+
+mod ledger;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::proto::time::Time;
+use crate::proto::wire::{LAG_MAX, buffer_cost};
+use ledger::{Client, Ledger};
+use waiting::{Ticket, Waiter, Waiting};
+
+/// A smaller share would cost more in heartbeats than it carries.
+const SHARE_DATAGRAMS_MIN: u64 = 16;
+/// How long a turn lasts while others wait: a client releases at its beginning and again each time that a release is confirmed, which takes
+/// somewhat more than [`LAG_MAX`]; so three times on most paths. For hundreds of waiting hosts it is seconds all the same.
+const TURN: Duration = Duration::from_millis(2 * LAG_MAX.as_millis() as u64 + 20);
+/// Who has not asked for this long does not wait any more.
+const WAIT_FORGOTTEN: Duration = Duration::from_secs(5);
+/// Who is to ask again within this counts as waiting at the door.
+const ABOUT: Duration = Duration::from_millis(10);
+/// How often the silent are looked for.
+const SWEEP_GAP: Duration = Duration::from_millis(20);
+/// A pong without a window asks for patience within these bounds.
+const ASK_AGAIN_MIN: Duration = Duration::from_millis(5);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// The kernel frees what was read in lots of up to a quarter of the buffer, and until then it still fills it. What lies in the queue may
+/// therefore take a third more than it says.
+const USABLE_PERCENT: u64 = 70;
+/// How many times the estimate a datagram may be found to take.
+const INFLATION_MAX: f64 = 4.0;
+/// Less than this under way says nothing of the cost of a datagram.
+const INFLATION_BYTES_MIN: u64 = 8 * 832;
+
+/// Names a client for as long as its connection lasts.
+pub type ClientId = u64;
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Who asks.
+    pub client: ClientId,
+    /// Where it asks from.
+    pub address: IpAddr,
+    /// It has something to send.
+    pub wants: bool,
+    /// Buffer cost of its next datagram, in bytes.
+    pub next_cost: u64,
+    /// Buffer cost of what it has released and not confirmed, in bytes.
+    pub unconfirmed_cost: u64,
+    /// How long a grant lives at the client.
+    pub lease: Duration,
+}
+
+/// What it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Bound of what is released and not confirmed, in bytes of buffer cost.
+    pub window: u64,
+    /// With no window: when to ask again; zero if it asked for none.
+    pub ask_again: Duration,
+}
+
+/// remoted's receive buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Its size in bytes.
+    pub buffer: u64,
+    /// What lies in it, in bytes.
+    pub queue: u64,
+    /// It has been overflowing lately.
+    pub overflows: bool,
+    /// It is being read: what lies in it grows less.
+    pub reads: bool,
+}
+
+/// Windows of all clients.
+#[derive(Debug)]
+pub struct Windows {
+    ledger: Ledger,
+    waiting: Waiting,
+    hosts: HashMap<IpAddr, Host>,
+    /// Clients that want something, and addresses with such clients.
+    wanting: u64,
+    hosts_wanting: u64,
+    /// The largest datagram that somebody wants to send, in buffer cost.
+    largest_cost: u64,
+    /// How many times more a datagram takes than [`buffer_cost`] says.
+    inflation: f64,
+    swept: Time,
+}
+
+/// The clients at one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Host {
+    wanting: u64,
+    turns: u64,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self {
+            ledger: Ledger::default(),
+            waiting: Waiting::default(),
+            hosts: HashMap::new(),
+            wanting: 0,
+            hosts_wanting: 0,
+            largest_cost: 0,
+            inflation: 1.0,
+            swept: Time::ZERO,
+        }
+    }
+}
+
+impl Windows {
+    /// Grants a window, or says when to ask again, to a client that has to send `need` bytes of buffer cost.
+    pub fn handle_request_for(&mut self, now: Time, request: Request, need: u64, room: Room) -> Grant {
+        let id = request.client;
+        self.ledger.settle(now);
+        self.sweep(now);
+        self.note(&request, need);
+        let room = self.deflated(room);
+        let window = if request.wants { self.window(now, &request, room) } else { self.renewal(now, &request, room) };
+        let ask_again = if request.wants && window == 0 { self.patience(now, id, room) } else { Duration::ZERO };
+        if let Some(client) = self.ledger.get_mut(id) {
+            client.due = now + ask_again;
+            if let Some(ticket) = client.ticket {
+                self.waiting.handle_due(ticket, now + ask_again);
+            }
+        }
+        if window > 0 {
+            self.ledger.book(id, window, request.lease);
+        }
+        Grant { window, ask_again }
+    }
+
+    /// Learns from what lies in the queue how much a datagram really takes. While the socket `overflows` by others' doing that says nothing.
+    pub fn handle_queue(&mut self, now: Time, queue: u64, overflows: bool) {
+        self.ledger.settle(now);
+        if queue == 0 {
+            self.ledger.handle_emptied();
+        }
+        let under_way = self.ledger.under_way();
+        if under_way >= INFLATION_BYTES_MIN {
+            let seen = if overflows { 0.0 } else { queue as f64 / under_way as f64 };
+            // Falls slowly, so that one sample of a short queue does not forget it.
+            self.inflation = seen.max(self.inflation * 0.999).clamp(1.0, INFLATION_MAX);
+        }
+    }
+
+    /// A client's connection is gone. Its grant stays booked until it expires: what it sent may still be under way.
+    pub fn handle_gone(&mut self, client: ClientId) {
+        self.set_wants(client, false);
+        if let Some(client) = self.ledger.get_mut(client) {
+            client.gone = true;
+        }
+    }
+
+    /// The sum of all grants that have not expired, in bytes of buffer cost.
+    pub fn booked(&mut self, now: Time) -> u64 {
+        self.ledger.settle(now);
+        self.ledger.booked()
+    }
+
+    /// Clients that have something to send or under way.
+    pub fn active(&mut self, now: Time) -> usize {
+        self.ledger.settle(now);
+        self.ledger.active()
+    }
+
+    /// Writes down what a client says of itself.
+    fn note(&mut self, request: &Request, need: u64) {
+        self.ledger.note(request, need);
+        self.set_wants(request.client, request.wants);
+        if request.wants {
+            self.largest_cost = self.largest_cost.max(request.next_cost);
+        }
+        if let Some(client) = self.ledger.get(request.client)
+            && let Some(ticket) = client.ticket
+        {
+            self.waiting.handle_shown(ticket, client.shown);
+        }
+    }
+
+    /// One that wants nothing has no turn and does not wait for one.
+    fn set_wants(&mut self, id: ClientId, wants: bool) {
+        let Some(client) = self.ledger.get(id) else {
+            return;
+        };
+        if client.wants != wants {
+            let host = self.hosts.entry(client.address).or_default();
+            let had = host.wanting > 0;
+            if wants {
+                host.wanting += 1;
+                self.wanting += 1;
+            } else {
+                host.wanting -= 1;
+                self.wanting -= 1;
+            }
+            match (had, host.wanting > 0) {
+                (false, true) => self.hosts_wanting += 1,
+                (true, false) => self.hosts_wanting -= 1,
+                (false, false) | (true, true) => {}
+            }
+            self.ledger.set_wants(id, wants);
+        }
+        if !wants {
+            self.end_turn(id);
+            self.leave(id);
+        }
+    }
+
+    fn end_turn(&mut self, id: ClientId) {
+        if let Some(client) = self.ledger.get_mut(id)
+            && client.turn.take().is_some()
+            && let Some(host) = self.hosts.get_mut(&client.address)
+        {
+            host.turns -= 1;
+        }
+    }
+
+    fn begin_turn(&mut self, now: Time, id: ClientId) {
+        self.leave(id);
+        if let Some(client) = self.ledger.get_mut(id)
+            && client.turn.replace(now).is_none()
+        {
+            self.hosts.entry(client.address).or_default().turns += 1;
+        }
+    }
+
+    /// Waits, at the end of the queue unless it has a place.
+    fn join(&mut self, id: ClientId) -> Ticket {
+        let waiting = &mut self.waiting;
+        self.ledger.get_mut(id).map_or(Ticket::MAX, |client| {
+            let waiter = Waiter { address: client.address, shown: client.shown, due: client.due };
+            *client.ticket.get_or_insert_with(|| waiting.join(waiter))
+        })
+    }
+
+    /// Does not wait any more.
+    fn leave(&mut self, id: ClientId) {
+        if let Some(ticket) = self.ledger.get_mut(id).and_then(|client| client.ticket.take()) {
+            self.waiting.leave(ticket);
+        }
+    }
+
+    fn window(&mut self, now: Time, request: &Request, room: Room) -> u64 {
+        let half = room.buffer / 2;
+        let others = self.ledger.booked_by_others(request.client);
+        let useful = self.useful(room);
+        let mut free = self.free(request.client, room);
+        if room.reads && self.is_filled_by_others(room) {
+            // To wait for room would be to wait for ever. While it overflows, waiting is even harmful: the kernel frees what was read in lots,
+            // and a release that follows what is seen to be read would always come between two lots, when nothing fits.
+            let anyway = if room.overflows { half } else { useful };
+            free = free.max(anyway.min(half.saturating_sub(others)));
+        }
+        let window = if self.takes_turns(room) {
+            let each = half / useful / self.hosts_wanting.max(1);
+            if !self.has_turn(now, request, free, useful, each) {
+                return 0;
+            }
+            useful
+        } else {
+            self.end_turn(request.client);
+            self.share(request, half)
+        };
+        let window = free.min(window).min(self.wish(request.client, room));
+        let window = if window >= request.next_cost.max(1) {
+            window
+        } else if others == 0 && (room.queue == 0 || room.queue + request.next_cost <= usable(room.buffer)) {
+            // Larger than half the buffer, but no other client has anything under way.
+            request.next_cost
+        } else {
+            0
+        };
+        if window > 0 {
+            self.leave(request.client);
+        } else if !self.takes_turns(room) {
+            self.join(request.client);
+        }
+        window
+    }
+
+    /// Equal shares would be too small to be useful.
+    fn takes_turns(&self, room: Room) -> bool {
+        let hosts = self.hosts_wanting.max(1);
+        let most_at_one = (self.wanting + 1).saturating_sub(hosts).max(1);
+        room.buffer / 2 / hosts / most_at_one < self.useful(room)
+    }
+
+    /// An equal share.
+    fn share(&self, request: &Request, half: u64) -> u64 {
+        let ticket = self.ledger.get(request.client).and_then(|client| client.ticket);
+        let neighbours = self.hosts.get(&request.address).map_or(1, |host| host.wanting.max(1));
+        let share = half / self.hosts_wanting.max(1) / neighbours;
+        // Those that want nothing at the moment have what they wanted a moment ago. While that leaves nothing to one that waits, they count.
+        if self.waiting.has_others(ticket) { share.min(half / self.ledger.active().max(1) as u64) } else { share }
+    }
+
+    /// The most that is of use to this client: what it asks for, and as much again as it has under way, so that in a steady stream the next
+    /// datagram need not wait for a heartbeat, unless somebody waits for that room; or what would be its share if every client had something
+    /// to send.
+    fn wish(&self, id: ClientId, room: Room) -> u64 {
+        let share = room.buffer / 2 / self.ledger.len().max(1) as u64;
+        let Some(client) = self.ledger.get(id) else {
+            return share;
+        };
+        let spare = if self.waiting.has_others(client.ticket) { 0 } else { client.unconfirmed };
+        client.shown.saturating_add(spare).max(share)
+    }
+
+    /// For one in the middle of a steady stream, which has just sent all it had: it keeps a window, so that its next datagram need not wait for
+    /// a heartbeat. Nobody waits for the sake of that.
+    fn renewal(&self, now: Time, request: &Request, room: Room) -> u64 {
+        let Some(client) = self.ledger.get(request.client) else {
+            return 0;
+        };
+        if request.unconfirmed_cost == 0 || client.booked(now) == 0 || self.waiting.has_others(client.ticket) {
+            return 0;
+        }
+        // All that are in the middle of something count: of those that stream, only some want more at any moment.
+        let share = room.buffer / 2 / self.ledger.active().max(1) as u64;
+        client.newest().min(share).min(self.free(request.client, room))
+    }
+
+    /// Whether it is this client's turn. `free` bytes can be granted, `useful` of them to one; an address may have `each` turns at a time.
+    fn has_turn(&mut self, now: Time, request: &Request, free: u64, useful: u64, each: u64) -> bool {
+        let Some(&Client { address, shown, turn, ticket, .. }) = self.ledger.get(request.client) else {
+            return false;
+        };
+        if let Some(began) = turn {
+            if now.since(began) < TURN || !self.waiting.has_others(ticket) {
+                return true;
+            }
+            self.end_turn(request.client);
+        }
+        let ticket = self.join(request.client);
+        let each = each.max(1);
+        let places = |address: &IpAddr| each.saturating_sub(self.hosts.get(address).map_or(0, |host| host.turns));
+        // Those before it that are about to ask come first; one that asks later must not keep a turn unused.
+        let (mut taken, mut neighbours) = (shown.min(useful), 0);
+        for waiter in self.waiting.ahead_and_due(ticket, now + ABOUT).filter(|waiter| places(&waiter.address) > 0) {
+            if taken > free {
+                break;
+            }
+            taken += waiter.shown.min(useful);
+            neighbours += u64::from(waiter.address == address);
+        }
+        if taken > free || neighbours >= places(&address) {
+            return false;
+        }
+        self.begin_turn(now, request.client);
+        true
+    }
+
+    /// When it is worth asking again: somewhat before those ahead have had their turns. Addresses take turns too: of those ahead at another one
+    /// only as many count as at its own, and one.
+    fn patience(&self, now: Time, id: ClientId, room: Room) -> Duration {
+        let (half, useful) = ((room.buffer / 2).max(1), self.useful(room));
+        let ticket = self.ledger.get(id).and_then(|client| client.ticket);
+        let span = if let Some(ticket) = ticket.filter(|_| self.takes_turns(room)) {
+            let most = half.saturating_mul(ASK_AGAIN_MAX.div_duration_f64(TURN) as u64 + 1);
+            let rounds = self.waiting.neighbours_ahead(ticket) + 1;
+            let (mut ahead, mut counted) = (0, HashMap::new());
+            for waiter in self.waiting.ahead(ticket) {
+                let there: &mut usize = counted.entry(waiter.address).or_default();
+                if *there < rounds {
+                    *there += 1;
+                    ahead += waiter.shown.min(useful);
+                }
+                if ahead >= most {
+                    break;
+                }
+            }
+            TURN.mul_f64(ahead as f64 / half as f64)
+        } else {
+            self.ledger.next_change().map_or(Duration::ZERO, |at| at.since(now))
+        };
+        span.clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
+    }
+
+    /// The least window that is worth granting.
+    fn useful(&self, room: Room) -> u64 {
+        let share = SHARE_DATAGRAMS_MIN * u64::from(buffer_cost(0));
+        share.max(self.largest_cost).min(room.buffer / 2).max(1)
+    }
+
+    /// What may be granted to this client: see the head of this file.
+    fn free(&self, id: ClientId, room: Room) -> u64 {
+        // What an expired grant has on its way counts until it has been read.
+        let others = self.ledger.under_way_of_others(id);
+        // In the queue lies what clients say they have released. What they only may release comes on top of it, and what they do not count
+        // any more, because they are about to send it again, lies there too.
+        let strange = room.queue.saturating_sub(self.ledger.said());
+        let room_left = usable(room.buffer).saturating_sub(strange + others);
+        room_left.min((room.buffer / 2).saturating_sub(self.ledger.booked_by_others(id)))
+    }
+
+    /// What lies in the queue and no client has sent.
+    const fn foreign(&self, room: Room) -> u64 {
+        room.queue.saturating_sub(self.ledger.under_way())
+    }
+
+    /// More than half the buffer is taken by what no client has sent.
+    const fn is_filled_by_others(&self, room: Room) -> bool {
+        self.foreign(room) > room.buffer / 2
+    }
+
+    fn deflated(&self, room: Room) -> Room {
+        let shrink = |bytes: u64| (bytes as f64 / self.inflation) as u64;
+        Room { buffer: shrink(room.buffer), queue: shrink(room.queue), ..room }
+    }
+
+    /// Forgets who is silent: it must not keep others waiting.
+    fn sweep(&mut self, now: Time) {
+        if now.since(self.swept) < SWEEP_GAP {
+            return;
+        }
+        self.swept = now;
+        let silent = |client: &Client| {
+            let span = now.since(client.asked.max(client.due));
+            span >= WAIT_FORGOTTEN || (client.turn.is_some() && span >= TURN && client.booked(now) == 0)
+        };
+        let silent: Vec<ClientId> = self.ledger.iter().filter(|(_, client)| silent(client)).map(|(id, _)| id).collect();
+        for id in silent {
+            self.set_wants(id, false);
+        }
+        let forgotten = |client: &Client| {
+            let over = client.gone || now.since(client.asked) >= WAIT_FORGOTTEN;
+            !client.wants && over && client.is_settled()
+        };
+        let forgotten: Vec<ClientId> =
+            self.ledger.iter().filter(|(_, client)| forgotten(client)).map(|(id, _)| id).collect();
+        for id in forgotten {
+            self.ledger.remove(id);
+        }
+        self.hosts.retain(|_, host| host.wanting > 0 || host.turns > 0);
+        let wanting = self.ledger.iter().filter(|(_, client)| client.wants);
+        self.largest_cost = wanting.map(|(_, client)| client.next_cost).max().unwrap_or(0);
+    }
+}
+
+/// How much of a buffer can be filled whatever of it the kernel has not freed yet.
+pub(super) const fn usable(buffer: u64) -> u64 {
+    buffer * USABLE_PERCENT / 100
+}

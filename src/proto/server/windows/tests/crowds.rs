@@ -1,0 +1,183 @@
+//! Clients at random: that the bounds hold whatever they do, and that nobody starves among those who behave.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::proto::server::windows::waiting::Ticket;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask { client: u8, wants: bool, length: usize, unconfirmed: u64, lease: u64 },
+    Gone(u8),
+    Queue(u64),
+    Flags { overflows: bool, reads: bool },
+    Learn,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let length = prop_oneof![4 => 0usize..1_500, 1 => 0usize..=65_507, 1 => Just(65_507)];
+    let lease = prop_oneof![5 => 1u64..500, 1 => 0u64..=10_000];
+    let ask = (0u8..20, prop::bool::weighted(0.8), length, prop_oneof![Just(0), 0u64..200_000, Just(1 << 32)], lease);
+    prop_oneof![
+        12 => ask.prop_map(|(client, wants, length, unconfirmed, lease)| {
+            Step::Ask { client, wants, length, unconfirmed, lease }
+        }),
+        1 => (0u8..20).prop_map(Step::Gone),
+        2 => (0u64..400_000).prop_map(Step::Queue),
+        1 => any::<(bool, bool)>().prop_map(|(overflows, reads)| Step::Flags { overflows, reads }),
+        1 => Just(Step::Learn),
+        6 => prop_oneof![4 => 0u64..60, 1 => 0u64..6_000].prop_map(Step::Wait),
+    ]
+}
+
+/// Three clients at each address.
+const fn host(client: u8) -> IpAddr {
+    address(client / 3)
+}
+
+/// What the sums and lists say is what the clients say.
+fn check_books(windows: &mut Windows, now: Time) {
+    let kept = (windows.booked(now), windows.ledger.said(), windows.ledger.under_way(), windows.active(now));
+    assert_eq!(kept, windows.ledger.added_up(now));
+    let clients = || windows.ledger.iter().map(|(_, client)| client);
+    assert_eq!(windows.wanting, clients().filter(|client| client.wants).count() as u64);
+    assert_eq!(windows.hosts_wanting, windows.hosts.values().filter(|host| host.wanting > 0).count() as u64);
+    for (address, host) in &windows.hosts {
+        let there = || clients().filter(|client| client.address == *address);
+        assert_eq!(host.wanting, there().filter(|client| client.wants).count() as u64, "at {address}");
+        assert_eq!(host.turns, there().filter(|client| client.turn.is_some()).count() as u64, "at {address}");
+    }
+    let tickets: BTreeSet<Ticket> = clients().filter_map(|client| client.ticket).collect();
+    assert_eq!(tickets, windows.waiting.tickets(), "who waits");
+    assert!(clients().all(|client| client.ticket.is_none() || (client.wants && client.turn.is_none())));
+    assert!(clients().all(Client::is_bounded));
+}
+
+fn check_grant(windows: &mut Windows, now: Time, request: &Request, grant: Grant, room: Room) {
+    let half = room.buffer / 2;
+    let booked = windows.ledger.iter().map(|(_, client)| client.booked(now));
+    let booked: Vec<u64> = booked.filter(|&bytes| bytes > 0).collect();
+    // One alone may send a single datagram that is larger than that.
+    assert!(windows.booked(now) <= half || booked.len() == 1, "{booked:?} granted of {}", room.buffer);
+    assert!(grant.window <= half.max(request.next_cost), "{grant:?} for {request:?}");
+    if request.wants {
+        assert!(grant.window == 0 || grant.window >= request.next_cost, "{grant:?} is of no use for {request:?}");
+        let patience = ASK_AGAIN_MIN..=ASK_AGAIN_MAX;
+        assert!(grant.window > 0 || patience.contains(&grant.ask_again), "{grant:?} for {request:?}");
+    }
+    if grant.window > 0 {
+        assert_eq!(grant.ask_again, Duration::ZERO);
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_clients_ask_for_the_bounds_hold(
+        buffer in prop_oneof![Just(BUFFER), 4_096u64..64_000_000],
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let (mut windows, mut room, mut at) = (Windows::default(), Room { buffer, ..EMPTY }, 0);
+        for step in steps {
+            let now = ms(at);
+            match step {
+                Step::Ask { client, wants, length, unconfirmed, lease } => {
+                    let request = Request {
+                        address: host(client),
+                        wants,
+                        next_cost: u64::from(buffer_cost(length)),
+                        unconfirmed_cost: unconfirmed,
+                        lease: Duration::from_millis(lease),
+                        ..asks(client)
+                    };
+                    let grant = windows.handle_request(now, request, room);
+                    check_grant(&mut windows, now, &request, grant, room);
+                }
+                Step::Gone(client) => windows.handle_gone(ClientId::from(client)),
+                Step::Queue(queue) => room.queue = queue,
+                Step::Flags { overflows, reads } => (room.overflows, room.reads) = (overflows, reads),
+                Step::Learn => windows.handle_queue(now, room.queue, room.overflows),
+                Step::Wait(millis) => at += millis,
+            }
+            check_books(&mut windows, now);
+            prop_assert!((1.0..=INFLATION_MAX).contains(&windows.inflation));
+        }
+    }
+}
+
+/// One that always has something to send, and asks as it was told to.
+#[derive(Clone, Debug)]
+struct Honest {
+    length: usize,
+    /// How long it takes to come back for more.
+    round_trip: u64,
+    /// It is gone after so many milliseconds: with a farewell, or without.
+    gone: Option<(u64, bool)>,
+}
+
+fn honest() -> impl Strategy<Value = Honest> {
+    let length = prop_oneof![6 => 0usize..200, 3 => 200usize..1_473, 1 => 1_473usize..7_000];
+    let gone = prop_oneof![3 => Just(None), 1 => (0u64..4_000, any::<bool>()).prop_map(Some)];
+    (length, 1u64..150, gone).prop_map(|(length, round_trip, gone)| Honest { length, round_trip, gone })
+}
+
+/// Longer than all of a crowd need to have their turns, and than one is waited for that vanished in its own.
+const FAIR_AFTER_MILLIS: u64 = 12_000;
+
+/// When each of a crowd got a window.
+fn serve(crowd: &[Honest], per_address: usize) -> Vec<Vec<u64>> {
+    let (mut windows, mut at) = (Windows::default(), 0);
+    let mut next = vec![0; crowd.len()];
+    let mut granted = vec![Vec::new(); crowd.len()];
+    while at < FAIR_AFTER_MILLIS {
+        let asking: Vec<usize> = (0..crowd.len()).filter(|&index| next[index] == at).collect();
+        for index in asking {
+            let Honest { length, round_trip, gone } = crowd[index];
+            if let Some((_, told)) = gone.filter(|(millis, _)| *millis <= at) {
+                next[index] = u64::MAX;
+                if told {
+                    windows.handle_gone(index as u64);
+                }
+                continue;
+            }
+            let request = Request {
+                address: address((index / per_address) as u8),
+                next_cost: u64::from(buffer_cost(length)),
+                lease: LEASE + Duration::from_millis(round_trip),
+                ..asks(index as u8)
+            };
+            let grant = windows.handle_request(ms(at), request, EMPTY);
+            check_grant(&mut windows, ms(at), &request, grant, EMPTY);
+            if grant.window > 0 {
+                granted[index].push(at);
+            }
+            next[index] = at + round_trip.max(grant.ask_again.as_millis() as u64);
+        }
+        check_books(&mut windows, ms(at));
+        at = next.iter().copied().min().unwrap_or(u64::MAX);
+    }
+    granted
+}
+
+#[test]
+fn one_whose_turn_is_over_leaves_its_place_to_a_neighbour_who_is_about_to_ask() {
+    let honest = |round_trip| Honest { length: 0, round_trip, gone: None };
+    let crowd = [1, 1, 1, 1, 133, 97, 47, 130, 31].map(honest);
+    for (index, granted) in serve(&crowd, 4).iter().enumerate() {
+        assert!(granted.len() > 10, "the one at {index} got a window {} times", granted.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn nobody_who_asks_as_told_starves(crowd in prop::collection::vec(honest(), 1..40), per_address in 1usize..6) {
+        let granted = serve(&crowd, per_address);
+        for (one, granted) in crowd.iter().zip(granted).filter(|(one, _)| one.gone.is_none()) {
+            prop_assert!(granted.iter().any(|&at| at >= FAIR_AFTER_MILLIS / 2), "{one:?} got {granted:?}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! In the place of `src/threads/crew.rs`: threads whose steps are chosen by the explorer.
+
+use std::io;
+
+pub use ossec_broker::os::threads::{Ended, Outcome};
+use shuttle::thread::Scope;
+pub use shuttle::thread::scope;
+
+use crate::channels::{Receiver, Sender, bounded};
+use crate::world::World;
+
+#[derive(Debug)]
+pub struct Crew<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    ended: Sender<Ended>,
+}
+
+impl<'scope, 'env> Crew<'scope, 'env> {
+    pub fn new(scope: &'scope Scope<'scope, 'env>, size: usize) -> (Self, Receiver<Ended>) {
+        let (ended, reports) = bounded(size);
+        (Self { scope, ended }, reports)
+    }
+
+    pub fn spawn(
+        &self,
+        name: &'static str,
+        body: impl FnOnce() -> Result<(), String> + Send + 'scope,
+    ) -> io::Result<()> {
+        let ended = self.ended.clone();
+        World::here().born();
+        self.scope.spawn(move || {
+            World::here().name(name);
+            let outcome = body().map_or_else(Outcome::Failed, |()| Outcome::Stopped);
+            let _ = ended.try_send(Ended { name, outcome });
+            drop(ended);
+            World::here().leave();
+        });
+        Ok(())
+    }
+}
+
+/// The client of this model has nothing to resolve.
+pub fn detach(name: &'static str, _: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    panic!("{name} has nothing to do here")
+}
