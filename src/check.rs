@@ -12,8 +12,9 @@ use crate::os::keyfile;
 use crate::os::net::{self, HostPort};
 use crate::os::threads::detach;
 use crate::proto::seal::{Key, Seal};
+use crate::proto::terms::Verdict;
 use crate::proto::time::Time;
-use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION, Verdict};
+use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION};
 
 /// How long all of it may take: the name, the connection, the answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -6,10 +6,13 @@
 //! | [`server`] | the server's whole logic: verdict, windows, streams, conversation |
 //! | [`seal`] | the key of a connection |
 //! | [`wire`] | frames as bytes |
+//! | [`terms`], [`cost`] | words that both have in common; what a datagram costs in a receive buffer |
 //! | [`time`] | a moment |
 
 pub mod client;
+pub mod cost;
 pub mod seal;
 pub mod server;
+pub mod terms;
 pub mod time;
 pub mod wire;

@@ -22,9 +22,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use ossec_broker::proto::terms::{Incarnation, Seq, SessionName, Verdict};
 use ossec_broker::proto::wire::{
-    Assembler, Features, Frame, Hello, Incarnation, Ping, Pong, Refusal, Reply, Resume, Seq, SessionName, Target,
-    VERSION, Verdict, Welcome,
+    Assembler, Features, Frame, Hello, Ping, Pong, Refusal, Reply, Resume, Target, VERSION, Welcome,
 };
 use ports::free_port;
 use socket2::{Domain, Socket, Type};

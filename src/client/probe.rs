@@ -20,7 +20,7 @@ use crate::os::threads::{DOORBELL, Stop};
 use crate::proto::client::link::stream::Foreign;
 use crate::proto::client::link::{Probe, Rewind};
 use crate::proto::client::routes::Route;
-use crate::proto::client::{Bells, Relay, SessionRef, Transport};
+use crate::proto::client::{Bells, Relay, Transport};
 use crate::proto::seal::Key;
 use crate::proto::time::Time;
 use crate::proto::wire::{Attach, Features, Frame, Ping, Pong, Reply};
@@ -327,8 +327,7 @@ impl<'a> Prober<'a> {
             // Then replies come by UDP alone.
             return;
         }
-        let session = SessionRef { id: reply.name.id, generation: reply.name.generation };
-        let origin = self.shared.relay.lock().handle_carried_reply(net::now(), session);
+        let origin = self.shared.relay.lock().handle_carried_reply(net::now(), reply.name);
         if let Some(origin) = origin {
             self.shared.pass_on(origin, &reply.bytes);
         }

@@ -12,7 +12,7 @@ use super::{Shared, events};
 use crate::os::net;
 use crate::os::net::udp::{Inbox, take_refusal, unwatch, watch};
 use crate::os::threads::{DOORBELL, Stop};
-use crate::proto::client::SessionRef;
+use crate::proto::terms::SessionName;
 use crate::proto::time::Time;
 
 /// Batches read from one socket before the others have their turn.
@@ -112,7 +112,7 @@ impl Watched {
     }
 }
 
-fn token_of(session: SessionRef) -> Token {
+fn token_of(session: SessionName) -> Token {
     Token(usize::from(session.id))
 }
 

@@ -13,8 +13,8 @@ use log::Level;
 
 use crate::proto::client::link::Standing;
 use crate::proto::client::{DropReason, Snapshot};
+use crate::proto::terms::Verdict;
 use crate::proto::time::{Time, Utc};
-use crate::proto::wire::Verdict;
 
 /// A change of the link is told when it has lasted this long.
 const LASTING: Duration = Duration::from_secs(1);

@@ -13,9 +13,10 @@ use super::upstreams::Upstreams;
 use crate::os::net;
 use crate::os::net::udp::send_batch;
 use crate::os::threads::Stop;
-use crate::proto::client::{Batch, SessionRef};
+use crate::proto::client::Batch;
+use crate::proto::terms::SessionName;
 use crate::proto::time::Time;
-use crate::proto::wire::{DataWriter, Frame, Session, SessionName};
+use crate::proto::wire::{DataWriter, Frame, Session};
 
 /// Stateful firewalls and NAT forget a UDP port that nothing goes out from; most after half a minute.
 const EMPTY_GAP: Duration = Duration::from_secs(20);
@@ -95,9 +96,8 @@ impl<'a> Streamer<'a> {
         let mut bytes = Vec::new();
         for at in 0..batch.len() {
             let session = batch.session(at);
-            let name = SessionName { id: session.id, generation: session.generation };
             // It may have given up its socket since, or has got one only now.
-            let named = Session { name, port: self.port(session, batch.target()) };
+            let named = Session { name: session, port: self.port(session, batch.target()) };
             if self.named.insert(session.id, named) != Some(named) {
                 Frame::Session(named).encode(&mut bytes);
             }
@@ -111,7 +111,7 @@ impl<'a> Streamer<'a> {
     }
 
     /// Where a session gets its replies: the port of its UDP socket. Its datagrams need none, and do not wait for it.
-    fn port(&mut self, session: SessionRef, target: SocketAddr) -> u16 {
+    fn port(&mut self, session: SessionName, target: SocketAddr) -> u16 {
         match self.upstreams.get(session, target) {
             Ok(socket) => {
                 let port = socket.local_addr().map_or(0, |own| own.port());

@@ -13,7 +13,7 @@ use super::Config;
 use crate::os::net;
 use crate::os::net::udp::discard;
 use crate::os::threads::Doorbell;
-use crate::proto::client::SessionRef;
+use crate::proto::terms::SessionName;
 use crate::proto::time::Time;
 
 /// There was no descriptor for a new socket.
@@ -27,7 +27,7 @@ const CROWDED_PAUSE: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug)]
 pub(super) struct Upstream {
     /// Whose it is.
-    pub(super) session: SessionRef,
+    pub(super) session: SessionName,
     /// The socket itself.
     pub(super) socket: Arc<UdpSocket>,
     ipv4: bool,
@@ -42,9 +42,9 @@ pub(super) enum Change {
     /// A session has a socket.
     Open(Upstream),
     /// The socket of this place is another agent's from here on.
-    Pass(SessionRef),
+    Pass(SessionName),
     /// It has none any more: the reply thread lets go of it, too.
-    Close(SessionRef),
+    Close(SessionName),
 }
 
 /// The sockets of all sessions.
@@ -90,7 +90,7 @@ impl<'a> Upstreams<'a> {
 
     /// The session's socket, made if need be. [`io::ErrorKind::WouldBlock`]: there will be one when the reply thread
     /// has let go of another.
-    pub(super) fn get(&mut self, session: SessionRef, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+    pub(super) fn get(&mut self, session: SessionName, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
         let at = usize::from(session.id);
         if self.sockets.len() <= at {
             self.sockets.resize(at + 1, None);

@@ -34,7 +34,7 @@ mod tests;
 use std::net::IpAddr;
 
 use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample, Socket};
-use crate::proto::wire::Receives;
+use crate::proto::terms::Receives;
 
 pub use sample::Inspector;
 pub use search::{Searcher, search, search_in};

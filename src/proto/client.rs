@@ -31,7 +31,7 @@ mod way;
 
 pub use batch::Batch;
 pub use counters::{Counters, DropReason};
-pub use sessions::{Origin, SessionRef};
+pub use sessions::Origin;
 pub use way::Transport;
 
 use std::net::SocketAddr;
@@ -41,8 +41,10 @@ use std::time::Duration;
 use crate::proto::client::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
 use crate::proto::client::link::stream::{Foreign, Resumption};
 use crate::proto::client::link::{Flight, Outcome, Probe, Rewind, Standing, Work};
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::{Seq, SessionName, Verdict, digest};
 use crate::proto::time::Time;
-use crate::proto::wire::{Ack, Ping, Pong, Resume, Seq, Verdict, buffer_cost, digest};
+use crate::proto::wire::{Ack, Ping, Pong, Resume};
 use pace::Pace;
 use sessions::Sessions;
 use suspicion::Suspicion;
@@ -454,7 +456,7 @@ impl Relay {
     }
 
     /// Where a reply to this session goes; `None` if the session has given way to another, or if it is not remoted that sends.
-    pub fn handle_reply(&mut self, now: Time, session: SessionRef, from: SocketAddr) -> Option<Origin> {
+    pub fn handle_reply(&mut self, now: Time, session: SessionName, from: SocketAddr) -> Option<Origin> {
         if self.target.is_none_or(|target| (target.ip(), target.port()) != (from.ip(), from.port())) {
             return None;
         }
@@ -463,12 +465,12 @@ impl Relay {
     }
 
     /// Transport tcp: where a reply to this session goes that came over the connection.
-    pub fn handle_carried_reply(&mut self, now: Time, session: SessionRef) -> Option<Origin> {
+    pub fn handle_carried_reply(&mut self, now: Time, session: SessionName) -> Option<Origin> {
         self.replies_carried = true;
         self.take_reply(now, session)
     }
 
-    fn take_reply(&mut self, now: Time, session: SessionRef) -> Option<Origin> {
+    fn take_reply(&mut self, now: Time, session: SessionName) -> Option<Origin> {
         let origin = self.sessions.handle_reply(now, session, self.up_since)?;
         self.counters.replies += 1;
         Some(origin)

@@ -32,9 +32,11 @@ use std::time::Duration;
 
 use crate::proto::server::judge::{Judge, OnTheWay, Sample};
 use crate::proto::server::responder::Responder;
-use crate::proto::server::streams::{ConnectionId, Offence, StreamId, Streams, Told, Volley};
+use crate::proto::server::streams::{Offence, Streams, Told, Volley};
+use crate::proto::terms::Verdict;
+use crate::proto::terms::{ConnectionId, StreamId};
 use crate::proto::time::Time;
-use crate::proto::wire::{Data, Ping, Pong, Session, Verdict};
+use crate::proto::wire::{Data, Ping, Pong, Session};
 
 /// How long a way that dropped something is used with care.
 const CALM: Duration = Duration::from_secs(10);

@@ -12,16 +12,17 @@ use crate::proto::seal::Key;
 use crate::proto::server::Delivery;
 use crate::proto::server::conversation::{Access, Conversation, Garbage, Question, Request};
 use crate::proto::server::destination::Destination;
-use crate::proto::server::windows::ClientId;
+use crate::proto::terms::ConnectionId;
+use crate::proto::terms::Verdict;
 use crate::proto::time::Time;
-use crate::proto::wire::{Assembler, Features, Pong, Verdict};
+use crate::proto::wire::{Assembler, Features, Pong};
 
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) framed: Framed,
     pub(super) address: IpAddr,
-    pub(super) id: ClientId,
+    pub(super) id: ConnectionId,
     /// The server has a key.
     keyed: bool,
     conversation: Conversation,
@@ -56,7 +57,7 @@ impl From<Broken> for Close {
 }
 
 impl Conn {
-    pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, id: ClientId, key: Option<Key>) -> Self {
+    pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, id: ConnectionId, key: Option<Key>) -> Self {
         let keyed = key.is_some();
         let (framed, conversation) = (Framed::server(stream, key), Conversation::new(now));
         Self {

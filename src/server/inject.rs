@@ -19,9 +19,10 @@ use mio::{Poll, Token};
 
 use crate::os::net::udp::{Inbox, SendError};
 use crate::os::remoted::Found;
-use crate::proto::server::streams::{StreamId, Volley};
+use crate::proto::server::streams::Volley;
+use crate::proto::terms::SessionName;
+use crate::proto::terms::StreamId;
 use crate::proto::time::Time;
-use crate::proto::wire::SessionName;
 use own::{Own, Seen};
 use spoof::Spoof;
 

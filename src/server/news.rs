@@ -3,7 +3,7 @@
 use log::Level;
 
 use crate::proto::server::judge::{Judge, Owner, Sample};
-use crate::proto::wire::{Incarnation, Port, Reason, Verdict};
+use crate::proto::terms::{Incarnation, Port, Reason, Verdict};
 
 /// What the log was told.
 #[derive(Debug, Default)]

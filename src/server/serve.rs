@@ -32,7 +32,7 @@ use crate::proto::seal::Key;
 use crate::proto::server::Gate;
 use crate::proto::server::conversation::{Garbage, Request};
 use crate::proto::server::streams::Offence;
-use crate::proto::server::windows::ClientId;
+use crate::proto::terms::ConnectionId;
 use crate::proto::time::Time;
 use crate::proto::wire::Frame;
 use carry::Attachments;
@@ -81,8 +81,8 @@ pub(super) struct Server<'a> {
     strangers: HashMap<IpAddr, usize>,
     tokens: usize,
     /// Connections so far: each has a number of its own.
-    admitted: ClientId,
-    by_id: HashMap<ClientId, Token>,
+    admitted: ConnectionId,
+    by_id: HashMap<ConnectionId, Token>,
     /// Connections with more to read than one turn takes.
     unread: Vec<Token>,
     unread_replies: Vec<Token>,
@@ -331,7 +331,7 @@ impl<'a> Server<'a> {
     }
 
     /// The token of the connection with this number.
-    fn token(&self, id: ClientId) -> Option<Token> {
+    fn token(&self, id: ConnectionId) -> Option<Token> {
         self.by_id.get(&id).copied()
     }
 

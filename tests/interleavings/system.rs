@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use ossec_broker::proto::client::{Relay, Snapshot};
-use ossec_broker::proto::server::streams::{ConnectionId, Streams, Told};
+use ossec_broker::proto::server::streams::{Streams, Told};
+use ossec_broker::proto::terms::ConnectionId;
+use ossec_broker::proto::terms::{Incarnation, Port, Verdict};
 use ossec_broker::proto::time::Time;
-use ossec_broker::proto::wire::{Features, Frame, Incarnation, Notice, Ping, Pong, Port, VERSION, Verdict, Welcome};
+use ossec_broker::proto::wire::{Features, Frame, Notice, Ping, Pong, VERSION, Welcome};
 use shuttle::rand::Rng;
 
 use crate::os::net::udp::Inside;

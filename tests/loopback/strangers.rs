@@ -8,7 +8,8 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use ossec_broker::os::net;
-use ossec_broker::proto::wire::{Features, Frame, Notice, Refusal, VERSION, Verdict, Welcome};
+use ossec_broker::proto::terms::Verdict;
+use ossec_broker::proto::wire::{Features, Frame, Notice, Refusal, VERSION, Welcome};
 use socket2::SockRef;
 
 use crate::{BROKER, DEADLINE, Role, free_port, say, uninterrupted, wait_until};

@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ossec_broker::proto::client::{Batch, Origin, Relay};
-use ossec_broker::proto::server::streams::{ConnectionId, StreamId, Streams, Told};
+use ossec_broker::proto::server::streams::{Streams, Told};
+use ossec_broker::proto::terms::{ConnectionId, StreamId};
+use ossec_broker::proto::terms::{Incarnation, SessionName, Verdict};
 use ossec_broker::proto::time::Time;
-use ossec_broker::proto::wire::{Assembler, DataWriter, Frame, Incarnation, Session, SessionName, Verdict};
+use ossec_broker::proto::wire::{Assembler, DataWriter, Frame, Session};
 
 use crate::plan::Plan;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ossec_broker::proto::client::link::Settings;
 use ossec_broker::proto::client::{Config, FullPolicy, Transport};
-use ossec_broker::proto::wire::buffer_cost;
+use ossec_broker::proto::cost::buffer_cost;
 
 use crate::random::Random;
 use crate::remoted::BUFFER;

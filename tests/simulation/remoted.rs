@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use ossec_broker::proto::cost::buffer_cost;
 use ossec_broker::proto::server::judge::{self, Owner, Places, Presence, Sample};
-use ossec_broker::proto::wire::buffer_cost;
 
 use crate::plan::MS;
 

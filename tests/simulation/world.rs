@@ -18,8 +18,9 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 
 use ossec_broker::proto::server::streams::Told;
+use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::time::Time;
-use ossec_broker::proto::wire::{Ping, Pong, Verdict};
+use ossec_broker::proto::wire::{Ping, Pong};
 
 use crate::plan::{Fault, Plan, SECOND};
 use crate::promise::Ledger;

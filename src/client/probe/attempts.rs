@@ -17,8 +17,9 @@ use crate::proto::client::dial::{Dialer, PATIENCE_MAX};
 use crate::proto::client::routes::{Route, Routes};
 use crate::proto::client::segments::Segments;
 use crate::proto::seal::Key;
+use crate::proto::terms::Verdict;
 use crate::proto::time::Time;
-use crate::proto::wire::{Features, Frame, Hello, Target, VERSION, Verdict};
+use crate::proto::wire::{Features, Frame, Hello, Target, VERSION};
 
 /// The attempts under way, and all that they go by.
 pub(super) struct Attempts<'a> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::proto::client::Counters;
 use crate::proto::client::buffer::Tally;
-use crate::proto::wire::Port;
+use crate::proto::terms::Port;
 
 const WALL: u64 = 1_795_485_600;
 

@@ -6,7 +6,8 @@ use super::framed::Framed;
 use super::udp::{Inbox, SendError, kernel_drops, send_batch, send_from, send_run, take_refusal, watch};
 use super::*;
 use crate::proto::seal::Key;
-use crate::proto::wire::{Frame, Ping, Reply, SessionName};
+use crate::proto::terms::SessionName;
+use crate::proto::wire::{Frame, Ping, Reply};
 
 /// How long what must come may take.
 const DEADLINE: Duration = Duration::from_secs(30);

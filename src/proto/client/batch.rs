@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::sessions::SessionRef;
 use crate::proto::client::buffer::Entry;
+use crate::proto::terms::{Seq, SessionName};
 use crate::proto::time::Time;
-use crate::proto::wire::Seq;
 
 /// Datagrams in one batch: more brought nothing when measured.
 const BATCH_DATAGRAMS_MAX: usize = 64;
@@ -26,7 +25,7 @@ pub struct Batch {
 #[derive(Clone, Copy, Debug)]
 struct Item {
     seq: Seq,
-    session: SessionRef,
+    session: SessionName,
     start: usize,
     end: usize,
 }
@@ -72,7 +71,7 @@ impl Batch {
     }
 
     /// The session of the `at`-th datagram.
-    pub fn session(&self, at: usize) -> SessionRef {
+    pub fn session(&self, at: usize) -> SessionName {
         self.items[at].session
     }
 
@@ -107,7 +106,7 @@ impl Batch {
         self.bytes.clear();
     }
 
-    pub(super) fn push(&mut self, entry: &Entry<'_>, session: SessionRef) {
+    pub(super) fn push(&mut self, entry: &Entry<'_>, session: SessionName) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(entry.bytes);
         self.items.push(Item { seq: entry.seq, session, start, end: self.bytes.len() });

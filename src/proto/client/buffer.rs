@@ -30,8 +30,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::proto::terms::Seq;
 use crate::proto::time::Time;
-use crate::proto::wire::Seq;
 
 /// Bytes in front of each payload.
 pub const HEADER_BYTES: usize = 8;

@@ -32,8 +32,9 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::proto::terms::{Incarnation, Seq, Verdict};
 use crate::proto::time::Time;
-use crate::proto::wire::{Incarnation, Pong, Seq, Verdict};
+use crate::proto::wire::Pong;
 use drops::{Drops, Finding};
 use prompt::{GRACE, Promptness};
 use proof::{Good, Proof};

@@ -23,8 +23,8 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::proto::terms::{Receives, Verdict};
 use crate::proto::time::Time;
-use crate::proto::wire::{Receives, Verdict};
 
 /// Routes that are tried; a name with more addresses than this is tried at the first of them.
 pub const ROUTES_MAX: usize = 16;

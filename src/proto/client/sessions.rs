@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::recency::Recency;
 use super::replies::Replies;
 use crate::proto::client::buffer::SessionId;
+use crate::proto::terms::{AgentId, SessionName, agent_id};
 use crate::proto::time::Time;
-use crate::proto::wire::{AgentId, agent_id};
 
 /// Where a datagram came from, and so where its replies go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,15 +21,6 @@ pub struct Origin {
     pub agent: SocketAddr,
     /// The own address that the agent sent to, where the socket listens on several.
     pub local: Option<IpAddr>,
-}
-
-/// A session as the other threads know it: an index, and which of its tenants is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionRef {
-    /// Index into the table, counted from 0 without gaps.
-    pub id: SessionId,
-    /// Grows when the place is given to another agent.
-    pub generation: u32,
 }
 
 #[derive(Debug)]
@@ -103,8 +94,8 @@ impl Sessions {
         if self.idle > 0 { idle.next() } else { None }
     }
 
-    pub(super) fn reference(&self, id: SessionId) -> SessionRef {
-        SessionRef { id, generation: self.table[usize::from(id)].generation }
+    pub(super) fn reference(&self, id: SessionId) -> SessionName {
+        SessionName { id, generation: self.table[usize::from(id)].generation }
     }
 
     /// A datagram of this session was put into the buffer.
@@ -131,7 +122,7 @@ impl Sessions {
     }
 
     /// A reply came; where it goes.
-    pub(super) fn handle_reply(&mut self, now: Time, session: SessionRef, up_since: Option<Time>) -> Option<Origin> {
+    pub(super) fn handle_reply(&mut self, now: Time, session: SessionName, up_since: Option<Time>) -> Option<Origin> {
         let found =
             self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
         found.replies.handle_reply(now, up_since);

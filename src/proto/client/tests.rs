@@ -1,5 +1,5 @@
 use super::*;
-use crate::proto::wire::{Incarnation, Port, Receives, Verdict};
+use crate::proto::terms::{Incarnation, Port, Receives, Verdict};
 
 mod histories;
 mod silence;
@@ -473,7 +473,7 @@ fn replies_are_taken_from_remoted_alone() {
     let mut bench = Bench::connected(config());
     bench.beat();
     bench.arrive(0..1);
-    let session = SessionRef { id: 0, generation: 0 };
+    let session = SessionName { id: 0, generation: 0 };
     let now = bench.now();
     assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(TARGET)), Some(origin(1)));
     assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 3], 1_514))), None);

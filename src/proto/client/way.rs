@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::proto::client::link::stream::Stream;
 use crate::proto::client::link::{Flight, Link, Outcome, Permit, Probe, Rewind, Settings, Standing, Work};
+use crate::proto::terms::Verdict;
 use crate::proto::time::Time;
-use crate::proto::wire::{Pong, Verdict};
+use crate::proto::wire::Pong;
 
 /// How datagrams travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::wire::{Notice, Verdict};
+use crate::proto::terms::Verdict;
+use crate::proto::wire::Notice;
 
 const KEY: Key = Key([7; 32]);
 

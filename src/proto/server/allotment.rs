@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::proto::server::streams::StreamId;
+use crate::proto::terms::SessionName;
+use crate::proto::terms::StreamId;
 use crate::proto::time::Time;
-use crate::proto::wire::SessionName;
 
 /// An agent that sent nothing for so long gives way: remoted answers within a second.
 const IDLE_MIN: Duration = Duration::from_mins(1);

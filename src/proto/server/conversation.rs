@@ -14,7 +14,8 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::proto::server::streams::{Offence, StreamId};
+use crate::proto::server::streams::Offence;
+use crate::proto::terms::StreamId;
 use crate::proto::time::Time;
 use crate::proto::wire::{
     Assembler, Attach, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, Target, VERSION, Welcome, WireError,

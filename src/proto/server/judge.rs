@@ -28,8 +28,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::proto::terms::{Incarnation, Port, Reason, Receives, Verdict};
 use crate::proto::time::Time;
-use crate::proto::wire::{Incarnation, Port, Reason, Receives, Verdict};
 
 /// How long a queue may stand still before remoted counts as stalled: longer than a pause for a busy disk, shorter than an
 /// administrator's patience.

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use super::judge::{Judge, Sample};
 use super::windows::usable;
-use super::windows::{ClientId, Grant, Request, Room, Windows};
+use super::windows::{Grant, Request, Room, Windows};
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, LEASE_MAX, Verdict};
 use crate::proto::time::Time;
-use crate::proto::wire::{DATAGRAM_BYTES_MAX, LEASE_MAX, Ping, Pong, Verdict, buffer_cost};
+use crate::proto::wire::{Ping, Pong};
 
 /// remoted's buffer where the system does not tell: the kernel's default.
 const BUFFER_BYTES_DEFAULT: u64 = 212_992;
@@ -22,7 +24,7 @@ const OVERFLOW_CALM: Duration = Duration::from_secs(10);
 /// While clients wait for remoted: how often to look without being asked, so that they are told soon.
 const WATCH_GAP: Duration = Duration::from_millis(500);
 /// The one that injects what came over transport tcp: one client among the others, which are numbered from 0.
-const INJECTOR: ClientId = ClientId::MAX;
+const INJECTOR: ConnectionId = ConnectionId::MAX;
 /// Nothing is under way between it and remoted's socket: a grant is used at once, or asked for anew.
 const INJECTION_LEASE: Duration = Duration::from_millis(5);
 /// While datagrams wait in remoted's socket: often enough that a socket which fills as fast as it is read is not taken for one that stands still.
@@ -64,7 +66,7 @@ impl Responder {
     }
 
     /// A client's connection is gone.
-    pub fn handle_gone(&mut self, client: ClientId) {
+    pub fn handle_gone(&mut self, client: ConnectionId) {
         self.windows.handle_gone(client);
     }
 
@@ -73,7 +75,7 @@ impl Responder {
     pub fn handle_ping(
         &mut self,
         now: Time,
-        client: ClientId,
+        client: ConnectionId,
         address: IpAddr,
         destination: Option<IpAddr>,
         ping: &Ping,
@@ -159,7 +161,7 @@ impl Responder {
 }
 
 /// What a heartbeat asks for. What a client says of itself is believed within reason.
-fn request(client: ClientId, address: IpAddr, ping: &Ping) -> Request {
+fn request(client: ConnectionId, address: IpAddr, ping: &Ping) -> Request {
     Request {
         client,
         address,

@@ -28,18 +28,13 @@ mod turns;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, Incarnation, Seq, StreamId, digest};
 use crate::proto::time::Time;
-use crate::proto::wire::{
-    Ack, DATAGRAM_BYTES_MAX, Data, DataItem, Incarnation, Resume, Seq, Session, buffer_cost, digest,
-};
+use crate::proto::wire::{Ack, Data, DataItem, Resume, Session};
 use kept::{Item, Kept};
 use steps::{Span, Steps};
 use turns::Turns;
-
-/// One connection of a client, as the server numbers them.
-pub type ConnectionId = u64;
-/// One client's stream, as it names it at random.
-pub type StreamId = u128;
 
 /// Most that one client may have sent and not seen acknowledged, in bytes of buffer cost: 5,000 small datagrams, or what 50,000 a second are over a
 /// path of 100 ms.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::proto::server::judge::{Owner, Presence, Socket};
-use crate::proto::wire::{Ack, DataItem, Seq, SessionName};
+use crate::proto::terms::{Seq, SessionName};
+use crate::proto::wire::{Ack, DataItem};
 
 const BUFFER: u64 = 212_992;
 const SMALL: u64 = 832;

@@ -25,8 +25,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::{ConnectionId, LAG_MAX};
 use crate::proto::time::Time;
-use crate::proto::wire::{LAG_MAX, buffer_cost};
 use ledger::{Client, Ledger};
 use waiting::{Ticket, Waiter, Waiting};
 
@@ -53,14 +54,11 @@ const INFLATION_MAX: f64 = 4.0;
 /// Less than this under way says nothing of the cost of a datagram.
 const INFLATION_BYTES_MIN: u64 = 8 * 832;
 
-/// Names a client for as long as its connection lasts.
-pub type ClientId = u64;
-
 /// What a client asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// Who asks.
-    pub client: ClientId,
+    pub client: ConnectionId,
     /// Where it asks from.
     pub address: IpAddr,
     /// It has something to send.
@@ -170,7 +168,7 @@ impl Windows {
     }
 
     /// A client's connection is gone. Its grant stays booked until it expires: what it sent may still be under way.
-    pub fn handle_gone(&mut self, client: ClientId) {
+    pub fn handle_gone(&mut self, client: ConnectionId) {
         self.set_wants(client, false);
         if let Some(client) = self.ledger.get_mut(client) {
             client.gone = true;
@@ -204,7 +202,7 @@ impl Windows {
     }
 
     /// One that wants nothing has no turn and does not wait for one.
-    fn set_wants(&mut self, id: ClientId, wants: bool) {
+    fn set_wants(&mut self, id: ConnectionId, wants: bool) {
         let Some(client) = self.ledger.get(id) else {
             return;
         };
@@ -231,7 +229,7 @@ impl Windows {
         }
     }
 
-    fn end_turn(&mut self, id: ClientId) {
+    fn end_turn(&mut self, id: ConnectionId) {
         if let Some(client) = self.ledger.get_mut(id)
             && client.turn.take().is_some()
             && let Some(host) = self.hosts.get_mut(&client.address)
@@ -240,7 +238,7 @@ impl Windows {
         }
     }
 
-    fn begin_turn(&mut self, now: Time, id: ClientId) {
+    fn begin_turn(&mut self, now: Time, id: ConnectionId) {
         self.leave(id);
         if let Some(client) = self.ledger.get_mut(id)
             && client.turn.replace(now).is_none()
@@ -250,7 +248,7 @@ impl Windows {
     }
 
     /// Waits, at the end of the queue unless it has a place.
-    fn join(&mut self, id: ClientId) -> Ticket {
+    fn join(&mut self, id: ConnectionId) -> Ticket {
         let waiting = &mut self.waiting;
         self.ledger.get_mut(id).map_or(Ticket::MAX, |client| {
             let waiter = Waiter { address: client.address, shown: client.shown, due: client.due };
@@ -259,7 +257,7 @@ impl Windows {
     }
 
     /// Does not wait any more.
-    fn leave(&mut self, id: ClientId) {
+    fn leave(&mut self, id: ConnectionId) {
         if let Some(ticket) = self.ledger.get_mut(id).and_then(|client| client.ticket.take()) {
             self.waiting.leave(ticket);
         }
@@ -322,7 +320,7 @@ impl Windows {
     /// The most that is of use to this client: what it asks for, and as much again as it has under way, so that in a steady stream the next
     /// datagram need not wait for a heartbeat, unless somebody waits for that room; or what would be its share if every client had something
     /// to send.
-    fn wish(&self, id: ClientId, room: Room) -> u64 {
+    fn wish(&self, id: ConnectionId, room: Room) -> u64 {
         let share = room.buffer / 2 / self.ledger.len().max(1) as u64;
         let Some(client) = self.ledger.get(id) else {
             return share;
@@ -377,7 +375,7 @@ impl Windows {
 
     /// When it is worth asking again: somewhat before those ahead have had their turns. Addresses take turns too: of those ahead at another one
     /// only as many count as at its own, and one.
-    fn patience(&self, now: Time, id: ClientId, room: Room) -> Duration {
+    fn patience(&self, now: Time, id: ConnectionId, room: Room) -> Duration {
         let (half, useful) = ((room.buffer / 2).max(1), self.useful(room));
         let ticket = self.ledger.get(id).and_then(|client| client.ticket);
         let span = if let Some(ticket) = ticket.filter(|_| self.takes_turns(room)) {
@@ -408,7 +406,7 @@ impl Windows {
     }
 
     /// What may be granted to this client: see the head of this file.
-    fn free(&self, id: ClientId, room: Room) -> u64 {
+    fn free(&self, id: ConnectionId, room: Room) -> u64 {
         // What an expired grant has on its way counts until it has been read.
         let others = self.ledger.under_way_of_others(id);
         // In the queue lies what clients say they have released. What they only may release comes on top of it, and what they do not count
@@ -443,7 +441,8 @@ impl Windows {
             let span = now.since(client.asked.max(client.due));
             span >= WAIT_FORGOTTEN || (client.turn.is_some() && span >= TURN && client.booked(now) == 0)
         };
-        let silent: Vec<ClientId> = self.ledger.iter().filter(|(_, client)| silent(client)).map(|(id, _)| id).collect();
+        let silent: Vec<ConnectionId> =
+            self.ledger.iter().filter(|(_, client)| silent(client)).map(|(id, _)| id).collect();
         for id in silent {
             self.set_wants(id, false);
         }
@@ -451,7 +450,7 @@ impl Windows {
             let over = client.gone || now.since(client.asked) >= WAIT_FORGOTTEN;
             !client.wants && over && client.is_settled()
         };
-        let forgotten: Vec<ClientId> =
+        let forgotten: Vec<ConnectionId> =
             self.ledger.iter().filter(|(_, client)| forgotten(client)).map(|(id, _)| id).collect();
         for id in forgotten {
             self.ledger.remove(id);

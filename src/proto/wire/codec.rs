@@ -1,20 +1,14 @@
-//! Fields, frames and unfinished frames as bytes.
+//! Fields as bytes, and the length in front of a frame.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{FRAME_BYTES_MAX, Frame};
+use crate::proto::terms::DATAGRAM_BYTES_MAX;
 
-const LENGTH_BYTES: usize = 4;
-/// What an empty buffer of a connection keeps: room for heartbeats. One large frame must not cost each of thousands of connections its size for ever.
-const KEPT_BYTES: usize = 4 * 1024;
+/// Longest frame, its length field excluded: room for the largest datagram and the fields before it.
+pub const FRAME_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 512;
 
-/// Gives the memory of an emptied buffer back, all but the room that heartbeats need.
-pub fn give_back(buffer: &mut Vec<u8>) {
-    if buffer.is_empty() && buffer.capacity() > KEPT_BYTES {
-        *buffer = Vec::new();
-    }
-}
-
+/// The length in front of a frame.
+pub(super) const LENGTH_BYTES: usize = 4;
 /// Why a peer's bytes make no sense; the connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
@@ -37,60 +31,6 @@ impl std::fmt::Display for WireError {
 }
 
 impl std::error::Error for WireError {}
-
-/// Collects what a stream brings and cuts it into frames. Never holds more than one read and one frame.
-#[derive(Debug, Default)]
-pub struct Assembler {
-    bytes: Vec<u8>,
-    /// Where the next frame starts in `bytes`.
-    start: usize,
-}
-
-impl Assembler {
-    /// Takes in what was read.
-    pub fn push(&mut self, read: &[u8]) {
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        self.bytes.extend_from_slice(read);
-    }
-
-    /// Bytes of memory that are set aside.
-    pub const fn capacity(&self) -> usize {
-        self.bytes.capacity()
-    }
-
-    /// What has come in and is not part of a frame taken out.
-    pub fn rest(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    /// The next whole frame; `None` when more has to be read. Frames of unknown kinds are passed over.
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
-        loop {
-            let Some((head, after)) = self.bytes[self.start..].split_first_chunk::<LENGTH_BYTES>() else {
-                if self.rest().is_empty() {
-                    self.start = 0;
-                    self.bytes.clear();
-                    give_back(&mut self.bytes);
-                }
-                return Ok(None);
-            };
-            let length = u32::from_be_bytes(*head);
-            if length == 0 || length as usize > FRAME_BYTES_MAX {
-                return Err(WireError::Length(length));
-            }
-            let Some(frame) = after.get(..length as usize) else {
-                return Ok(None);
-            };
-            self.start += LENGTH_BYTES + length as usize;
-            if let Some(frame) = Frame::decode(frame[0], &frame[1..])? {
-                return Ok(Some(frame));
-            }
-        }
-    }
-}
 
 /// Reads fields off a body; a field that is not there is zero.
 pub(super) struct Fields<'a>(&'a [u8]);

@@ -4,8 +4,11 @@
 //!   epoch (u32)   { number (u64)   session (u16)   length (u16)   payload } ...
 //! ```
 
-use super::codec::Writer;
-use super::{DATA, FRAME_BYTES_MAX, Seq, WireError};
+use super::codec::{FRAME_BYTES_MAX, WireError, Writer};
+use crate::proto::terms::{DATAGRAM_BYTES_MAX, Seq};
+
+/// The kind of a frame of datagrams.
+pub(super) const DATA: u8 = 11;
 
 const HEADER_BYTES: usize = 12;
 /// Kind and epoch.
@@ -14,7 +17,7 @@ const HEAD_BYTES: usize = 5;
 /// Datagrams of a client's stream, in the order of their numbers. A number left out was dropped by the client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Data {
-    /// From the newest [`Resume`](super::Resume); those of another one count for nothing.
+    /// From the newest [`Resume`](super::frame::Resume); those of another one count for nothing.
     pub epoch: u32,
     items: Vec<u8>,
 }
@@ -134,9 +137,9 @@ impl<'a> DataWriter<'a> {
         Self { out, epoch, start: None }
     }
 
-    /// Adds a datagram of at most [`DATAGRAM_BYTES_MAX`](super::DATAGRAM_BYTES_MAX); their numbers must grow.
+    /// Adds a datagram of at most [`DATAGRAM_BYTES_MAX`]; their numbers must grow.
     pub fn push(&mut self, seq: Seq, session: u16, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= super::DATAGRAM_BYTES_MAX, "UDP has none longer");
+        debug_assert!(bytes.len() <= DATAGRAM_BYTES_MAX, "UDP has none longer");
         let item = DataItem { seq, session, bytes };
         if self.start.is_some_and(|start| self.out.len() - start + item.span() > FRAME_BYTES_MAX) {
             self.close();
@@ -160,4 +163,4 @@ impl<'a> DataWriter<'a> {
     }
 }
 
-const _: () = assert!(HEAD_BYTES + HEADER_BYTES + super::DATAGRAM_BYTES_MAX <= FRAME_BYTES_MAX, "the largest fits");
+const _: () = assert!(HEAD_BYTES + HEADER_BYTES + DATAGRAM_BYTES_MAX <= FRAME_BYTES_MAX, "the largest fits");

@@ -1,9 +1,14 @@
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::codec::*;
+use super::data::DATA;
+use super::frame::*;
 use super::*;
+use crate::proto::cost::*;
+use crate::proto::terms::*;
 
 mod layout;
 

@@ -16,9 +16,10 @@ use crate::os::net;
 use crate::os::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
 use crate::os::remoted::Found;
 use crate::proto::server::allotment::{Agent, Allotment, Seat};
-use crate::proto::server::streams::{StreamId, Volley};
+use crate::proto::server::streams::Volley;
+use crate::proto::terms::StreamId;
+use crate::proto::terms::{SessionName, agent_id};
 use crate::proto::time::Time;
-use crate::proto::wire::{SessionName, agent_id};
 
 /// Batches read from one socket before others have their turn.
 const BATCHES_MAX: usize = 4;

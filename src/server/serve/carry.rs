@@ -8,7 +8,8 @@ use mio::Token;
 
 use super::super::inject::{Inject, Outcome};
 use super::{Close, Server};
-use crate::proto::server::streams::{ConnectionId, StreamId, Told};
+use crate::proto::server::streams::Told;
+use crate::proto::terms::{ConnectionId, StreamId};
 use crate::proto::time::Time;
 use crate::proto::wire::{Attach, Frame, Reply};
 

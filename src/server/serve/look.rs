@@ -9,8 +9,9 @@ use crate::os::net;
 use crate::proto::server::Delivery;
 use crate::proto::server::conversation::Question;
 use crate::proto::server::judge::Sample;
+use crate::proto::terms::Verdict;
 use crate::proto::time::Time;
-use crate::proto::wire::{Frame, Notice, Verdict};
+use crate::proto::wire::{Frame, Notice};
 
 /// Sampling may take this part of one core at most.
 const SAMPLE_SHARE: u32 = 10;

@@ -6,7 +6,7 @@ use crossbeam_channel::bounded;
 use super::*;
 use crate::os::net::HostPort;
 use crate::os::remoted::Names;
-use crate::proto::wire::{Port, Verdict};
+use crate::proto::terms::{Port, Verdict};
 use crate::server::Inject;
 use crate::server::inject::Means;
 

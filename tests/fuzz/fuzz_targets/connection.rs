@@ -16,10 +16,9 @@ use ossec_broker::proto::server::Gate;
 use ossec_broker::proto::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
 use ossec_broker::proto::time::Time;
 use ossec_broker::proto::server::judge::{Owner, Presence, Sample, Socket};
-use ossec_broker::proto::server::windows::ClientId;
-use ossec_broker::proto::wire::{
-    Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, LEASE_MAX, Pong, Refusal, VERSION, Verdict, Welcome,
-};
+use ossec_broker::proto::terms::ConnectionId;
+use ossec_broker::proto::wire::{Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, Pong, Refusal, VERSION, Welcome};
+use ossec_broker::proto::terms::{LEASE_MAX, Verdict};
 use ossec_broker_fuzz::Plan;
 
 const BUFFER: u64 = 212_992;
@@ -38,17 +37,17 @@ struct Server {
     now: Time,
     conns: Vec<Conn>,
     current: usize,
-    ids: ClientId,
+    ids: ConnectionId,
     gate: Gate,
     sample: Sample,
     /// The windows that were granted, to whom and until when.
-    granted: Vec<(ClientId, u64, Time)>,
+    granted: Vec<(ConnectionId, u64, Time)>,
 }
 
 impl Server {
     fn new() -> Self {
         let now = Time::from_millis(1_000_000);
-        let conns = (0..CONNECTIONS).map(|at| Conn::new(now, ClientId::from(at))).collect();
+        let conns = (0..CONNECTIONS).map(|at| Conn::new(now, ConnectionId::from(at))).collect();
         let sample = Sample {
             presence: Presence::Running,
             sockets: vec![Socket { inode: 1, rx_queue: 0, drops: 0, buffer: Some(BUFFER) }],
@@ -60,7 +59,7 @@ impl Server {
         };
         let mut gate = Gate::new(Duration::ZERO, 500);
         gate.handle_sample(now, &sample, None, false);
-        Self { now, conns, current: 0, ids: ClientId::from(CONNECTIONS), gate, sample, granted: Vec::new() }
+        Self { now, conns, current: 0, ids: ConnectionId::from(CONNECTIONS), gate, sample, granted: Vec::new() }
     }
 
     fn step(&mut self, step: u8, plan: &mut Plan<'_>) {
@@ -187,14 +186,14 @@ struct Conn {
     questions: VecDeque<Question>,
     /// It carries a stream, or has carried one.
     attached: bool,
-    id: ClientId,
+    id: ConnectionId,
     /// When something came in last.
     heard: Time,
     model: Model,
 }
 
 impl Conn {
-    fn new(now: Time, id: ClientId) -> Self {
+    fn new(now: Time, id: ConnectionId) -> Self {
         Self {
             conversation: Conversation::new(now),
             input: Assembler::default(),

@@ -11,9 +11,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::proto::server::streams::{StreamId, Streams, Told};
+use ossec_broker::proto::server::streams::{Streams, Told};
+use ossec_broker::proto::terms::StreamId;
 use ossec_broker::proto::time::Time;
-use ossec_broker::proto::wire::{Data, DataItem, Incarnation, Seq, Session, SessionName};
+use ossec_broker::proto::wire::{Data, DataItem, Session};
+use ossec_broker::proto::terms::{Incarnation, Seq, SessionName};
 use ossec_broker_fuzz::Plan;
 
 const CONNECTIONS: u64 = 6;

@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use ossec_broker::proto::client::dial::Dialer;
 use ossec_broker::proto::client::link::{HEARTBEATS_MAX, Probe};
 use ossec_broker::proto::client::routes::{Route, Routes};
-use ossec_broker::proto::client::{Batch, Config, Counters, DropReason, Origin, Relay, SessionRef, Transport};
-use ossec_broker::proto::wire::{Pong, Verdict};
+use ossec_broker::proto::client::{Batch, Config, Counters, DropReason, Origin, Relay, Transport};
+use ossec_broker::proto::terms::SessionName;
+use ossec_broker::proto::terms::Verdict;
+use ossec_broker::proto::wire::Pong;
 
 use super::connect::Attempt;
 use super::stream::Uplink;
@@ -48,7 +50,7 @@ pub(super) struct Client {
     pub(super) last_pong: u64,
     lease: u64,
     /// Whose each session is, as far as it has sent.
-    sessions: Vec<(SessionRef, usize)>,
+    sessions: Vec<(SessionName, usize)>,
     /// When it last released something or had nothing to release.
     pub(super) contented: u64,
     /// What it calls its stream over tcp, and the way there.

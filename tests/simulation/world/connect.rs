@@ -7,8 +7,8 @@ use ossec_broker::proto::client::Transport;
 use ossec_broker::proto::client::routes::Route;
 use ossec_broker::proto::server::Delivery;
 use ossec_broker::proto::server::judge::{Place, Places};
+use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::time::Time;
-use ossec_broker::proto::wire::Verdict;
 
 use super::client::Client;
 use super::{Event, World, time};

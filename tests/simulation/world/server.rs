@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ossec_broker::proto::server::judge::OnTheWay;
 use ossec_broker::proto::server::{Delivery, Gate};
-use ossec_broker::proto::wire::{Ping, Verdict};
+use ossec_broker::proto::terms::Verdict;
+use ossec_broker::proto::wire::Ping;
 
 use super::{Event, World, nanos, time};
 use crate::plan::{Fault, MS, Plan};

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use ossec_broker::proto::server::streams::Told;
-use ossec_broker::proto::wire::{Assembler, Data, DataWriter, Frame, Session, SessionName};
+use ossec_broker::proto::terms::SessionName;
+use ossec_broker::proto::wire::{Assembler, Data, DataWriter, Frame, Session};
 
 use super::{Event, World, time};
 use crate::plan::{MS, Options, SECOND};

@@ -17,8 +17,9 @@ use ossec_broker::proto::client::dial::{ATTEMPTS_MAX, Dialer};
 use ossec_broker::proto::client::link::{self, Probe};
 use ossec_broker::proto::client::{Batch, Config, Counters, FullPolicy, Origin, Relay, Transport};
 use ossec_broker::proto::seal::Key;
+use ossec_broker::proto::terms::SessionName;
 use ossec_broker::proto::time::Time;
-use ossec_broker::proto::wire::{DataWriter, Features, Frame, Session, SessionName};
+use ossec_broker::proto::wire::{DataWriter, Features, Frame, Session};
 
 use crate::peer::Peer;
 use crate::tally::Tally;

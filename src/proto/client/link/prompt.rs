@@ -9,8 +9,10 @@
 
 use std::time::Duration;
 
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::LAG_MAX;
 use crate::proto::time::Time;
-use crate::proto::wire::{LAG_MAX, Pong, buffer_cost};
+use crate::proto::wire::Pong;
 
 /// How far UDP is believed to lag behind TCP on a path that nothing is known of.
 pub(super) const GRACE: Duration = LAG_MAX;

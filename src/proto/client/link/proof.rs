@@ -9,8 +9,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::proto::terms::Seq;
 use crate::proto::time::Time;
-use crate::proto::wire::{Pong, Seq};
+use crate::proto::wire::Pong;
 
 /// Marks that wait for remoted to have read them; beyond it they are merged, which only delays their confirmation.
 const MARKS_MAX: usize = 256;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{HEARTBEATS_MAX, Settings};
-use crate::proto::wire::LEASE_MAX;
+use crate::proto::terms::LEASE_MAX;
 
 /// So many round trips are looked back at. After an outage all heartbeats under way come back together, late: twice
 /// as many as that can be.

@@ -24,8 +24,9 @@ use std::time::Duration;
 
 use super::rtt::RoundTrip;
 use super::{Flight, GAP_MIN, HEARTBEATS_MAX, Permit, Probe, Settings, Standing, Work};
+use crate::proto::terms::{Seq, Verdict};
 use crate::proto::time::Time;
-use crate::proto::wire::{Ack, Pong, Resume, Seq, Verdict};
+use crate::proto::wire::{Ack, Pong, Resume};
 
 /// The state of the way to the broker server. See the head of this file.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::proto::wire::{Port, Reason, Receives};
+use crate::proto::terms::{Port, Reason, Receives};
 
 const SETTINGS: Settings =
     Settings { interval: Duration::from_secs(1), lease: Duration::from_millis(100), timeout: Duration::from_secs(2) };
@@ -554,5 +554,5 @@ fn the_lease_follows_the_round_trip_up_to_the_timeout_and_a_longer_path_beyond_i
     assert_eq!(take(300, 1), SETTINGS.timeout, "some were late");
     assert!((1_500..=1_600).contains(&take(1_400, 50).as_millis()), "a path that takes less than --timeout");
     assert!((2_600..=2_700).contains(&take(2_500, 50).as_millis()), "... and one that takes more");
-    assert_eq!(take(60_000, 50), crate::proto::wire::LEASE_MAX);
+    assert_eq!(take(60_000, 50), crate::proto::terms::LEASE_MAX);
 }

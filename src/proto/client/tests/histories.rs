@@ -8,7 +8,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::proto::client::link::Probe;
-use crate::proto::wire::{Port, Reason, Receives, Seq};
+use crate::proto::terms::{Port, Reason, Receives, Seq};
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const SESSION: SessionRef = SessionRef { id: 0, generation: 0 };
+const SESSION: SessionName = SessionName { id: 0, generation: 0 };
 
 /// So many seconds, in each of which the agent sends one datagram and heartbeats are good. With `replies` remoted
 /// answers each 10 s.

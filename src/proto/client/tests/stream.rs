@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::proto::client::link::stream::Foreign;
-use crate::proto::wire::digest;
+use crate::proto::terms::digest;
 
 fn over_tcp() -> Config {
     Config { transport: Transport::Tcp, ..config() }

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::wire::{Features, Incarnation, Notice, Target, Verdict};
+use crate::proto::terms::{Incarnation, Verdict};
+use crate::proto::wire::{Features, Notice, Target};
 
 const fn ms(n: u64) -> Time {
     Time::from_millis(1_000_000 + n)

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use crate::proto::wire::Receives;
+use crate::proto::terms::Receives;
 
 /// What a socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

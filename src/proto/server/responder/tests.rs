@@ -1,6 +1,6 @@
 use super::*;
 use crate::proto::server::judge::{Place, Places, Presence, Socket};
-use crate::proto::wire::Receives;
+use crate::proto::terms::Receives;
 
 #[test]
 fn what_a_client_says_of_itself_is_believed_within_reason() {

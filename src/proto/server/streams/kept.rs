@@ -9,7 +9,9 @@
 
 use std::collections::VecDeque;
 
-use crate::proto::wire::{Seq, Session, buffer_cost};
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::Seq;
+use crate::proto::wire::Session;
 
 /// Datagrams of one stream, in the order of their numbers.
 #[derive(Debug, Default)]

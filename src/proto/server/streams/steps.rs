@@ -10,8 +10,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::StreamId;
-use crate::proto::wire::Seq;
+use crate::proto::terms::Seq;
+use crate::proto::terms::StreamId;
 
 /// All that has not been read.
 #[derive(Debug, Default)]

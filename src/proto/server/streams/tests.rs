@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::proto::wire::SessionName;
+use crate::proto::terms::SessionName;
 
 const LIFE: Incarnation = Incarnation(1);
 const OTHER_LIFE: Incarnation = Incarnation(2);

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::StreamId;
+use crate::proto::terms::StreamId;
 
 /// Datagrams of one stream in a row, so that they can go out in one system call; then the next stream has its turn.
 pub(super) const TURN_DATAGRAMS: usize = 32;

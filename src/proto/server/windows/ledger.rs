@@ -8,10 +8,10 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::Request;
 use super::waiting::Ticket;
-use super::{ClientId, Request};
+use crate::proto::terms::{ConnectionId, LAG_MAX};
 use crate::proto::time::Time;
-use crate::proto::wire::LAG_MAX;
 
 /// How long it counts what a client said it had under way. One that is gone has had it read by then.
 const SAID_HOLDS: Duration = Duration::from_secs(1);
@@ -61,16 +61,16 @@ struct Counted {
 /// All clients.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    clients: HashMap<ClientId, Client>,
+    clients: HashMap<ConnectionId, Client>,
     booked: u64,
     said: u64,
     under_way: u64,
     active: usize,
     /// When remoted's queue was last seen empty: what had landed by then has been read.
     emptied: Time,
-    changes: BinaryHeap<Reverse<(Time, ClientId)>>,
+    changes: BinaryHeap<Reverse<(Time, ConnectionId)>>,
     /// Clients of which something has landed since then.
-    landed: HashSet<ClientId>,
+    landed: HashSet<ConnectionId>,
     /// The moment up to which the sums are right.
     now: Time,
 }
@@ -135,15 +135,15 @@ impl Client {
 }
 
 impl Ledger {
-    pub(super) fn get(&self, id: ClientId) -> Option<&Client> {
+    pub(super) fn get(&self, id: ConnectionId) -> Option<&Client> {
         self.clients.get(&id)
     }
 
-    pub(super) fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Client> {
         self.clients.get_mut(&id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Client)> {
         self.clients.iter().map(|(id, client)| (*id, client))
     }
 
@@ -193,7 +193,7 @@ impl Ledger {
     }
 
     /// A window was granted.
-    pub(super) fn book(&mut self, id: ClientId, window: u64, lease: Duration) {
+    pub(super) fn book(&mut self, id: ConnectionId, window: u64, lease: Duration) {
         let emptied = self.emptied;
         if let Some(client) = self.clients.get_mut(&id) {
             client.book(self.now, emptied, window, lease);
@@ -209,14 +209,14 @@ impl Ledger {
         }
     }
 
-    pub(super) fn set_wants(&mut self, id: ClientId, wants: bool) {
+    pub(super) fn set_wants(&mut self, id: ConnectionId, wants: bool) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.wants = wants;
             self.refresh(id);
         }
     }
 
-    pub(super) fn remove(&mut self, id: ClientId) {
+    pub(super) fn remove(&mut self, id: ConnectionId) {
         if let Some(client) = self.clients.remove(&id) {
             self.landed.remove(&id);
             self.count(client.counted, Counted::default());
@@ -229,7 +229,7 @@ impl Ledger {
     }
 
     /// The same without this one's.
-    pub(super) fn booked_by_others(&self, id: ClientId) -> u64 {
+    pub(super) fn booked_by_others(&self, id: ConnectionId) -> u64 {
         self.booked - self.clients.get(&id).map_or(0, |client| client.counted.booked)
     }
 
@@ -239,7 +239,7 @@ impl Ledger {
     }
 
     /// The same without this one's.
-    pub(super) fn under_way_of_others(&self, id: ClientId) -> u64 {
+    pub(super) fn under_way_of_others(&self, id: ConnectionId) -> u64 {
         self.under_way - self.clients.get(&id).map_or(0, |client| client.counted.under_way)
     }
 
@@ -268,7 +268,7 @@ impl Ledger {
         (booked, self.clients.values().map(said).sum(), self.clients.values().map(under_way).sum(), active.count())
     }
 
-    fn refresh(&mut self, id: ClientId) {
+    fn refresh(&mut self, id: ConnectionId) {
         let now = self.now;
         let Some(client) = self.clients.get_mut(&id) else {
             return;

@@ -28,7 +28,7 @@ const fn address(host: u8) -> IpAddr {
 /// A client at an address of its own that has small datagrams to send.
 fn asks(client: u8) -> Request {
     Request {
-        client: ClientId::from(client),
+        client: ConnectionId::from(client),
         address: address(client),
         wants: true,
         next_cost: SMALL,
@@ -265,7 +265,7 @@ struct Holder {
 
 impl Holder {
     /// Asks, and releases what it may. What was released is confirmed by a heartbeat that begins a grace later.
-    fn ask(&mut self, now: Time, windows: &mut Windows, client: ClientId) {
+    fn ask(&mut self, now: Time, windows: &mut Windows, client: ConnectionId) {
         const GRACE: Duration = LAG_MAX;
         if now.since(self.released) >= GRACE {
             self.open = 0;
@@ -307,7 +307,7 @@ fn live(windows: &mut Windows, holders: &mut [Holder], millis: Range<u64>, come:
                 holder.unsent += 1;
             }
             if holder.next <= ms(at) {
-                holder.ask(ms(at), windows, index as ClientId);
+                holder.ask(ms(at), windows, index as ConnectionId);
             }
         }
     }

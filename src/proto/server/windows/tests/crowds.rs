@@ -95,7 +95,7 @@ proptest! {
                     let grant = windows.handle_request(now, request, room);
                     check_grant(&mut windows, now, &request, grant, room);
                 }
-                Step::Gone(client) => windows.handle_gone(ClientId::from(client)),
+                Step::Gone(client) => windows.handle_gone(ConnectionId::from(client)),
                 Step::Queue(queue) => room.queue = queue,
                 Step::Flags { overflows, reads } => (room.overflows, room.reads) = (overflows, reads),
                 Step::Learn => windows.handle_queue(now, room.queue, room.overflows),

@@ -1,0 +1,188 @@
+//! Words that both roles, and what is below them, have in common.
+
+use std::time::Duration;
+
+/// Longest UDP payload over IPv4: 65,535 less 20 bytes of IP and 8 of UDP header.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// No grant lives longer, at either end: a server must not keep one booked for a client that is gone.
+pub const LEASE_MAX: Duration = Duration::from_secs(10);
+
+/// How far UDP is believed to lag behind TCP at most: a queue of a router that treats them differently, a policer, a Wi-Fi driver.
+pub const LAG_MAX: Duration = Duration::from_millis(50);
+
+/// A number in a client's stream of datagrams: the first one is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// The number that follows.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// One life of remoted's processes and sockets, as a digest; only equality means anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Incarnation(pub u64);
+
+/// What the server says of remoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It owns its socket, runs and reads.
+    Up,
+    /// No process of an accepted name exists.
+    NoProcess(Port),
+    /// The process exists and owns no UDP socket on the port that receives where datagrams go.
+    NoSocket(Receives),
+    /// The process is stopped.
+    Stopped,
+    /// Datagrams wait in its socket and it reads none.
+    Stalled,
+    /// It is there and should not be sent to yet.
+    Starting(Reason),
+}
+
+/// What became of remoted's port where no process of an accepted name is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// No socket is bound to it.
+    Free,
+    /// A socket is bound to it: its owner has another name, or cannot be seen from the server.
+    Taken,
+}
+
+/// Where remoted receives instead of the address that datagrams go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receives {
+    /// Nowhere.
+    Nowhere,
+    /// At other addresses alone.
+    Elsewhere,
+    /// At all addresses of IPv4, and datagrams go to one of IPv6.
+    Ipv4Alone,
+    /// At all addresses of IPv6, and datagrams go to one of IPv4.
+    Ipv6Alone,
+}
+
+/// Why remoted should not be sent to although it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A peer newer than this program gave a reason that this one does not know.
+    Unknown,
+    /// It has been there for less than `--settle`.
+    Settling,
+    /// The analysis daemon that was once seen beside it is gone.
+    AnalysisGone,
+    /// A process that `--require` names is not there.
+    RequiredMissing,
+}
+
+impl Verdict {
+    /// As on the wire: verdict and reason. Kept apart so that an older peer still understands a new reason.
+    pub(super) const fn to_wire(self) -> (u8, u8) {
+        match self {
+            Self::Up => (1, 0),
+            Self::NoProcess(Port::Free) => (2, 0),
+            Self::NoProcess(Port::Taken) => (2, 1),
+            Self::NoSocket(Receives::Nowhere) => (3, 0),
+            Self::NoSocket(Receives::Elsewhere) => (3, 1),
+            Self::NoSocket(Receives::Ipv4Alone) => (3, 2),
+            Self::NoSocket(Receives::Ipv6Alone) => (3, 3),
+            Self::Stopped => (4, 0),
+            Self::Stalled => (5, 0),
+            Self::Starting(Reason::Unknown) => (6, 0),
+            Self::Starting(Reason::Settling) => (6, 1),
+            Self::Starting(Reason::AnalysisGone) => (6, 2),
+            Self::Starting(Reason::RequiredMissing) => (6, 3),
+        }
+    }
+
+    /// An unknown verdict of a newer peer must not release anything, and must not rewind either: `Starting` is that. An unknown reason
+    /// leaves the verdict what it is.
+    pub(super) const fn from_wire(verdict: u8, reason: u8) -> Self {
+        match (verdict, reason) {
+            (1, _) => Self::Up,
+            (2, 1) => Self::NoProcess(Port::Taken),
+            (2, _) => Self::NoProcess(Port::Free),
+            (3, 1) => Self::NoSocket(Receives::Elsewhere),
+            (3, 2) => Self::NoSocket(Receives::Ipv4Alone),
+            (3, 3) => Self::NoSocket(Receives::Ipv6Alone),
+            (3, _) => Self::NoSocket(Receives::Nowhere),
+            (4, _) => Self::Stopped,
+            (5, _) => Self::Stalled,
+            (6, 1) => Self::Starting(Reason::Settling),
+            (6, 2) => Self::Starting(Reason::AnalysisGone),
+            (6, 3) => Self::Starting(Reason::RequiredMissing),
+            _ => Self::Starting(Reason::Unknown),
+        }
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::NoProcess(Port::Free) => "no process",
+            Self::NoProcess(Port::Taken) => "no process that can be seen, although its port is taken",
+            Self::NoSocket(Receives::Nowhere) => "no socket",
+            Self::NoSocket(Receives::Elsewhere) => {
+                "no socket at the address that datagrams go to: it receives at others alone"
+            }
+            Self::NoSocket(Receives::Ipv4Alone) => {
+                "no socket at the address that datagrams go to: it receives IPv4 alone"
+            }
+            Self::NoSocket(Receives::Ipv6Alone) => {
+                "no socket at the address that datagrams go to: it receives IPv6 alone"
+            }
+            Self::Stopped => "stopped",
+            Self::Stalled => "stalled",
+            Self::Starting(Reason::Unknown) => "not ready",
+            Self::Starting(Reason::Settling) => "starting",
+            Self::Starting(Reason::AnalysisGone) => "starting: analysisd is gone",
+            Self::Starting(Reason::RequiredMissing) => "starting: a required process is missing",
+        })
+    }
+}
+
+/// One connection of a client, as the server numbers them.
+pub type ConnectionId = u64;
+
+/// One client's stream of datagrams, as it names it at random when it starts.
+pub type StreamId = u128;
+
+/// One agent behind a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionName {
+    /// Its place in the client's table.
+    pub id: u16,
+    /// Grows when the place is given to another agent.
+    pub generation: u32,
+}
+
+/// Longest agent id that is looked for in front of a datagram; OSSEC's are numbers of three to six digits.
+const AGENT_ID_BYTES_MAX: usize = 8;
+
+/// An agent's id as it stands in front of its datagrams, zeros behind it.
+pub type AgentId = [u8; AGENT_ID_BYTES_MAX];
+
+/// The `id` of a datagram that starts with `!id!`, as those of agents do whose key is for `any` address or a range.
+pub fn agent_id(bytes: &[u8]) -> Option<AgentId> {
+    let rest = bytes.strip_prefix(b"!")?;
+    let end = rest.iter().take(AGENT_ID_BYTES_MAX + 1).position(|&byte| byte == b'!')?;
+    let digits = &rest[..end];
+    let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    valid.then(|| {
+        let mut id = [0; AGENT_ID_BYTES_MAX];
+        id[..end].copy_from_slice(digits);
+        id
+    })
+}
+
+/// Tells datagrams apart (64-bit FNV-1a): two that are not the same have the same digest once in 2^64 times, if nobody means them to. Never 0.
+pub fn digest(bytes: &[u8]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes.iter().fold(BASIS, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(PRIME)).max(1)
+}

@@ -1,0 +1,381 @@
+//! The frames, field by field.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::codec::{Fields, WireError, Writer};
+use super::data::{DATA, Data};
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::{DATAGRAM_BYTES_MAX, Incarnation, Seq, SessionName, StreamId, Verdict};
+
+/// What `Hello` starts with, so that a foreign protocol is not taken for ours.
+const MAGIC: u32 = u32::from_be_bytes(*b"OSBK");
+
+/// The meaning of the fields below; a peer with another version is refused with a clear error.
+pub const VERSION: u16 = 1;
+
+/// Longest text in a `Refusal`; a peer's text is cut there.
+pub const TEXT_BYTES_MAX: usize = 256;
+
+/// Optional behaviour, one bit each: the client offers, the server takes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u32);
+
+impl Features {
+    /// None of it.
+    pub const NONE: Self = Self(0);
+    /// Transport tcp: datagrams travel over this connection.
+    pub const STREAM: Self = Self(1);
+    /// remoted ignores empty datagrams: the client may send them to open firewalls for replies.
+    pub const EMPTY_DATAGRAMS: Self = Self(2);
+
+    /// All of `other` is among these.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These and those.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Where a client's datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The address; `None` where a peer sends none, or is older than this field.
+    pub address: Option<IpAddr>,
+    /// The UDP port; 0 likewise.
+    pub port: u16,
+}
+
+impl Target {
+    /// That of a peer which sends none.
+    pub const NONE: Self = Self { address: None, port: 0 };
+}
+
+impl From<SocketAddr> for Target {
+    fn from(target: SocketAddr) -> Self {
+        Self { address: Some(target.ip().to_canonical()), port: target.port() }
+    }
+}
+
+/// The client's first frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// [`VERSION`] of the client.
+    pub version: u16,
+    /// What the client offers.
+    pub features: Features,
+    /// This client's stream of numbered datagrams, random at its start.
+    pub stream: StreamId,
+    /// Longest silence between two heartbeats, in milliseconds: the server takes a longer one for a dead peer.
+    pub interval_ms: u32,
+    /// Where the client sends its datagrams, or over transport tcp would send them: the server says of remoted what holds there.
+    pub target: Target,
+}
+
+/// The server's answer to `Hello`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// [`VERSION`] of the server.
+    pub version: u16,
+    /// The features of the client that the server takes up.
+    pub features: Features,
+}
+
+/// Why the server ends a connection, for the peer's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One line, no more than 256 bytes.
+    pub text: String,
+}
+
+/// A heartbeat's question, with the state of the client as it was when the heartbeat began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ping {
+    /// Returns in the pong.
+    pub number: u64,
+    /// Number of the oldest datagram not confirmed.
+    pub oldest: Seq,
+    /// Number of the next datagram to release.
+    pub next: Seq,
+    /// Number that the next arrival gets.
+    pub tail: Seq,
+    /// Datagrams held, unconfirmed ones included.
+    pub held: u64,
+    /// Bytes of datagrams held.
+    pub held_bytes: u64,
+    /// Datagrams not released yet.
+    pub unsent: u64,
+    /// Datagrams dropped so far, for whatever reason.
+    pub dropped: u64,
+    /// Buffer cost of the next datagram to release, in bytes; 0 if there is none.
+    pub next_cost: u32,
+    /// Buffer cost of what is released and not confirmed, in bytes.
+    pub unconfirmed_cost: u64,
+    /// How long a grant lives at the client, in milliseconds.
+    pub lease_ms: u32,
+}
+
+impl Ping {
+    /// About what it takes of a receive buffer to send all that is not released: a client tells how many datagrams that is, and of their sizes
+    /// the next and the mean.
+    pub fn unsent_cost(&self) -> u64 {
+        let mean = self.held_bytes.checked_div(self.held).unwrap_or(0).min(DATAGRAM_BYTES_MAX as u64);
+        self.unsent.saturating_mul(u64::from(self.next_cost.max(buffer_cost(mean as usize))))
+    }
+}
+
+/// A heartbeat's answer, from a sample begun after the ping was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pong {
+    /// From the ping.
+    pub number: u64,
+    /// What the server says of remoted.
+    pub verdict: Verdict,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Process id of one owner of the socket, for people; 0 where unknown.
+    pub pid: u32,
+    /// F, in bytes: a lower bound of what remoted read, as far as the server saw its sockets' queues fall.
+    pub read: u64,
+    /// Bytes that F lacks of all that had come in at the sample: what is in remoted's socket, or with several a little more.
+    pub queue: u64,
+    /// Datagrams that the kernel dropped at remoted's socket.
+    pub drops: u64,
+    /// How much may be released and not confirmed, in bytes of buffer cost.
+    pub window: u64,
+    /// Least time between the beginnings of two heartbeats, in microseconds.
+    pub gap_us: u32,
+    /// With a window of 0: ask again after this many milliseconds.
+    pub ask_again_ms: u32,
+    /// Clients that have something to send or under way, this one included.
+    pub active: u32,
+}
+
+/// The verdict has changed; sent unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What it is at present.
+    pub verdict: Verdict,
+}
+
+/// Transport tcp: from here on this connection carries the client's stream, and no other does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// The address that remoted knows the client's agents by, if it may differ from the one that the connection comes from.
+    pub source: Option<IpAddr>,
+    /// Nothing is to reach remoted twice, even if it may have been dropped the first time.
+    pub once: bool,
+}
+
+/// Transport tcp: where the client's stream goes on. What was on its way before counts for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Datagrams are taken only in frames of this epoch.
+    pub epoch: u32,
+    /// The number to go on from: everything below was injected into the remoted of this moment. `None`: from the oldest that is not acknowledged.
+    pub from: Option<Seq>,
+    /// What is not below was never injected: to send it makes no copies.
+    pub reached: Seq,
+    /// How much may be sent and not acknowledged, in bytes of buffer cost.
+    pub window: u64,
+    /// The [`digest`] of the last datagram below `from`; 0 where nothing is known of it. A client that sent another one has a stream in common with
+    /// somebody.
+    pub digest: u64,
+}
+
+/// Transport tcp: everything below has been read by remoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The first that may not have been read.
+    pub read: Seq,
+    /// How much may be sent and not acknowledged, in bytes of buffer cost.
+    pub window: u64,
+    /// Some of it may have been dropped: remoted's socket was overflowing by other senders.
+    pub doubtful: bool,
+}
+
+/// Transport tcp: from here on this session's place belongs to this agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Which one.
+    pub name: SessionName,
+    /// The client's own UDP port for it, where remoted's replies can go; 0 if there is none.
+    pub port: u16,
+}
+
+/// Transport tcp: what remoted answered to a session.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Whose it is.
+    pub name: SessionName,
+    /// The datagram.
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never a payload in a log.
+        f.debug_struct("Reply").field("name", &self.name).field("bytes", &self.bytes.len()).finish()
+    }
+}
+
+/// Everything that travels in frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`Welcome`].
+    Welcome(Welcome),
+    /// See [`Refusal`].
+    Refusal(Refusal),
+    /// See [`Ping`].
+    Ping(Ping),
+    /// See [`Pong`].
+    Pong(Pong),
+    /// See [`Notice`].
+    Notice(Notice),
+    /// See [`Attach`].
+    Attach(Attach),
+    /// See [`Resume`].
+    Resume(Resume),
+    /// See [`Ack`].
+    Ack(Ack),
+    /// See [`Session`].
+    Session(Session),
+    /// See [`Data`].
+    Data(Data),
+    /// See [`Reply`].
+    Reply(Reply),
+}
+
+impl Frame {
+    /// Appends the frame, its length included, to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Writer::begin(out, self.kind());
+        match self {
+            Self::Hello(h) => {
+                w.u32(MAGIC).u16(h.version).u32(h.features.0).u128(h.stream).u32(h.interval_ms);
+                w.address(h.target.address).u16(h.target.port);
+            }
+            Self::Welcome(h) => {
+                w.u16(h.version).u32(h.features.0);
+            }
+            Self::Refusal(r) => {
+                w.text(&r.text, TEXT_BYTES_MAX);
+            }
+            Self::Ping(p) => {
+                w.u64(p.number).u64(p.oldest.0).u64(p.next.0).u64(p.tail.0);
+                w.u64(p.held).u64(p.held_bytes).u64(p.unsent).u64(p.dropped);
+                w.u32(p.next_cost).u64(p.unconfirmed_cost).u32(p.lease_ms);
+            }
+            Self::Pong(p) => {
+                let (verdict, reason) = p.verdict.to_wire();
+                w.u64(p.number).u8(verdict).u8(reason).u64(p.incarnation.0).u32(p.pid);
+                w.u64(p.read).u64(p.queue).u64(p.drops).u64(p.window).u32(p.gap_us).u32(p.ask_again_ms).u32(p.active);
+            }
+            Self::Notice(n) => {
+                let (verdict, reason) = n.verdict.to_wire();
+                w.u8(verdict).u8(reason);
+            }
+            Self::Attach(a) => {
+                w.address(a.source).u8(a.once.into());
+            }
+            Self::Resume(r) => {
+                w.u32(r.epoch).u8(r.from.is_some().into()).u64(r.from.unwrap_or_default().0);
+                w.u64(r.reached.0).u64(r.window).u64(r.digest);
+            }
+            Self::Ack(a) => {
+                w.u64(a.read.0).u64(a.window).u8(a.doubtful.into());
+            }
+            Self::Session(s) => {
+                w.u16(s.name.id).u32(s.name.generation).u16(s.port);
+            }
+            Self::Data(d) => {
+                w.u32(d.epoch).bytes(d.items_bytes());
+            }
+            Self::Reply(r) => {
+                w.u16(r.name.id).u32(r.name.generation).bytes(&r.bytes);
+            }
+        }
+        w.finish();
+    }
+
+    const fn kind(&self) -> u8 {
+        match self {
+            Self::Hello(_) => 1,
+            Self::Welcome(_) => 2,
+            Self::Refusal(_) => 3,
+            Self::Ping(_) => 4,
+            Self::Pong(_) => 5,
+            Self::Notice(_) => 6,
+            Self::Attach(_) => 7,
+            Self::Resume(_) => 8,
+            Self::Ack(_) => 9,
+            Self::Session(_) => 10,
+            Self::Data(_) => DATA,
+            Self::Reply(_) => 12,
+        }
+    }
+
+    /// Reads the body of a frame. `None` for a kind that this version does not know: to be skipped.
+    pub(super) fn decode(kind: u8, body: &[u8]) -> Result<Option<Self>, WireError> {
+        let mut f = Fields::new(body);
+        let frame = match kind {
+            1 => {
+                if f.u32() != MAGIC {
+                    return Err(WireError::Foreign);
+                }
+                let (version, features, stream, interval_ms) = (f.u16(), Features(f.u32()), f.u128(), f.u32());
+                let target = Target { address: f.address(), port: f.u16() };
+                Self::Hello(Hello { version, features, stream, interval_ms, target })
+            }
+            2 => Self::Welcome(Welcome { version: f.u16(), features: Features(f.u32()) }),
+            3 => Self::Refusal(Refusal { text: f.text(TEXT_BYTES_MAX) }),
+            4 => Self::Ping(Ping {
+                number: f.u64(),
+                oldest: Seq(f.u64()),
+                next: Seq(f.u64()),
+                tail: Seq(f.u64()),
+                held: f.u64(),
+                held_bytes: f.u64(),
+                unsent: f.u64(),
+                dropped: f.u64(),
+                next_cost: f.u32(),
+                unconfirmed_cost: f.u64(),
+                lease_ms: f.u32(),
+            }),
+            5 => Self::Pong(Pong {
+                number: f.u64(),
+                verdict: Verdict::from_wire(f.u8(), f.u8()),
+                incarnation: Incarnation(f.u64()),
+                pid: f.u32(),
+                read: f.u64(),
+                queue: f.u64(),
+                drops: f.u64(),
+                window: f.u64(),
+                gap_us: f.u32(),
+                ask_again_ms: f.u32(),
+                active: f.u32(),
+            }),
+            6 => Self::Notice(Notice { verdict: Verdict::from_wire(f.u8(), f.u8()) }),
+            7 => Self::Attach(Attach { source: f.address(), once: f.u8() != 0 }),
+            8 => {
+                let (epoch, known, from) = (f.u32(), f.u8(), Seq(f.u64()));
+                let from = (known != 0).then_some(from);
+                Self::Resume(Resume { epoch, from, reached: Seq(f.u64()), window: f.u64(), digest: f.u64() })
+            }
+            9 => Self::Ack(Ack { read: Seq(f.u64()), window: f.u64(), doubtful: f.u8() != 0 }),
+            10 => Self::Session(Session { name: SessionName { id: f.u16(), generation: f.u32() }, port: f.u16() }),
+            DATA => Self::Data(Data::from_wire(f.u32(), f.rest())?),
+            12 => {
+                let name = SessionName { id: f.u16(), generation: f.u32() };
+                Self::Reply(Reply { name, bytes: f.rest().to_vec() })
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(frame))
+    }
+}
