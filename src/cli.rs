@@ -10,7 +10,7 @@ use std::time::Duration;
 use argh::{EarlyExit, FromArgs};
 
 use crate::os::net::{self, HostPort};
-use crate::proto::client as relay;
+use crate::proto;
 use crate::proto::client::FullPolicy;
 use crate::proto::client::buffer::SESSION_ID_MAX;
 use crate::proto::client::link;
@@ -70,7 +70,7 @@ struct ClientArgs {
     source_port: u16,
 
     /// way of the data: udp, as the agent would; tcp, over the connection to the broker server, with --psk-file (udp)
-    #[argh(option, arg_name = "udp|tcp", default = "Way(relay::Transport::Udp)")]
+    #[argh(option, arg_name = "udp|tcp", default = "Way(proto::client::Transport::Udp)")]
     transport: Way,
 
     /// heartbeat of an idle link (1s)
@@ -301,7 +301,7 @@ fn client_config(args: ClientArgs) -> Result<client::Config, String> {
         drain: args.drain.0,
         psk_file: args.psk_file,
         user: args.user,
-        relay: relay::Config {
+        core: proto::client::Config {
             buffer_bytes: args.buffer.map_or(BUFFER_BYTES_DEFAULT, |buffer| buffer.0),
             full: args.full.0,
             max_age: args.max_age.map(|span| span.0),

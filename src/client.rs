@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  agent ──UDP──► receive ──► ┌────────┐ ──► forward ──UDP──► remoted
-//!                             │ relay  │                         │
+//!                             │ core  │                         │
 //!                 probe ◄───► └────────┘                         │
 //!                   │              ▲                             │
 //!                   │TCP           └──── reply ◄──────UDP────────┘
@@ -10,7 +10,7 @@
 //!             broker server
 //! ```
 //!
-//! Each thread waits for one thing, takes the lock around the relay briefly, and does one kind of input or output without it. Who has made
+//! Each thread waits for one thing, takes the lock around the core briefly, and does one kind of input or output without it. Who has made
 //! work for another rings its bell.
 //!
 //! **Shutdown** is a cascade: what is held is drained for a while if the link is up, and `receive` goes on meanwhile; then it turns agents away,
@@ -43,7 +43,7 @@ use crate::os::privileges::{self, Right};
 use crate::os::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
 use crate::proto;
 use crate::proto::client::link::Standing;
-use crate::proto::client::{Bells, Origin, Relay, Transport};
+use crate::proto::client::{Bells, ClientCore, Origin, Transport};
 use crate::proto::time::Time;
 use report::Report;
 
@@ -83,13 +83,13 @@ pub struct Config {
     /// The user to become.
     pub user: Option<String>,
     /// Buffer, sessions and link.
-    pub relay: proto::client::Config,
+    pub core: proto::client::Config,
 }
 
 /// What the threads share.
 #[derive(Clone, Debug)]
 struct Shared {
-    relay: Arc<Mutex<Relay>>,
+    core: Arc<Mutex<ClientCore>>,
     /// The socket that agents send to, and get their replies from.
     agents: Arc<UdpSocket>,
     forward: Sender<()>,
@@ -132,10 +132,10 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     {
         return Err(format!("what is sent to {server} comes back to {bound}, --listen: give it another port"));
     }
-    if config.relay.transport == Transport::Tcp {
+    if config.core.transport == Transport::Tcp {
         log::info!("datagrams go over tcp, {}", if key.is_some() { "with a key" } else { "without a key" });
     }
-    let descriptors = net::raise_descriptor_limit(u64::from(config.relay.sessions_max) + DESCRIPTORS_KEPT);
+    let descriptors = net::raise_descriptor_limit(u64::from(config.core.sessions_max) + DESCRIPTORS_KEPT);
     let sockets_max = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_KEPT)).unwrap_or(usize::MAX).max(1);
     if let Some(user) = &config.user {
         // The sockets of sessions are bound as agents come.
@@ -152,10 +152,10 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let (forward_bell, forward_rung) = bounded(1);
     let (drained_bell, drained) = bounded(1);
     let (upstreams, new_upstreams) = bounded(NEW_UPSTREAMS_MAX);
-    let relay = Arc::new(Mutex::new(Relay::new(config.relay)));
+    let core = Arc::new(Mutex::new(ClientCore::new(config.core)));
     let takes_empty = Arc::new(AtomicBool::new(false));
     let shared =
-        Shared { relay, agents, forward: forward_bell, probe: probe_bell.clone(), drained: drained_bell, takes_empty };
+        Shared { core, agents, forward: forward_bell, probe: probe_bell.clone(), drained: drained_bell, takes_empty };
     let (outgoing, outgoings) = bounded(1);
     let (stop_receive, receive_stop) = Stopper::new(vec![receive_bell]);
     let (stop_rest, rest_stop) = Stopper::new(vec![probe_bell.clone(), reply_bell.clone()]);
@@ -174,7 +174,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
             })?;
             let (own, stop) = (shared.clone(), rest_stop.clone());
             let upstreams = upstreams::Upstreams::new(config, sockets_max, upstreams, reply_bell);
-            crew.spawn("forward", move || match config.relay.transport {
+            crew.spawn("forward", move || match config.core.transport {
                 Transport::Udp => forward::Forwarder::new(own, upstreams).run(&forward_rung, &stop),
                 Transport::Tcp => stream::Streamer::new(own, upstreams, outgoing).run(&forward_rung, &stop),
             })?;
@@ -196,7 +196,7 @@ fn say_farewell(shared: &Shared, report: &mut Report) {
         report.handle_kernel_drops(drops);
     }
     let now = net::now();
-    let snapshot = shared.relay.lock().snapshot(now);
+    let snapshot = shared.core.lock().snapshot(now);
     for line in report.farewell(now, SystemTime::now(), &snapshot) {
         log::log!(line.level, "{}", line.text);
     }
@@ -244,9 +244,9 @@ fn drain_held(
 ) -> Result<bool, String> {
     let now = net::now();
     let (standing, bells) = {
-        let mut relay = shared.relay.lock();
-        relay.handle_drain();
-        (relay.snapshot(now).standing, relay.bells(now))
+        let mut core = shared.core.lock();
+        core.handle_drain();
+        (core.snapshot(now).standing, core.bells(now))
     };
     shared.ring(bells);
     // A connection that has not answered yet may do so in time.

@@ -35,10 +35,10 @@ fn the_client_needs_nothing_but_a_server() {
     assert_eq!((config.server, config.broker, config.broker_port), (host("ossec.example", 1_514), None, 1_517));
     assert_eq!((config.listen, config.source, config.source_port), (host("127.0.0.1", 1_514), None, 1_517));
     assert_eq!((config.receive_buffer_bytes, config.drain), (8 << 20, Duration::from_secs(2)));
-    let relay = config.relay;
-    assert_eq!((relay.buffer_bytes, relay.full, relay.resend), (64 << 20, FullPolicy::DropOldest, true));
-    assert_eq!((relay.max_age, relay.rate, relay.sessions_max), (None, None, 256));
-    let link = relay.link;
+    let core = config.core;
+    assert_eq!((core.buffer_bytes, core.full, core.resend), (64 << 20, FullPolicy::DropOldest, true));
+    assert_eq!((core.max_age, core.rate, core.sessions_max), (None, None, 256));
+    let link = core.link;
     assert_eq!((link.interval.as_millis(), link.lease.as_millis(), link.timeout.as_millis()), (1_000, 100, 2_000));
 }
 
@@ -54,13 +54,13 @@ fn every_option_of_the_client_arrives() {
     assert_eq!(config.source, Some("10.0.0.9".parse().expect("an address")));
     assert_eq!((config.timeout.as_secs(), config.receive_buffer_bytes, config.drain), (5, 65_536, Duration::ZERO));
     assert_eq!((config.psk_file, config.user), (Some("/k".into()), Some("ossec".into())));
-    let relay = config.relay;
-    assert_eq!((relay.buffer_bytes, relay.full, relay.resend), (1 << 20, FullPolicy::DropNewest, false));
+    let core = config.core;
+    assert_eq!((core.buffer_bytes, core.full, core.resend), (1 << 20, FullPolicy::DropNewest, false));
     assert_eq!(
-        (relay.max_age, relay.rate.map(u32::from), relay.sessions_max),
+        (core.max_age, core.rate.map(u32::from), core.sessions_max),
         (Some(Duration::from_hours(1)), Some(100), 3)
     );
-    assert_eq!((relay.link.interval.as_millis(), relay.link.lease.as_millis()), (500, 50));
+    assert_eq!((core.link.interval.as_millis(), core.link.lease.as_millis()), (500, 50));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn sizes_are_understood_however_they_are_written() {
         ("2MiB", 2 << 20),
     ] {
         let config = client(&format!("client --server a --buffer {text} --rcvbuf {text}"));
-        assert_eq!((config.relay.buffer_bytes, config.receive_buffer_bytes), (bytes, bytes), "{text}");
+        assert_eq!((config.core.buffer_bytes, config.receive_buffer_bytes), (bytes, bytes), "{text}");
     }
     assert_eq!(client("client --server a --rcvbuf 1G").receive_buffer_bytes, 1 << 30);
     assert_eq!(client("client --server a --rcvbuf 1GB").receive_buffer_bytes, 1 << 30);

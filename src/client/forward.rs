@@ -1,4 +1,4 @@
-//! Relay → upstream: the one way out.
+//! ClientCore → upstream: the one way out.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -45,17 +45,17 @@ impl<'a> Forwarder<'a> {
         let mut batch = Batch::default();
         while !stop.is_set() {
             let now = net::now();
-            let mut relay = self.shared.relay.lock();
-            if !relay.poll_release(now, &mut batch) {
-                let wait = relay.handle_forward_waits(now).map(|at| at.since(now));
+            let mut core = self.shared.core.lock();
+            if !core.poll_release(now, &mut batch) {
+                let wait = core.handle_forward_waits(now).map(|at| at.since(now));
                 // A lease that ended before everything was sent: a heartbeat has to come first.
-                let bells = relay.bells(now);
-                drop(relay);
+                let bells = core.bells(now);
+                drop(core);
                 self.shared.ring(bells);
                 stop.wait(bell, wait);
                 continue;
             }
-            drop(relay);
+            drop(core);
             if let Some(pause) = self.send(&batch) {
                 stop.wait(&crossbeam_channel::never(), Some(pause));
             }
@@ -68,14 +68,14 @@ impl<'a> Forwarder<'a> {
         let (sent, halt) = self.send_all(batch);
         let now = net::now();
         let bells = {
-            let mut relay = self.shared.relay.lock();
-            relay.handle_sent(now, batch, sent);
+            let mut core = self.shared.core.lock();
+            core.handle_sent(now, batch, sent);
             match halt {
-                Halt::Unsendable => relay.handle_unsendable(batch, sent),
-                Halt::Refused => relay.handle_refused(now),
+                Halt::Unsendable => core.handle_unsendable(batch, sent),
+                Halt::Refused => core.handle_refused(now),
                 Halt::Done | Halt::Expired | Halt::Pause(_) => {}
             }
-            relay.bells(now)
+            core.bells(now)
         };
         self.shared.ring(bells);
         log::trace!(target: "ossec_broker::datagram", "sent {sent} of {} to {}", batch.len(), batch.target());

@@ -20,7 +20,7 @@ use crate::os::threads::{DOORBELL, Stop};
 use crate::proto::client::link::stream::Foreign;
 use crate::proto::client::link::{Probe, Rewind};
 use crate::proto::client::routes::Route;
-use crate::proto::client::{Bells, Relay, Transport};
+use crate::proto::client::{Bells, ClientCore, Transport};
 use crate::proto::seal::Key;
 use crate::proto::time::Time;
 use crate::proto::wire::{Attach, Features, Frame, Ping, Pong, Reply};
@@ -112,11 +112,11 @@ impl<'a> Prober<'a> {
         self.tell(now);
         let (bells, heartbeat, link) = {
             let now = net::now();
-            let mut relay = self.shared.relay.lock();
-            let heartbeat = relay.next_heartbeat(now);
-            relay.handle_probe_waits(heartbeat);
+            let mut core = self.shared.core.lock();
+            let heartbeat = core.next_heartbeat(now);
+            core.handle_probe_waits(heartbeat);
             // A pause may have ended since the bells above: what may be released needs no heartbeat any more, and nobody else would tell.
-            (relay.bells(now), heartbeat, relay.next_deadline(now))
+            (core.bells(now), heartbeat, core.next_deadline(now))
         };
         self.shared.ring(bells);
         let (attempts, report) = (self.attempts.next_deadline(now), self.report.next_deadline());
@@ -126,22 +126,22 @@ impl<'a> Prober<'a> {
 
     /// The connection in use is one that answers.
     fn is_answering(&self, now: Time) -> bool {
-        self.chosen.is_some() && !self.shared.relay.lock().is_silent(now)
+        self.chosen.is_some() && !self.shared.core.lock().is_silent(now)
     }
 
     /// What time alone brings about: lateness, silence, a heartbeat that is due.
     fn keep_time(&mut self, now: Time) -> (Bells, Option<(Probe, Ping)>) {
         let acknowledged = self.acknowledged(now);
         let (bells, heartbeat, silent) = {
-            let mut relay = self.shared.relay.lock();
-            relay.handle_time(now);
+            let mut core = self.shared.core.lock();
+            core.handle_time(now);
             if let Some(at) = acknowledged {
-                relay.handle_alive(at);
+                core.handle_alive(at);
             }
-            let silent = relay.is_silent(now);
-            let due = relay.next_heartbeat(now).is_some_and(|at| at <= now);
-            let heartbeat = if due { relay.begin_heartbeat(now) } else { None };
-            (relay.bells(now), heartbeat, silent)
+            let silent = core.is_silent(now);
+            let due = core.next_heartbeat(now).is_some_and(|at| at <= now);
+            let heartbeat = if due { core.begin_heartbeat(now) } else { None };
+            (core.bells(now), heartbeat, silent)
         };
         if let Some(peer) = self.chosen.as_ref().filter(|_| silent) {
             self.attempts.handle_silent(now, peer);
@@ -151,7 +151,7 @@ impl<'a> Prober<'a> {
 
     /// Transport tcp, while something is under way: when the other host acknowledged something last.
     fn acknowledged(&self, now: Time) -> Option<Time> {
-        let streams = self.config.relay.transport == Transport::Tcp;
+        let streams = self.config.core.transport == Transport::Tcp;
         let ago = self.chosen.as_ref().filter(|_| streams)?.framed.acknowledged()?;
         Some(now.before(ago))
     }
@@ -175,7 +175,7 @@ impl<'a> Prober<'a> {
                 return;
             };
             // What was prepared before the server said where to go on comes again.
-            if outgoing.epoch != self.shared.relay.lock().epoch() {
+            if outgoing.epoch != self.shared.core.lock().epoch() {
                 continue;
             }
             if let Err(broken) = peer.framed.send_bytes(&outgoing.bytes) {
@@ -216,19 +216,19 @@ impl<'a> Prober<'a> {
                 Frame::Pong(pong) => self.take_pong(&pong),
                 Frame::Notice(notice) => {
                     log::debug!("{broker} says: remoted {}", notice.verdict);
-                    self.take_told(|relay| relay.handle_notice(notice.verdict));
+                    self.take_told(|core| core.handle_notice(notice.verdict));
                 }
                 Frame::Resume(resume) => {
                     match resume.from {
                         Some(from) => log::debug!("{broker} says: go on from {}", from.0),
                         None => log::debug!("{broker} says: go on from the oldest that is not acknowledged"),
                     }
-                    if let Err(Foreign) = self.take_told(|relay| relay.handle_resume(&resume)) {
+                    if let Err(Foreign) = self.take_told(|core| core.handle_resume(&resume)) {
                         return self.leave_stream();
                     }
                 }
                 Frame::Ack(ack) => {
-                    if let Err(Foreign) = self.take_told(|relay| relay.handle_ack(&ack)) {
+                    if let Err(Foreign) = self.take_told(|core| core.handle_ack(&ack)) {
                         return self.leave_stream();
                     }
                 }
@@ -278,17 +278,17 @@ impl<'a> Prober<'a> {
             log::warn!("no key (--psk-file): heartbeats are plain");
         }
         let peer = self.chosen.insert(peer);
-        let attached = match self.config.relay.transport {
+        let attached = match self.config.core.transport {
             Transport::Udp => Ok(()),
             Transport::Tcp => {
-                let once = !self.config.relay.resend;
+                let once = !self.config.core.resend;
                 peer.framed.send(&Frame::Attach(Attach { source: self.config.source, once }))
             }
         };
         let bells = {
-            let mut relay = self.shared.relay.lock();
-            relay.handle_connected(now, round_trip, route.target);
-            relay.bells(now)
+            let mut core = self.shared.core.lock();
+            core.handle_connected(now, round_trip, route.target);
+            core.bells(now)
         };
         self.shared.ring(bells);
         self.take_heard(heard);
@@ -298,14 +298,14 @@ impl<'a> Prober<'a> {
     }
 
     /// The server has said something unasked.
-    fn take_told<T>(&mut self, tell: impl FnOnce(&mut Relay) -> T) -> T {
+    fn take_told<T>(&mut self, tell: impl FnOnce(&mut ClientCore) -> T) -> T {
         let now = net::now();
         let told;
         let bells = {
-            let mut relay = self.shared.relay.lock();
-            relay.handle_alive(now);
-            told = tell(&mut relay);
-            relay.bells(now)
+            let mut core = self.shared.core.lock();
+            core.handle_alive(now);
+            told = tell(&mut core);
+            core.bells(now)
         };
         self.shared.ring(bells);
         told
@@ -323,11 +323,11 @@ impl<'a> Prober<'a> {
 
     /// Transport tcp: what remoted answered came back over the connection.
     fn take_reply(&self, reply: &Reply) {
-        if self.config.relay.transport == Transport::Udp {
+        if self.config.core.transport == Transport::Udp {
             // Then replies come by UDP alone.
             return;
         }
-        let origin = self.shared.relay.lock().handle_carried_reply(net::now(), reply.name);
+        let origin = self.shared.core.lock().handle_carried_reply(net::now(), reply.name);
         if let Some(origin) = origin {
             self.shared.pass_on(origin, &reply.bytes);
         }
@@ -346,9 +346,9 @@ impl<'a> Prober<'a> {
             }
             let round_trip = now.since(probe.begun());
             let (outcome, silent, refused, bells) = {
-                let mut relay = self.shared.relay.lock();
-                let outcome = relay.handle_pong(now, probe, pong);
-                (outcome, relay.is_silent(now), relay.is_refused(now), relay.bells(now))
+                let mut core = self.shared.core.lock();
+                let outcome = core.handle_pong(now, probe, pong);
+                (outcome, core.is_silent(now), core.is_refused(now), core.bells(now))
             };
             self.shared.ring(bells);
             if let Some(peer) = self.chosen.as_ref().filter(|_| !silent) {
@@ -387,7 +387,7 @@ impl<'a> Prober<'a> {
         self.chosen = None;
         self.probes.clear();
         self.attempts.handle_lost(now, why);
-        self.shared.relay.lock().handle_disconnected(now);
+        self.shared.core.lock().handle_disconnected(now);
     }
 
     /// The connection is lost, and its route is not tried again at once.
@@ -398,7 +398,7 @@ impl<'a> Prober<'a> {
 
     /// Tells the log what has changed.
     fn tell(&mut self, now: Time) {
-        let snapshot = self.shared.relay.lock().snapshot(now);
+        let snapshot = self.shared.core.lock().snapshot(now);
         if let Some(drops) = kernel_drops(&self.shared.agents) {
             self.report.handle_kernel_drops(drops);
         }

@@ -1,4 +1,4 @@
-//! Agent socket → relay.
+//! Agent socket → core.
 //!
 //! This thread waits for its socket alone: while it waits for anything else the kernel drops what does not fit the socket's buffer.
 
@@ -53,11 +53,11 @@ fn take(shared: &Shared, inbox: &mut Inbox) -> bool {
     }
     let now = net::now();
     let bells = {
-        let mut relay = shared.relay.lock();
+        let mut core = shared.core.lock();
         for datagram in inbox.iter() {
-            relay.handle_datagram(now, Origin { agent: datagram.from, local: datagram.local }, datagram.bytes);
+            core.handle_datagram(now, Origin { agent: datagram.from, local: datagram.local }, datagram.bytes);
         }
-        relay.bells(now)
+        core.bells(now)
     };
     shared.ring(bells);
     for datagram in inbox.iter() {

@@ -124,9 +124,9 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool
         // from here on.
         let now = net::now();
         let bells = {
-            let mut relay = shared.relay.lock();
-            relay.handle_refused(now);
-            relay.bells(now)
+            let mut core = shared.core.lock();
+            core.handle_refused(now);
+            core.bells(now)
         };
         shared.ring(bells);
     }
@@ -148,7 +148,7 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool
         }
         let now = net::now();
         for reply in inbox.iter() {
-            let origin = shared.relay.lock().handle_reply(now, upstream.session, reply.from);
+            let origin = shared.core.lock().handle_reply(now, upstream.session, reply.from);
             let Some(origin) = origin else {
                 log::trace!("{} bytes from {} are no reply", reply.bytes.len(), reply.from);
                 continue;

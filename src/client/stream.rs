@@ -1,4 +1,4 @@
-//! Relay → connection: the way out of transport tcp. The prober owns the connection and writes to it; this thread prepares what it writes.
+//! ClientCore → connection: the way out of transport tcp. The prober owns the connection and writes to it; this thread prepares what it writes.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -24,7 +24,7 @@ const EMPTY_GAP: Duration = Duration::from_secs(20);
 /// Frames on their way to the prober.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    /// The relay's epoch in which they are of use.
+    /// The core's epoch in which they are of use.
     pub(super) epoch: u64,
     pub(super) bytes: Vec<u8>,
 }
@@ -56,25 +56,25 @@ impl<'a> Streamer<'a> {
             if now.since(self.opened) >= EMPTY_GAP {
                 self.open_all(now);
             }
-            let mut relay = self.shared.relay.lock();
-            let epoch = if relay.poll_release(now, &mut batch) { relay.stream_epoch(&batch) } else { None };
+            let mut core = self.shared.core.lock();
+            let epoch = if core.poll_release(now, &mut batch) { core.stream_epoch(&batch) } else { None };
             let Some(epoch) = epoch else {
-                let release = relay.handle_forward_waits(now).map(|at| at.since(now));
-                let bells = relay.bells(now);
-                drop(relay);
+                let release = core.handle_forward_waits(now).map(|at| at.since(now));
+                let bells = core.bells(now);
+                drop(core);
                 self.shared.ring(bells);
                 let open = self.target.map(|_| (self.opened + EMPTY_GAP).since(now));
                 stop.wait(bell, release.into_iter().chain(open).min());
                 continue;
             };
-            drop(relay);
+            drop(core);
             let bytes = self.encode(&batch, epoch);
             let now = net::now();
             let bells = {
-                let mut relay = self.shared.relay.lock();
+                let mut core = self.shared.core.lock();
                 // Before it goes out: the answer may be quicker than this thread, and acknowledges only what counts as sent.
-                relay.handle_sent(now, &batch, batch.len());
-                relay.bells(now)
+                core.handle_sent(now, &batch, batch.len());
+                core.bells(now)
             };
             self.shared.ring(bells);
             // Waits while the connection is congested. It fails when the prober has ended, and then this thread is about to be told so.

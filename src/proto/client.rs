@@ -64,7 +64,7 @@ pub enum FullPolicy {
     DropNewest,
 }
 
-/// What the command line says of the relay.
+/// What the command line says of the core.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Memory for datagrams, in bytes.
@@ -115,7 +115,7 @@ pub struct Snapshot {
 
 /// The client's logic. See the head of this file.
 #[derive(Debug)]
-pub struct Relay {
+pub struct ClientCore {
     config: Config,
     buffer: Buffer,
     way: Way,
@@ -154,8 +154,8 @@ struct Abandoned {
     cost: u64,
 }
 
-impl Relay {
-    /// An empty relay without a link.
+impl ClientCore {
+    /// An empty core without a link.
     pub fn new(config: Config) -> Self {
         Self {
             buffer: Buffer::new(config.buffer_bytes),

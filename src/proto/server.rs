@@ -52,7 +52,7 @@ const LOOK_GAP_MAX: Duration = Duration::from_millis(50);
 
 /// The server's logic. See the head of this file.
 #[derive(Debug)]
-pub struct Gate {
+pub struct ServerCore {
     responder: Responder,
     streams: Streams,
     drops: u64,
@@ -90,7 +90,7 @@ struct Step {
     is_fresh: bool,
 }
 
-impl Gate {
+impl ServerCore {
     /// One that has seen nothing. `settle`: how long remoted counts as starting. `step_max`: how many datagrams the system surely takes in a row.
     pub fn new(settle: Duration, step_max: usize) -> Self {
         Self {

@@ -29,7 +29,7 @@ use crate::os::remoted::backlog::{self, Backlog};
 use crate::os::remoted::{Found, Inspector, Wanted};
 use crate::os::threads::{DOORBELL, Stop};
 use crate::proto::seal::Key;
-use crate::proto::server::Gate;
+use crate::proto::server::ServerCore;
 use crate::proto::server::conversation::{Garbage, Request};
 use crate::proto::server::streams::Offence;
 use crate::proto::terms::ConnectionId;
@@ -90,7 +90,7 @@ pub(super) struct Server<'a> {
     waiting: Vec<Token>,
     inspector: Inspector,
     found: Found,
-    gate: Gate,
+    core: ServerCore,
     backlog: Backlog,
     injector: Injector,
     attachments: Attachments,
@@ -134,7 +134,7 @@ impl<'a> Server<'a> {
             waiting: Vec::new(),
             inspector: Inspector::new(wanted),
             found: Found::default(),
-            gate: Gate::new(config.settle, backlog::length() / 2),
+            core: ServerCore::new(config.settle, backlog::length() / 2),
             backlog: Backlog::new(),
             injector,
             attachments: Attachments::default(),
@@ -180,7 +180,7 @@ impl<'a> Server<'a> {
         let until = net::now() + FINISH_MAX;
         // Nothing is taken in or injected any more: this only waits.
         self.inject_again = Some(Time::FAR);
-        while self.gate.unread_cost() > 0 && net::now() < until {
+        while self.core.unread_cost() > 0 && net::now() < until {
             self.sample(net::now());
             self.tell_streams();
             if self.poll.poll(events, Some(SAMPLE_GAP_MAX)).is_err() {
@@ -193,8 +193,8 @@ impl<'a> Server<'a> {
 
     /// Ends the connections that carry streams. To close one with something unread would reset it, and what was told last would not be heard.
     fn part(&mut self, until: Time, events: &mut Events) {
-        let gate = &self.gate;
-        self.conns.retain(|_, conn| gate.carries(conn.id) && conn.say_last().is_ok());
+        let core = &self.core;
+        self.conns.retain(|_, conn| core.carries(conn.id) && conn.say_last().is_ok());
         while !self.conns.is_empty() && net::now() < until {
             self.conns.retain(|_, conn| !conn.is_over());
             if self.poll.poll(events, Some(SAMPLE_GAP_MAX)).is_err() {
@@ -219,14 +219,14 @@ impl<'a> Server<'a> {
     /// When to look at remoted unasked: soon where clients wait for it. What the first search finds is looked at first.
     fn next_watch(&self) -> Option<Time> {
         let latest = self.sampled? + LOOK_GAP_MAX;
-        let watched = self.gate.is_busy() || self.conns.values().any(Conn::is_client);
-        let soon = self.gate.next_look().filter(|_| watched).map(|at| at.max(self.next_sample()));
+        let watched = self.core.is_busy() || self.conns.values().any(Conn::is_client);
+        let soon = self.core.next_look().filter(|_| watched).map(|at| at.max(self.next_sample()));
         Some(soon.map_or(latest, |soon| soon.min(latest)))
     }
 
     /// When remoted is old enough, unless what a search finds is looked at first.
     fn next_settling(&self) -> Option<Time> {
-        self.gate.judge().next_deadline().filter(|_| !self.search_open)
+        self.core.judge().next_deadline().filter(|_| !self.search_open)
     }
 
     fn next_sample(&self) -> Time {
@@ -324,8 +324,8 @@ impl<'a> Server<'a> {
                 }
             }
             Request::Attach(stream, attach) => self.attach(now, token, stream, attach),
-            Request::Session(session) => self.gate.handle_session(conn.id, session)?,
-            Request::Data(data) => self.gate.handle_data(conn.id, data)?,
+            Request::Session(session) => self.core.handle_session(conn.id, session)?,
+            Request::Data(data) => self.core.handle_data(conn.id, data)?,
         }
         Ok(())
     }
@@ -368,7 +368,7 @@ impl<'a> Server<'a> {
             self.forget_stranger(conn.address);
         }
         self.detach(conn.id);
-        self.gate.handle_gone(net::now(), conn.id);
+        self.core.handle_gone(net::now(), conn.id);
         self.waiting.retain(|waiting| *waiting != token);
     }
 }

@@ -21,15 +21,15 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
     };
     assert!(!(asleep("receive", now) && system.is_agents_unread()), "agents wait for `receive`, which sleeps");
     assert!(!(asleep("reply", now) && system.is_upstream_unread()), "remoted waits for `reply`, which sleeps");
-    let Some(relay) = system.relay() else { return };
+    let Some(core) = system.core() else { return };
     // Should one of them sleep with the lock, the explorer reports a deadlock here.
-    let mut relay = relay.lock().expect("nobody panics with it");
-    let releasable = relay.poll_release(now, &mut Batch::default()) && !system.is_congested();
+    let mut core = core.lock().expect("nobody panics with it");
+    let releasable = core.poll_release(now, &mut Batch::default()) && !system.is_congested();
     assert!(
         !(releasable && asleep("forward", now + PAUSE_MAX)),
         "a datagram may be released, and `forward` sleeps: {sleepers:?}"
     );
-    if let Some(at) = relay.next_release(now).filter(|_| !system.is_congested()) {
+    if let Some(at) = core.next_release(now).filter(|_| !system.is_congested()) {
         assert!(
             !asleep("forward", at + PAUSE_MAX),
             "a datagram is due at {}, it is {}, and `forward` sleeps: {sleepers:?}",
@@ -39,7 +39,7 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
     }
     // In a pause `forward` has something to release that it has not given up: it asks for a heartbeat itself if its lease ends meanwhile.
     let pauses = sleepers.iter().any(|sleeper| sleeper.name == "forward" && sleeper.alarm.is_some());
-    if let Some(at) = relay.next_heartbeat(now).filter(|_| !pauses) {
+    if let Some(at) = core.next_heartbeat(now).filter(|_| !pauses) {
         assert!(
             !asleep("probe", at.max(now)),
             "a heartbeat is due at {}, it is {}, and `probe` sleeps: {sleepers:?}",
@@ -47,7 +47,7 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
             Micros(now)
         );
     }
-    if let Some(at) = relay.next_deadline(now) {
+    if let Some(at) = core.next_deadline(now) {
         assert!(
             !asleep("probe", at.max(now)),
             "a heartbeat is late at {}, it is {}, and `probe` sleeps: {sleepers:?}",
@@ -55,7 +55,7 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
             Micros(now)
         );
     }
-    assert!(!(relay.is_drained() && asleep("client", now)), "nothing is held any more, and the client sleeps");
+    assert!(!(core.is_drained() && asleep("client", now)), "nothing is held any more, and the client sleeps");
 }
 
 /// The client has returned.

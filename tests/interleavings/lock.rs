@@ -1,8 +1,8 @@
-//! In the place of `parking_lot`: the lock around the relay, which the judge may look into.
+//! In the place of `parking_lot`: the lock around the core, which the judge may look into.
 
 use std::sync::Arc;
 
-use ossec_broker::proto::client::Relay;
+use ossec_broker::proto::client::ClientCore;
 use shuttle::sync::MutexGuard;
 
 use crate::system::System;
@@ -11,14 +11,14 @@ use crate::world::World;
 #[derive(Debug)]
 pub(crate) struct Mutex<T>(Arc<shuttle::sync::Mutex<T>>);
 
-impl Mutex<Relay> {
-    pub(crate) fn new(relay: Relay) -> Self {
-        let inner = Arc::new(shuttle::sync::Mutex::new(relay));
+impl Mutex<ClientCore> {
+    pub(crate) fn new(core: ClientCore) -> Self {
+        let inner = Arc::new(shuttle::sync::Mutex::new(core));
         System::here().keep_relay(&inner);
         Self(inner)
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Relay> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ClientCore> {
         let guard = self.0.lock().expect("nobody panics with it");
         World::here().say(|| format!("takes the lock: {:?}", *guard));
         guard

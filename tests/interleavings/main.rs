@@ -40,7 +40,7 @@ pub(crate) use lock::Mutex;
 pub(crate) use os::net;
 pub(crate) use os::net::HostPort;
 pub(crate) use ossec_broker::proto;
-use ossec_broker::proto::client as relay;
+
 pub(crate) use poll::{Events, Interest, Poll, Registry, Token, Waker};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Runner, thread};
@@ -52,7 +52,7 @@ const SCHEDULES_DEFAULT: usize = 800;
 /// The client's threads keep more on their stacks than the explorer's default has room for.
 const STACK_BYTES: usize = 256 * 1024;
 
-fn config(transport: relay::Transport, rate: Option<NonZeroU32>) -> client::Config {
+fn config(transport: proto::client::Transport, rate: Option<NonZeroU32>) -> client::Config {
     let local = |port| HostPort { host: "127.0.0.1".into(), port };
     client::Config {
         server: local(1_514),
@@ -66,15 +66,15 @@ fn config(transport: relay::Transport, rate: Option<NonZeroU32>) -> client::Conf
         drain: Duration::from_mins(10),
         psk_file: None,
         user: None,
-        relay: relay::Config {
+        core: proto::client::Config {
             buffer_bytes: 1 << 20,
-            full: relay::FullPolicy::DropOldest,
+            full: proto::client::FullPolicy::DropOldest,
             max_age: None,
             rate,
             resend: true,
             sessions_max: 2,
             transport,
-            link: relay::link::Settings {
+            link: proto::client::link::Settings {
                 interval: Duration::from_secs(1),
                 lease: Duration::from_millis(100),
                 timeout: Duration::from_secs(2),
@@ -97,7 +97,7 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) {
 fn schedule() {
     let (world, system) = (World::begin(replayed().is_some()), System::begin());
     let (signal, signals) = bounded(2);
-    let transport = if percent(50) { relay::Transport::Tcp } else { relay::Transport::Udp };
+    let transport = if percent(50) { proto::client::Transport::Tcp } else { proto::client::Transport::Udp };
     let rate = if percent(50) { NonZeroU32::new(10) } else { None };
     let own = Arc::clone(&system);
     spawn("server", move || own.be_server());

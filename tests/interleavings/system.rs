@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use ossec_broker::proto::client::{Relay, Snapshot};
+use ossec_broker::proto::client::{ClientCore, Snapshot};
 use ossec_broker::proto::server::streams::{Streams, Told};
 use ossec_broker::proto::terms::ConnectionId;
 use ossec_broker::proto::terms::{Incarnation, Port, Verdict};
@@ -33,7 +33,7 @@ pub(crate) struct System(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    relay: Option<Arc<shuttle::sync::Mutex<Relay>>>,
+    core: Option<Arc<shuttle::sync::Mutex<ClientCore>>>,
     agents: Option<UdpSocket>,
     upstreams: Vec<Weak<Mutex<Inside>>>,
     connections: Vec<TcpStream>,
@@ -97,13 +97,13 @@ impl System {
         self.state().accepted.len() == usize::from(DATAGRAMS)
     }
 
-    /// The client has made its relay.
-    pub(crate) fn keep_relay(&self, relay: &Arc<shuttle::sync::Mutex<Relay>>) {
-        self.state().relay = Some(Arc::clone(relay));
+    /// The client has made its core.
+    pub(crate) fn keep_relay(&self, core: &Arc<shuttle::sync::Mutex<ClientCore>>) {
+        self.state().core = Some(Arc::clone(core));
     }
 
-    pub(crate) fn relay(&self) -> Option<Arc<shuttle::sync::Mutex<Relay>>> {
-        self.state().relay.clone()
+    pub(crate) fn core(&self) -> Option<Arc<shuttle::sync::Mutex<ClientCore>>> {
+        self.state().core.clone()
     }
 
     /// Datagrams of agents wait for the client.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ossec_broker::proto::client::{Batch, Origin, Relay};
+use ossec_broker::proto::client::{Batch, ClientCore, Origin};
 use ossec_broker::proto::server::streams::{Streams, Told};
 use ossec_broker::proto::terms::{ConnectionId, StreamId};
 use ossec_broker::proto::terms::{Incarnation, SessionName, Verdict};
@@ -19,7 +19,7 @@ const NAME: StreamId = 7;
 
 /// One of them, and its connection.
 struct Process {
-    relay: Relay,
+    core: ClientCore,
     connection: ConnectionId,
 }
 
@@ -32,25 +32,25 @@ struct Server {
 
 impl Process {
     fn new(connection: ConnectionId) -> Self {
-        Self { relay: Relay::new(Plan::of(1).over_tcp().config()), connection }
+        Self { core: ClientCore::new(Plan::of(1).over_tcp().config()), connection }
     }
 
     fn receive(&mut self, payloads: &[&str]) {
         let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, 40_000));
         for payload in payloads {
-            self.relay.handle_datagram(NOW, Origin { agent, local: None }, payload.as_bytes());
+            self.core.handle_datagram(NOW, Origin { agent, local: None }, payload.as_bytes());
         }
     }
 
     /// Connects and says the name of its stream. Whether it takes what it is told for its own.
     fn attach(&mut self, server: &mut Server, connection: ConnectionId, name: StreamId) -> bool {
         self.connection = connection;
-        self.relay.handle_connected(NOW, Duration::from_millis(1), SocketAddr::from((HOST, 1_514)));
+        self.core.handle_connected(NOW, Duration::from_millis(1), SocketAddr::from((HOST, 1_514)));
         server.streams.handle_attach(NOW, connection, name, HOST, false);
         let session = Session { name: SessionName { id: 0, generation: 0 }, port: 0 };
         server.streams.handle_session(connection, session).expect("it is attached");
         let is_own = self.hear(server);
-        self.relay.handle_notice(Verdict::Up);
+        self.core.handle_notice(Verdict::Up);
         is_own
     }
 
@@ -58,8 +58,8 @@ impl Process {
         let told: Vec<_> = std::iter::from_fn(|| server.streams.poll_told()).collect();
         told.into_iter().filter(|(to, _)| *to == self.connection).all(|(_, told)| {
             let outcome = match told {
-                Told::Resume(resume) => self.relay.handle_resume(&resume),
-                Told::Ack(ack) => self.relay.handle_ack(&ack),
+                Told::Resume(resume) => self.core.handle_resume(&resume),
+                Told::Ack(ack) => self.core.handle_ack(&ack),
             };
             outcome.is_ok()
         })
@@ -68,14 +68,14 @@ impl Process {
     /// Sends all that it may: to nobody, or to a server that injects it, and acknowledges it if it is `read`.
     fn send(&mut self, server: Option<&mut Server>, read: bool) {
         let (mut batch, mut bytes) = (Batch::default(), Vec::new());
-        if !self.relay.poll_release(NOW, &mut batch) {
+        if !self.core.poll_release(NOW, &mut batch) {
             return;
         }
-        let epoch = self.relay.stream_epoch(&batch).expect("it was told where to go on");
+        let epoch = self.core.stream_epoch(&batch).expect("it was told where to go on");
         let mut writer = DataWriter::new(&mut bytes, epoch);
         (0..batch.len()).for_each(|at| writer.push(batch.seq(at), 0, batch.payload(at)));
         writer.finish();
-        self.relay.handle_sent(NOW, &batch, batch.len());
+        self.core.handle_sent(NOW, &batch, batch.len());
         let Some(server) = server else {
             return;
         };
@@ -121,13 +121,13 @@ fn of_two_processes_with_one_memory_neither_takes_for_delivered_what_the_other_h
         clone.receive(&others[..second]);
         clone.send(None, false);
         clone.receive(&others[second..]);
-        clone.relay.handle_disconnected(NOW);
+        clone.core.handle_disconnected(NOW);
         assert!(!clone.attach(&mut server, 2, NAME), "{first} {second}: it has sent none of that");
-        clone.relay.handle_disconnected(NOW);
+        clone.core.handle_disconnected(NOW);
         assert!(clone.attach(&mut server, 3, NAME + 1), "under a name of its own");
         clone.send(Some(&mut server), true);
         // The first one lost its connection to the attempt of the second.
-        original.relay.handle_disconnected(NOW);
+        original.core.handle_disconnected(NOW);
         original.receive(&ones[first..]);
         assert!(original.attach(&mut server, 4, NAME));
         original.send(Some(&mut server), true);
@@ -135,7 +135,7 @@ fn of_two_processes_with_one_memory_neither_takes_for_delivered_what_the_other_h
         let all: BTreeSet<Vec<u8>> = all.map(|payload| payload.as_bytes().to_vec()).collect();
         assert_eq!(server.injected, all, "{first} {second}");
         for process in [&original, &clone] {
-            let counters = process.relay.snapshot(NOW).counters;
+            let counters = process.core.snapshot(NOW).counters;
             assert_eq!((counters.received, counters.confirmed), (5, 5), "{first} {second}");
         }
     }

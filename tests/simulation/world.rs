@@ -1,7 +1,7 @@
 //! The world of a run: events in the order of their time, the real core at both ends, everything between them made up.
 //!
 //! ```text
-//!   agents ──► client (the real Relay), or a rival ──► network ──► remoted's socket ──► remoted ──► ledger
+//!   agents ──► client (the real ClientCore), or a rival ──► network ──► remoted's socket ──► remoted ──► ledger
 //!                    └── heartbeats ──► network ──► broker server (the real Judge and Windows) ──┘
 //! ```
 

@@ -55,8 +55,8 @@ impl<'a> Attempts<'a> {
         now: Time,
     ) -> Self {
         let stream = net::random();
-        let interval_ms = u32::try_from(config.relay.link.interval.as_millis()).unwrap_or(u32::MAX);
-        let features = match config.relay.transport {
+        let interval_ms = u32::try_from(config.core.link.interval.as_millis()).unwrap_or(u32::MAX);
+        let features = match config.core.transport {
             Transport::Udp => Features::NONE,
             Transport::Tcp => Features::STREAM.with(Features::EMPTY_DATAGRAMS),
         };
@@ -278,7 +278,7 @@ impl<'a> Attempts<'a> {
     fn check(&self, peer: &Peer, features: Features) -> Result<(), &'static str> {
         // Whatever it says: one that anybody on the way can play would acknowledge what never arrived, and speak to agents in remoted's name.
         let carries = features.has(Features::STREAM) && peer.framed.is_trusted(peer.route.broker.ip());
-        if self.config.relay.transport == Transport::Tcp && !carries {
+        if self.config.core.transport == Transport::Tcp && !carries {
             return Err("takes no datagrams over TCP: it needs a key at both ends, or both ends on one host");
         }
         if self.bound.is_some_and(|bound| net::comes_back(bound, peer.route.target)) {

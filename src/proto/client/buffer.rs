@@ -47,7 +47,7 @@ const SPARED_BYTES: usize = 4 * 1024 * 1024;
 /// With a small buffer smaller chunks, so that what they leave unused stays a small part of it.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 
-/// Which session a record belongs to: an index into the relay's table. The top bit is the record's `struck`.
+/// Which session a record belongs to: an index into the core's table. The top bit is the record's `struck`.
 pub type SessionId = u16;
 /// Bound of [`SessionId`], exclusive.
 pub const SESSION_ID_MAX: SessionId = STRUCK;

@@ -49,21 +49,21 @@ fn pong(number: u64, window: u64) -> Pong {
     }
 }
 
-/// A relay and what the threads would do with it.
+/// A core and what the threads would do with it.
 struct Bench {
-    relay: Relay,
+    core: ClientCore,
     at: u64,
     window: u64,
 }
 
 impl Bench {
     fn new(config: Config) -> Self {
-        Self { relay: Relay::new(config), at: 0, window: 100 * SMALL }
+        Self { core: ClientCore::new(config), at: 0, window: 100 * SMALL }
     }
 
     fn connected(config: Config) -> Self {
         let mut bench = Self::new(config);
-        bench.relay.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
+        bench.core.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
         bench
     }
 
@@ -74,15 +74,15 @@ impl Bench {
     /// Datagrams arrive whose payload is their number.
     fn arrive(&mut self, numbers: std::ops::Range<u32>) {
         for number in numbers {
-            self.relay.handle_datagram(self.now(), origin(1), &number.to_be_bytes());
+            self.core.handle_datagram(self.now(), origin(1), &number.to_be_bytes());
         }
     }
 
     /// A good heartbeat that takes a millisecond.
     fn beat(&mut self) -> Outcome {
-        let (probe, ping) = self.relay.begin_heartbeat(self.now()).expect("a heartbeat may begin");
+        let (probe, ping) = self.core.begin_heartbeat(self.now()).expect("a heartbeat may begin");
         self.at += 1;
-        let outcome = self.relay.handle_pong(self.now(), probe, &pong(ping.number, self.window));
+        let outcome = self.core.handle_pong(self.now(), probe, &pong(ping.number, self.window));
         self.at += 1;
         outcome
     }
@@ -97,19 +97,19 @@ impl Bench {
     fn release(&mut self) -> Vec<u32> {
         let mut batch = Batch::default();
         let mut out = Vec::new();
-        while self.relay.poll_release(self.now(), &mut batch) {
+        while self.core.poll_release(self.now(), &mut batch) {
             out.extend(numbers(&batch));
-            self.relay.handle_sent(self.now(), &batch, batch.len());
+            self.core.handle_sent(self.now(), &batch, batch.len());
         }
         out
     }
 
     fn counters(&self) -> Counters {
-        self.relay.snapshot(self.now()).counters
+        self.core.snapshot(self.now()).counters
     }
 
     fn held(&self) -> u64 {
-        self.relay.snapshot(self.now()).held.datagrams
+        self.core.snapshot(self.now()).held.datagrams
     }
 }
 
@@ -124,11 +124,11 @@ fn an_outage_is_held_and_replayed_in_order_with_the_new_behind_the_old() {
     bench.beat();
     bench.arrive(0..5);
     assert_eq!(bench.release(), [0, 1, 2, 3, 4]);
-    bench.relay.handle_disconnected(bench.now());
+    bench.core.handle_disconnected(bench.now());
     bench.arrive(5..8);
     assert_eq!(bench.release(), Vec::<u32>::new());
     bench.at += 5_000;
-    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.core.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
     bench.later_beat();
     bench.arrive(8..10);
     assert_eq!(bench.release(), (0..10).collect::<Vec<_>>(), "the doubtful first, then the held, then the new");
@@ -166,11 +166,11 @@ fn a_batch_sent_after_a_rewind_does_not_move_the_cursor() {
     bench.beat();
     bench.arrive(0..4);
     let mut batch = Batch::default();
-    assert!(bench.relay.poll_release(bench.now(), &mut batch));
-    bench.relay.handle_disconnected(bench.now());
-    bench.relay.handle_sent(bench.now(), &batch, 4);
-    assert_eq!(bench.relay.snapshot(bench.now()).unsent.datagrams, 4);
-    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    assert!(bench.core.poll_release(bench.now(), &mut batch));
+    bench.core.handle_disconnected(bench.now());
+    bench.core.handle_sent(bench.now(), &batch, 4);
+    assert_eq!(bench.core.snapshot(bench.now()).unsent.datagrams, 4);
+    bench.core.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
     bench.beat();
     assert_eq!(bench.release(), [0, 1, 2, 3]);
 }
@@ -181,10 +181,10 @@ fn a_heartbeat_between_taking_a_batch_out_and_sending_it_does_not_cover_it() {
     bench.beat();
     bench.arrive(0..4);
     let mut batch = Batch::default();
-    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    assert!(bench.core.poll_release(bench.now(), &mut batch));
     bench.later_beat();
     bench.later_beat();
-    bench.relay.handle_sent(bench.now(), &batch, 4);
+    bench.core.handle_sent(bench.now(), &batch, 4);
     bench.later_beat();
     assert_eq!(bench.counters().confirmed, 0, "only heartbeats begun after the sending count");
     bench.later_beat();
@@ -198,7 +198,7 @@ fn a_full_buffer_drops_the_oldest_or_the_newest_and_counts_it() {
         bench.arrive(0..20_000);
         let dropped = bench.counters().dropped(DropReason::Overflow);
         assert!(dropped > 0 && bench.held() + dropped == 20_000);
-        bench.relay.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
+        bench.core.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
         bench.beat();
         let out = bench.release();
         assert_eq!(out[0], first.unwrap_or(dropped as u32), "{full:?}");
@@ -214,7 +214,7 @@ fn what_a_full_buffer_drops_on_its_way_still_takes_its_place_in_the_window() {
     assert_eq!(bench.release(), [0, 1, 2]);
     // Enough to push out all that is under way.
     bench.arrive(3..20_000);
-    assert!(bench.relay.buffer.oldest().0 > 3, "{:?}", bench.counters());
+    assert!(bench.core.buffer.oldest().0 > 3, "{:?}", bench.counters());
     assert_eq!(bench.release(), Vec::<u32>::new(), "remoted's socket is still as full");
     bench.later_beat();
     bench.later_beat();
@@ -228,10 +228,10 @@ fn what_a_full_buffer_drops_while_it_is_being_sent_takes_its_place_in_the_window
     bench.beat();
     bench.arrive(0..3);
     let mut batch = Batch::default();
-    assert!(bench.relay.poll_release(bench.now(), &mut batch));
+    assert!(bench.core.poll_release(bench.now(), &mut batch));
     bench.arrive(3..20_000);
-    assert!(bench.relay.buffer.oldest().0 > 3, "{:?}", bench.counters());
-    bench.relay.handle_sent(bench.now(), &batch, batch.len());
+    assert!(bench.core.buffer.oldest().0 > 3, "{:?}", bench.counters());
+    bench.core.handle_sent(bench.now(), &batch, batch.len());
     assert_eq!(bench.release(), Vec::<u32>::new(), "it is on its way all the same");
     bench.later_beat();
     bench.later_beat();
@@ -242,7 +242,7 @@ fn what_a_full_buffer_drops_while_it_is_being_sent_takes_its_place_in_the_window
 fn what_is_too_large_for_the_buffer_is_dropped_alone() {
     let mut bench = Bench::new(config());
     bench.arrive(0..3);
-    bench.relay.handle_datagram(bench.now(), origin(1), &vec![0; 65_507]);
+    bench.core.handle_datagram(bench.now(), origin(1), &vec![0; 65_507]);
     assert_eq!((bench.held(), bench.counters().dropped(DropReason::TooLarge)), (3, 1));
 }
 
@@ -252,11 +252,11 @@ fn what_is_too_old_is_dropped_and_what_is_under_way_is_not() {
     bench.beat();
     bench.arrive(0..2);
     assert_eq!(bench.release(), [0, 1]);
-    bench.relay.handle_disconnected(bench.now());
+    bench.core.handle_disconnected(bench.now());
     bench.at += 6_000;
     bench.arrive(2..4);
     bench.at += 6_000;
-    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.core.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
     bench.later_beat();
     assert_eq!(bench.release(), [2, 3]);
     assert_eq!(bench.counters().dropped(DropReason::Expired), 2);
@@ -268,9 +268,9 @@ fn resend_never_forgets_what_may_have_arrived_and_says_so() {
     bench.beat();
     bench.arrive(0..3);
     bench.release();
-    bench.relay.handle_disconnected(bench.now());
+    bench.core.handle_disconnected(bench.now());
     bench.arrive(3..5);
-    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.core.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
     bench.later_beat();
     assert_eq!(bench.release(), [3, 4]);
     assert_eq!((bench.counters().dropped(DropReason::NotResent), bench.counters().copies), (3, 0));
@@ -282,11 +282,11 @@ fn resend_never_holds_for_a_batch_that_a_rewind_overtook() {
     bench.beat();
     bench.arrive(0..4);
     let mut batch = Batch::default();
-    assert!(bench.relay.poll_release(bench.now(), &mut batch));
-    bench.relay.handle_disconnected(bench.now());
-    bench.relay.handle_sent(bench.now(), &batch, 3);
+    assert!(bench.core.poll_release(bench.now(), &mut batch));
+    bench.core.handle_disconnected(bench.now());
+    bench.core.handle_sent(bench.now(), &batch, 3);
     assert_eq!((bench.counters().dropped(DropReason::NotResent), bench.held()), (3, 1));
-    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.core.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
     bench.beat();
     assert_eq!((bench.release(), bench.counters().copies), (vec![3], 0));
 }
@@ -297,12 +297,12 @@ fn an_unsendable_datagram_does_not_stop_those_behind_it() {
     bench.beat();
     bench.arrive(0..4);
     let mut batch = Batch::default();
-    assert!(bench.relay.poll_release(bench.now(), &mut batch));
-    bench.relay.handle_sent(bench.now(), &batch, 1);
-    bench.relay.handle_unsendable(&batch, 1);
+    assert!(bench.core.poll_release(bench.now(), &mut batch));
+    bench.core.handle_sent(bench.now(), &batch, 1);
+    bench.core.handle_unsendable(&batch, 1);
     assert_eq!(bench.release(), [2, 3]);
-    bench.relay.handle_disconnected(bench.now());
-    bench.relay.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.core.handle_disconnected(bench.now());
+    bench.core.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
     bench.later_beat();
     assert_eq!(bench.release(), [0, 2, 3], "it stays dropped");
     bench.later_beat();
@@ -316,7 +316,7 @@ fn a_refused_path_is_tested_with_one_datagram() {
     bench.beat();
     bench.arrive(0..5);
     bench.release();
-    bench.relay.handle_refused(bench.now());
+    bench.core.handle_refused(bench.now());
     bench.at += 2_000;
     bench.later_beat();
     assert_eq!(bench.release(), [0]);
@@ -345,7 +345,7 @@ fn a_rate_that_outruns_the_window_gathers_a_burst_that_proves_the_path() {
     while bench.at < 4_000 {
         bench.arrive(arrived..arrived + 4);
         arrived += 4;
-        if bench.relay.next_heartbeat(bench.now()).is_some_and(|at| at <= bench.now()) {
+        if bench.core.next_heartbeat(bench.now()).is_some_and(|at| at <= bench.now()) {
             bench.beat();
         } else {
             bench.at += 1;
@@ -362,11 +362,11 @@ fn a_thread_that_waits_for_the_rate_is_not_rung_for() {
     bench.beat();
     bench.arrive(0..5);
     assert_eq!(bench.release(), [0]);
-    let due = bench.relay.handle_forward_waits(bench.now()).expect("more is to be sent");
+    let due = bench.core.handle_forward_waits(bench.now()).expect("more is to be sent");
     assert!(due > bench.now());
-    assert!(!bench.relay.bells(bench.now()).forward, "it would look in vain, and again at once");
+    assert!(!bench.core.bells(bench.now()).forward, "it would look in vain, and again at once");
     bench.beat();
-    assert!(!bench.relay.bells(bench.now()).forward, "it wakes up by itself");
+    assert!(!bench.core.bells(bench.now()).forward, "it wakes up by itself");
 }
 
 #[test]
@@ -376,29 +376,29 @@ fn a_thread_that_waits_for_the_window_is_rung_for_when_only_the_rate_is_to_be_wa
     bench.beat();
     bench.arrive(0..5);
     assert_eq!(bench.release(), [0]);
-    assert_eq!(bench.relay.handle_forward_waits(bench.now()), None, "it has to be confirmed first");
+    assert_eq!(bench.core.handle_forward_waits(bench.now()), None, "it has to be confirmed first");
     bench.beat();
     bench.later_beat();
     assert_eq!(bench.counters().confirmed, 1);
-    assert!(bench.relay.bells(bench.now()).forward, "it does not know of its next turn");
-    assert!(bench.relay.handle_forward_waits(bench.now()).is_some());
+    assert!(bench.core.bells(bench.now()).forward, "it does not know of its next turn");
+    assert!(bench.core.handle_forward_waits(bench.now()).is_some());
 }
 
 #[test]
 fn bells_ring_once_for_a_thread_that_waits() {
     let mut bench = Bench::connected(config());
     bench.beat();
-    bench.relay.handle_forward_waits(bench.now());
-    let due = bench.relay.next_heartbeat(bench.now());
-    bench.relay.handle_probe_waits(due);
-    assert_eq!(bench.relay.bells(bench.now()), Bells::default(), "nothing is to do");
+    bench.core.handle_forward_waits(bench.now());
+    let due = bench.core.next_heartbeat(bench.now());
+    bench.core.handle_probe_waits(due);
+    assert_eq!(bench.core.bells(bench.now()), Bells::default(), "nothing is to do");
     bench.arrive(0..1);
-    let bells = bench.relay.bells(bench.now());
+    let bells = bench.core.bells(bench.now());
     assert_eq!((bells.forward, bells.probe), (true, false), "it may go under the lease that is left");
-    assert_eq!(bench.relay.bells(bench.now()), Bells::default(), "one ring is enough");
+    assert_eq!(bench.core.bells(bench.now()), Bells::default(), "one ring is enough");
     bench.at += 500;
-    bench.relay.handle_forward_waits(bench.now());
-    let bells = bench.relay.bells(bench.now());
+    bench.core.handle_forward_waits(bench.now());
+    let bells = bench.core.bells(bench.now());
     assert_eq!((bells.forward, bells.probe), (false, true), "the lease is over: a heartbeat comes first");
 }
 
@@ -411,7 +411,7 @@ fn an_isolated_datagram_costs_two_heartbeats_before_the_next() {
         // 200 ms of the threads' lives, a millisecond at a time.
         let until = bench.at + 200;
         while bench.at < until {
-            if bench.relay.next_heartbeat(bench.now()).is_some_and(|at| at <= bench.now()) {
+            if bench.core.next_heartbeat(bench.now()).is_some_and(|at| at <= bench.now()) {
                 bench.beat();
                 beats += 1;
             } else {
@@ -431,22 +431,22 @@ fn the_drain_asks_for_heartbeats_until_nothing_is_held() {
     bench.arrive(0..3);
     bench.release();
     bench.later_beat();
-    bench.relay.handle_drain();
-    assert!(!bench.relay.bells(bench.now()).drained);
+    bench.core.handle_drain();
+    assert!(!bench.core.bells(bench.now()).drained);
     assert!(
-        bench.relay.next_heartbeat(bench.now()).is_some_and(|at| at <= ms(bench.at + 1)),
+        bench.core.next_heartbeat(bench.now()).is_some_and(|at| at <= ms(bench.at + 1)),
         "it does not wait for the interval"
     );
     bench.arrive(3..5);
     bench.later_beat();
-    assert!(bench.relay.bells(bench.now()).drained, "what came in since does not keep it up");
-    assert!(!bench.relay.bells(bench.now()).drained, "it is said once");
-    bench.relay.handle_drain();
-    assert!(!bench.relay.bells(bench.now()).drained, "that is to be drained now");
+    assert!(bench.core.bells(bench.now()).drained, "what came in since does not keep it up");
+    assert!(!bench.core.bells(bench.now()).drained, "it is said once");
+    bench.core.handle_drain();
+    assert!(!bench.core.bells(bench.now()).drained, "that is to be drained now");
     bench.release();
     bench.later_beat();
     bench.later_beat();
-    assert!(bench.relay.bells(bench.now()).drained);
+    assert!(bench.core.bells(bench.now()).drained);
 }
 
 #[test]
@@ -459,7 +459,7 @@ fn what_is_too_old_keeps_no_newer_one_out_of_a_full_buffer() {
     // Nothing more is read: a datagram each millisecond for a minute, 200 bytes each.
     for _ in 0..60_000 {
         bench.at += 1;
-        bench.relay.handle_datagram(bench.now(), origin(1), &[7; 200]);
+        bench.core.handle_datagram(bench.now(), origin(1), &[7; 200]);
     }
     let counters = bench.counters();
     let fits = buffer::BUFFER_BYTES_MIN as u64 / 208;
@@ -475,9 +475,9 @@ fn replies_are_taken_from_remoted_alone() {
     bench.arrive(0..1);
     let session = SessionName { id: 0, generation: 0 };
     let now = bench.now();
-    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(TARGET)), Some(origin(1)));
-    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 3], 1_514))), None);
-    assert_eq!(bench.relay.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 2], 1_515))), None);
+    assert_eq!(bench.core.handle_reply(now, session, SocketAddr::from(TARGET)), Some(origin(1)));
+    assert_eq!(bench.core.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 3], 1_514))), None);
+    assert_eq!(bench.core.handle_reply(now, session, SocketAddr::from(([10, 0, 0, 2], 1_515))), None);
     assert_eq!(bench.counters().replies, 1);
 }
 
@@ -485,8 +485,8 @@ fn replies_are_taken_from_remoted_alone() {
 fn the_server_books_a_grant_for_no_less_than_the_lease_lasts() {
     let mut bench = Bench::connected(config());
     // 100 ms, a round trip of 1.3 ms and four times half of it.
-    bench.relay.handle_connected(ms(0), Duration::from_micros(1_300), SocketAddr::from(TARGET));
-    let (probe, ping) = bench.relay.begin_heartbeat(ms(0)).expect("it is connected");
+    bench.core.handle_connected(ms(0), Duration::from_micros(1_300), SocketAddr::from(TARGET));
+    let (probe, ping) = bench.core.begin_heartbeat(ms(0)).expect("it is connected");
     assert!(probe.lease().subsec_nanos() % 1_000_000 > 0, "a fraction is what this is about: {:?}", probe.lease());
     assert!(Duration::from_millis(ping.lease_ms.into()) >= probe.lease(), "{} ms", ping.lease_ms);
 }

@@ -104,7 +104,7 @@ impl Server<'_> {
                 Inject::Spoof => log::debug!("a stream begins in the name of {source}"),
                 Inject::Local => log::debug!("a stream of {source} begins in the name of this host"),
             }
-            let before = self.gate.handle_attach(now, connection, stream, source, once);
+            let before = self.core.handle_attach(now, connection, stream, source, once);
             if let Some(before) = before.and_then(|before| self.token(before)) {
                 self.close(before, &Close::Replaced);
             }
@@ -152,7 +152,7 @@ impl Server<'_> {
         // Until it has closed its side, it is one of those that are nothing.
         self.note_stranger(address);
         self.detach(id);
-        self.gate.handle_gone(now, id);
+        self.core.handle_gone(now, id);
         if let Err(close) = refused {
             self.close(token, &close);
         }
@@ -162,31 +162,31 @@ impl Server<'_> {
     pub(super) fn inject(&mut self, now: Time) {
         self.inject_again = self.inject_again.filter(|&at| at > now);
         while self.inject_again.is_none()
-            && let Some(volley) = self.gate.poll(now)
+            && let Some(volley) = self.core.poll(now)
         {
             let stream = volley.stream;
             let (sent, outcome) = self.injector.send(now, &self.poll, &self.found, &volley);
-            self.gate.handle_injected(sent);
+            self.core.handle_injected(sent);
             if let Some(trouble) = self.injector.take_trouble() {
                 self.complaints.replies = Some(trouble);
             }
             self.inject_again = matches!(outcome, Outcome::Busy).then(|| now + BUSY_PAUSE);
             // What is wrong with one client must not stop the others.
             if let Outcome::Failed(why) = outcome {
-                let connection = self.gate.handle_uninjectable(now, stream);
+                let connection = self.core.handle_uninjectable(now, stream);
                 if let Some(token) = connection.and_then(|connection| self.token(connection)) {
                     self.refuse(now, token, why.clone());
                 }
                 self.complaints.uninjected(why);
             }
         }
-        self.gate.end_step();
+        self.core.end_step();
         self.tell_streams();
     }
 
     /// Tells the clients what there is to tell.
     pub(super) fn tell_streams(&mut self) {
-        while let Some((connection, told)) = self.gate.poll_told() {
+        while let Some((connection, told)) = self.core.poll_told() {
             let frame = match told {
                 Told::Resume(resume) => Frame::Resume(resume),
                 Told::Ack(ack) => Frame::Ack(ack),
@@ -207,7 +207,7 @@ impl Server<'_> {
             self.unread_replies.push(token);
         }
         for (stream, reply) in replies {
-            let Some(token) = self.gate.connection(stream).and_then(|connection| self.token(connection)) else {
+            let Some(token) = self.core.connection(stream).and_then(|connection| self.token(connection)) else {
                 continue;
             };
             // By itself it would be lost on a link that is too narrow for it; the stream must not be cut for its sake.

@@ -54,7 +54,7 @@ impl Server<'_> {
     /// Looks at remoted, injects what it takes, and answers everybody who waits, unless remoted has to be searched for first.
     pub(super) fn sample(&mut self, now: Time) {
         let sample = self.inspector.sample(&self.found);
-        let on_the_way = if self.gate.is_busy() { self.backlog.look() } else { None };
+        let on_the_way = if self.core.is_busy() { self.backlog.look() } else { None };
         let after = net::now();
         if let Some(notice) = self.inspector.notice() {
             log::warn!("{notice}");
@@ -70,7 +70,7 @@ impl Server<'_> {
             return;
         }
         self.gap = (after.since(now) * SAMPLE_SHARE).clamp(SAMPLE_GAP_MIN, SAMPLE_GAP_MAX);
-        self.gate.handle_sample(now, &sample, on_the_way, lost);
+        self.core.handle_sample(now, &sample, on_the_way, lost);
         self.inject(net::now());
         for token in std::mem::take(&mut self.waiting) {
             self.answer(now, token);
@@ -81,7 +81,7 @@ impl Server<'_> {
     /// How long after the last search another one is due: soon where remoted is not as it was found, or a socket has
     /// come that may be its own.
     fn search_gap(&self, sample: &Sample) -> Duration {
-        let down = self.gate.judge().verdict() != Verdict::Up && self.found.is_outdated_by(sample);
+        let down = self.core.judge().verdict() != Verdict::Up && self.found.is_outdated_by(sample);
         let soon = down || self.found.is_lost_in(sample) || self.inspector.sees_newcomer();
         if soon { SEARCH_GAP } else { SEARCH_GAP_MAX }
     }
@@ -97,14 +97,14 @@ impl Server<'_> {
         }
         let outcome = match question {
             None => return,
-            Some(Question::Plain) => conn.answer_plain(now, self.gate.judge().verdict() == Verdict::Up),
+            Some(Question::Plain) => conn.answer_plain(now, self.core.judge().verdict() == Verdict::Up),
             // It was refused meanwhile.
             Some(Question::Ping(_)) if !conn.is_client() => Ok(()),
             Some(Question::Ping(ping)) => {
                 if let Some(why) = conn.mismatch(self.config.remoted.port, self.found.is_at_home()) {
                     return self.refuse_strange(now, token, why);
                 }
-                let pong = self.gate.handle_ping(now, conn.id, conn.address, conn.delivery(), &ping, self.gap);
+                let pong = self.core.handle_ping(now, conn.id, conn.address, conn.delivery(), &ping, self.gap);
                 log::trace!(
                     "{} holds {}, {} unsent: remoted {}, window {}",
                     conn.address,
@@ -124,14 +124,14 @@ impl Server<'_> {
     /// Logs a changed verdict, and tells the clients that it concerns.
     fn tell_change(&mut self, sample: &Sample) {
         let is_first = self.news.told().is_none();
-        let Some(line) = self.news.observe(self.gate.judge(), sample) else {
+        let Some(line) = self.news.observe(self.core.judge(), sample) else {
             return;
         };
         log::log!(line.level, "{}", line.text);
         if is_first {
             return;
         }
-        let judge = self.gate.judge();
+        let judge = self.core.judge();
         let told = self.conns.iter_mut().filter_map(|(&token, conn)| {
             let verdict = match conn.delivery() {
                 Delivery::Direct(to) => judge.verdict_at(to),

@@ -74,31 +74,31 @@ fn survives(invocation: &Invocation, words: &[String]) {
 }
 
 fn of_client(config: &client::Config) -> (Vec<String>, Vec<Duration>) {
-    let relay = &config.relay;
-    let full = if relay.full == FullPolicy::DropOldest { "drop-oldest" } else { "drop-newest" };
+    let core = &config.core;
+    let full = if core.full == FullPolicy::DropOldest { "drop-oldest" } else { "drop-newest" };
     let mut written = vec![
         "client".to_string(),
         format!("--server={}", config.server),
         format!("--listen={}", config.listen),
         format!("--source-port={}", config.source_port),
-        format!("--interval={}", seconds(relay.link.interval)),
-        format!("--lease={}", seconds(relay.link.lease)),
-        format!("--timeout={}", seconds(relay.link.timeout)),
-        format!("--resend={}", if relay.resend { "yes" } else { "never" }),
-        format!("--buffer={}", relay.buffer_bytes),
+        format!("--interval={}", seconds(core.link.interval)),
+        format!("--lease={}", seconds(core.link.lease)),
+        format!("--timeout={}", seconds(core.link.timeout)),
+        format!("--resend={}", if core.resend { "yes" } else { "never" }),
+        format!("--buffer={}", core.buffer_bytes),
         format!("--full={full}"),
         format!("--rcvbuf={}", config.receive_buffer_bytes),
-        format!("--max-sessions={}", relay.sessions_max),
+        format!("--max-sessions={}", core.sessions_max),
         format!("--drain={}", seconds(config.drain)),
     ];
-    written.push(format!("--transport={}", if relay.transport == Transport::Udp { "udp" } else { "tcp" }));
+    written.push(format!("--transport={}", if core.transport == Transport::Udp { "udp" } else { "tcp" }));
     written.extend(key(config.psk_file.as_ref()));
     written.extend(config.broker.iter().map(|broker| format!("--broker={broker}")));
     written.extend(config.source.iter().map(|source| format!("--source={source}")));
-    written.extend(relay.rate.iter().map(|rate| format!("--rate={rate}")));
-    written.extend(relay.max_age.iter().map(|&age| format!("--max-age={}", seconds(age))));
-    let spans = [relay.link.interval, relay.link.lease, relay.link.timeout, config.drain];
-    (written, spans.into_iter().chain(relay.max_age).collect())
+    written.extend(core.rate.iter().map(|rate| format!("--rate={rate}")));
+    written.extend(core.max_age.iter().map(|&age| format!("--max-age={}", seconds(age))));
+    let spans = [core.link.interval, core.link.lease, core.link.timeout, config.drain];
+    (written, spans.into_iter().chain(core.max_age).collect())
 }
 
 fn of_server(config: &server::Config) -> (Vec<String>, Vec<Duration>) {

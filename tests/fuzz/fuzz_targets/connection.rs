@@ -1,4 +1,4 @@
-//! `server::conversation` and the `Gate` behind it: what any number of bytes and events from clients lead to.
+//! `server::conversation` and the `ServerCore` behind it: what any number of bytes and events from clients lead to.
 //!
 //! The plan is a list of steps, each begun by a byte: see `Server::step`. There are four connections at a time.
 //!
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::proto::server::Gate;
+use ossec_broker::proto::server::ServerCore;
 use ossec_broker::proto::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
 use ossec_broker::proto::time::Time;
 use ossec_broker::proto::server::judge::{Owner, Presence, Sample, Socket};
@@ -38,7 +38,7 @@ struct Server {
     conns: Vec<Conn>,
     current: usize,
     ids: ConnectionId,
-    gate: Gate,
+    core: ServerCore,
     sample: Sample,
     /// The windows that were granted, to whom and until when.
     granted: Vec<(ConnectionId, u64, Time)>,
@@ -57,9 +57,9 @@ impl Server {
             missing: None,
             places: None,
         };
-        let mut gate = Gate::new(Duration::ZERO, 500);
-        gate.handle_sample(now, &sample, None, false);
-        Self { now, conns, current: 0, ids: ConnectionId::from(CONNECTIONS), gate, sample, granted: Vec::new() }
+        let mut core = ServerCore::new(Duration::ZERO, 500);
+        core.handle_sample(now, &sample, None, false);
+        Self { now, conns, current: 0, ids: ConnectionId::from(CONNECTIONS), core, sample, granted: Vec::new() }
     }
 
     fn step(&mut self, step: u8, plan: &mut Plan<'_>) {
@@ -83,12 +83,12 @@ impl Server {
         let socket = &mut self.sample.sockets[0];
         (socket.rx_queue, socket.drops) = (queue, socket.drops.wrapping_add(drops));
         self.sample.presence = presence;
-        self.gate.handle_sample(self.now, &self.sample, None, false);
-        while let Some(volley) = self.gate.poll(self.now) {
+        self.core.handle_sample(self.now, &self.sample, None, false);
+        while let Some(volley) = self.core.poll(self.now) {
             let count = volley.payloads.len();
-            self.gate.handle_injected(count);
+            self.core.handle_injected(count);
         }
-        while let Some((connection, _)) = self.gate.poll_told() {
+        while let Some((connection, _)) = self.core.poll_told() {
             assert!(self.conns.iter().any(|conn| conn.id == connection && conn.attached), "{connection} is told");
         }
     }
@@ -116,13 +116,13 @@ impl Server {
             Request::Attach(stream, attach) => {
                 conn.attached = true;
                 let address = attach.source.unwrap_or(conn.address());
-                let before = self.gate.handle_attach(self.now, conn.id, stream, address, attach.once);
+                let before = self.core.handle_attach(self.now, conn.id, stream, address, attach.once);
                 if let Some(at) = self.conns.iter().position(|conn| Some(conn.id) == before) {
                     self.close_if(at, |_| true);
                 }
             }
-            Request::Session(session) => return self.gate.handle_session(conn.id, session).is_ok(),
-            Request::Data(data) => return self.gate.handle_data(conn.id, data).is_ok(),
+            Request::Session(session) => return self.core.handle_session(conn.id, session).is_ok(),
+            Request::Data(data) => return self.core.handle_data(conn.id, data).is_ok(),
         }
         true
     }
@@ -137,7 +137,7 @@ impl Server {
             Question::Plain => conn.answer_plain(self.now, up),
             Question::Ping(ping) => {
                 let pong =
-                    self.gate.handle_ping(self.now, conn.id, conn.address(), None, &ping, Duration::from_millis(1));
+                    self.core.handle_ping(self.now, conn.id, conn.address(), None, &ping, Duration::from_millis(1));
                 let advice = pong.window > 0 || pong.ask_again_ms > 0;
                 assert!(
                     advice || conn.attached || ping.unsent == 0 || pong.verdict != Verdict::Up,
@@ -171,7 +171,7 @@ impl Server {
     /// Another connection comes in the place of one that is closed.
     fn close_if(&mut self, at: usize, closed: impl Fn(&Conn) -> bool) {
         if closed(&self.conns[at]) {
-            self.gate.handle_gone(self.now, self.conns[at].id);
+            self.core.handle_gone(self.now, self.conns[at].id);
             self.conns[at] = Conn::new(self.now, self.ids);
             self.ids += 1;
         }

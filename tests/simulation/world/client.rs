@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use ossec_broker::proto::client::dial::Dialer;
 use ossec_broker::proto::client::link::{HEARTBEATS_MAX, Probe};
 use ossec_broker::proto::client::routes::{Route, Routes};
-use ossec_broker::proto::client::{Batch, Config, Counters, DropReason, Origin, Relay, Transport};
+use ossec_broker::proto::client::{Batch, ClientCore, Config, Counters, DropReason, Origin, Transport};
 use ossec_broker::proto::terms::SessionName;
 use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::wire::Pong;
@@ -27,7 +27,7 @@ const BATCH_MAX: u64 = 64;
 const STEP: u64 = 10_000;
 
 pub(super) struct Client {
-    pub(super) relay: Relay,
+    pub(super) core: ClientCore,
     pub(super) connection: Option<u64>,
     pub(super) probes: VecDeque<Probe>,
     pub(super) dialer: Dialer,
@@ -61,7 +61,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(config: Config, seed: u64, routes: &[Route]) -> Self {
         let mut client = Self {
-            relay: Relay::new(config),
+            core: ClientCore::new(config),
             connection: None,
             probes: VecDeque::new(),
             dialer: Dialer::new(time(0), seed),
@@ -88,15 +88,15 @@ impl Client {
     /// The longest lease that matters to what is released at this moment: of a heartbeat under way, of the newest, of the next.
     pub(super) fn lease(&self) -> u64 {
         let under_way = self.probes.iter().map(Probe::lease).max().unwrap_or_default();
-        self.lease.max(under_way.max(self.relay.lease()).as_nanos() as u64)
+        self.lease.max(under_way.max(self.core.lease()).as_nanos() as u64)
     }
 
     pub(super) fn held(&self) -> u64 {
-        self.relay.snapshot(time(0)).held.datagrams
+        self.core.snapshot(time(0)).held.datagrams
     }
 
     fn counters(&self) -> Counters {
-        self.relay.snapshot(time(0)).counters
+        self.core.snapshot(time(0)).counters
     }
 
     /// When the newest pong arrives.
@@ -114,14 +114,14 @@ impl Client {
     pub(super) fn handle_datagram(&mut self, now: u64, datagram: Datagram) {
         let payload = datagram.payload();
         let agent = SocketAddr::from(([127, 0, 0, datagram.agent as u8 + 1], 5_000));
-        self.relay.handle_datagram(time(now), Origin { agent, local: None }, &payload);
+        self.core.handle_datagram(time(now), Origin { agent, local: None }, &payload);
     }
 
     /// remoted has answered an agent.
     pub(super) fn handle_reply(&mut self, now: u64, agent: usize) {
         let session = self.sessions.iter().find(|(_, owner)| *owner == agent).map(|(session, _)| *session);
         if let (Some(session), Some(route)) = (session, self.route) {
-            self.relay.handle_reply(time(now), session, route.target);
+            self.core.handle_reply(time(now), session, route.target);
         }
     }
 
@@ -156,8 +156,8 @@ impl World<'_> {
         self.dial(client);
         self.take_answered(client);
         let one = &mut self.clients[client];
-        one.relay.handle_time(now);
-        if one.connection.is_some() && one.relay.is_silent(now) {
+        one.core.handle_time(now);
+        if one.connection.is_some() && one.core.is_silent(now) {
             one.dialer.handle_outage(now);
         }
         self.begin_heartbeat(client);
@@ -168,9 +168,9 @@ impl World<'_> {
         self.watch_starving(client);
         let one = &mut self.clients[client];
         let wakes = [
-            one.relay.next_heartbeat(now).map(nanos),
-            one.relay.next_deadline(now).map(nanos),
-            one.relay.next_release(now).map(nanos),
+            one.core.next_heartbeat(now).map(nanos),
+            one.core.next_deadline(now).map(nanos),
+            one.core.next_release(now).map(nanos),
             one.next_start().map(nanos),
             one.attempts.iter().map(|attempt| attempt.until).min(),
             one.answered.and(one.routes.waits_until()).map(nanos),
@@ -191,8 +191,8 @@ impl World<'_> {
     fn begin_heartbeat(&mut self, client: usize) {
         let now = time(self.now);
         let one = &mut self.clients[client];
-        let due = one.relay.next_heartbeat(now).is_some_and(|at| at <= now);
-        let Some((probe, ping)) = due.then(|| one.relay.begin_heartbeat(now)).flatten() else {
+        let due = one.core.next_heartbeat(now).is_some_and(|at| at <= now);
+        let Some((probe, ping)) = due.then(|| one.core.begin_heartbeat(now)).flatten() else {
             return;
         };
         one.lease = probe.lease().as_nanos() as u64;
@@ -212,7 +212,7 @@ impl World<'_> {
     /// Takes a batch out, which is sent a moment later.
     fn take_out(&mut self, client: usize) {
         let one = &mut self.clients[client];
-        if !one.sending && one.relay.poll_release(time(self.now), &mut one.batch) {
+        if !one.sending && one.core.poll_release(time(self.now), &mut one.batch) {
             one.sending = true;
             // Usually at once; every now and then the thread loses the processor.
             let delay =
@@ -242,11 +242,11 @@ impl World<'_> {
         }
         let one = &mut self.clients[client];
         let copies = one.counters().copies;
-        one.relay.handle_sent(now, &one.batch, sent);
+        one.core.handle_sent(now, &one.batch, sent);
         one.stale += u64::from(one.counters().copies > copies);
         if refused {
             self.say(|| format!("client {client}: cannot send"));
-            self.clients[client].relay.handle_refused(now);
+            self.clients[client].core.handle_refused(now);
         }
         self.act(client);
     }
@@ -262,13 +262,13 @@ impl World<'_> {
         one.probes.clear();
         one.routes.handle_lost();
         one.dialer.handle_outage(now);
-        one.relay.handle_disconnected(now);
+        one.core.handle_disconnected(now);
         self.act(client);
     }
 
     pub(super) fn notice_arrives(&mut self, client: usize, connection: u64, verdict: Verdict) {
         if self.clients[client].connection == Some(connection) {
-            self.clients[client].relay.handle_notice(verdict);
+            self.clients[client].core.handle_notice(verdict);
             self.act(client);
         }
     }
@@ -276,7 +276,7 @@ impl World<'_> {
     pub(super) fn refusal_arrives(&mut self, client: usize) {
         if self.way == Way::Broker {
             self.say(|| format!("client {client}: refused"));
-            self.clients[client].relay.handle_refused(time(self.now));
+            self.clients[client].core.handle_refused(time(self.now));
             self.act(client);
         }
     }
@@ -291,8 +291,8 @@ impl World<'_> {
             if probe.number() != pong.number {
                 continue;
             }
-            let outcome = one.relay.handle_pong(now, probe, pong);
-            if !one.relay.is_silent(now) {
+            let outcome = one.core.handle_pong(now, probe, pong);
+            if !one.core.is_silent(now) {
                 one.handle_answering(now, pong.verdict);
             }
             self.say(|| format!("client {client}: {outcome:?} {pong:?}"));
@@ -305,7 +305,7 @@ impl World<'_> {
     fn watch_starving(&mut self, client: usize) {
         let quiet = self.plan.quiet_from();
         let one = &mut self.clients[client];
-        if one.relay.snapshot(time(self.now)).unsent.datagrams == 0 {
+        if one.core.snapshot(time(self.now)).unsent.datagrams == 0 {
             one.contented = self.now;
         } else if self.now > one.contented.max(quiet) + self.plan.starved_after() {
             let waited = self.now - one.contented.max(quiet);

@@ -87,7 +87,7 @@ impl World<'_> {
             return;
         }
         one.dialer.handle_start(now);
-        let answering = one.connection.is_some() && !one.relay.is_silent(now);
+        let answering = one.connection.is_some() && !one.core.is_silent(now);
         let Some(route) = one.routes.handle_attempt(now, answering) else {
             return;
         };
@@ -160,7 +160,7 @@ impl World<'_> {
         one.dialer.handle_link();
         one.routes.handle_taken(attempt.route);
         let round_trip = Duration::from_nanos(attempt.round_trip);
-        one.relay.handle_connected(time(self.now), round_trip, attempt.route.target);
+        one.core.handle_connected(time(self.now), round_trip, attempt.route.target);
         if self.plan.transport == Transport::Tcp {
             self.attach(client);
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ossec_broker::proto::server::judge::OnTheWay;
-use ossec_broker::proto::server::{Delivery, Gate};
+use ossec_broker::proto::server::{Delivery, ServerCore};
 use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::wire::Ping;
 
@@ -30,7 +30,7 @@ pub(super) struct Server {
     half_open: Vec<(usize, u64)>,
     waiting: Vec<(usize, u64, Ping)>,
     looked: u64,
-    pub(super) gate: Gate,
+    pub(super) core: ServerCore,
     told: Option<Verdict>,
 }
 
@@ -44,7 +44,7 @@ impl Server {
             half_open: Vec::new(),
             waiting: Vec::new(),
             looked: 0,
-            gate: Gate::new(plan.settle, STEP_DATAGRAMS),
+            core: ServerCore::new(plan.settle, STEP_DATAGRAMS),
             told: None,
         }
     }
@@ -66,7 +66,7 @@ impl Server {
 
     pub(super) fn disconnect(&mut self, now: u64, client: usize) -> Option<u64> {
         let connection = self.connections[client].take()?;
-        self.gate.handle_gone(time(now), connection);
+        self.core.handle_gone(time(now), connection);
         Some(connection)
     }
 
@@ -133,25 +133,25 @@ impl World<'_> {
         self.server.looked = self.now;
         let (now, sample) = (time(self.now), self.remoted.sample(self.now));
         let on_the_way = OnTheWay { dropped: self.dropped_before, longest: 0 };
-        self.server.gate.handle_sample(now, &sample, Some(on_the_way), false);
+        self.server.core.handle_sample(now, &sample, Some(on_the_way), false);
         self.inject();
         for (client, connection, ping) in std::mem::take(&mut self.server.waiting) {
             let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8 + 1));
             let gap = Duration::from_nanos(SAMPLE_GAP);
             let pong =
-                self.server.gate.handle_ping(now, connection, address, self.server.deliveries[client], &ping, gap);
+                self.server.core.handle_ping(now, connection, address, self.server.deliveries[client], &ping, gap);
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
             self.at(arrives, Event::PongArrives { client, connection, pong });
         }
-        self.tell(self.server.gate.judge().verdict());
+        self.tell(self.server.core.judge().verdict());
         self.look_if_due();
     }
 
     /// Sees to it that remoted is looked at when that is due.
     pub(super) fn look_if_due(&mut self) {
-        let settled = self.server.gate.judge().next_deadline();
-        if let Some(at) = self.server.gate.next_look().into_iter().chain(settled).min() {
+        let settled = self.server.core.judge().next_deadline();
+        if let Some(at) = self.server.core.next_look().into_iter().chain(settled).min() {
             self.look_at(nanos(at).max(self.now + SAMPLE).max(self.server.looked + SAMPLE_GAP));
         }
     }

@@ -46,10 +46,10 @@ impl World<'_> {
     pub(super) fn pump(&mut self, client: usize) {
         while self.clients[client].uplink.busy <= self.now + AHEAD {
             let one = &mut self.clients[client];
-            if !one.relay.poll_release(time(self.now), &mut one.batch) {
+            if !one.core.poll_release(time(self.now), &mut one.batch) {
                 return;
             }
-            let Some(epoch) = one.relay.stream_epoch(&one.batch) else {
+            let Some(epoch) = one.core.stream_epoch(&one.batch) else {
                 return;
             };
             if one.uplink.epoch != one.batch.epoch() {
@@ -71,7 +71,7 @@ impl World<'_> {
             writer.finish();
             let (first, last) = (one.batched(0), one.batched(one.batch.len() - 1));
             let sent = one.batch.len();
-            one.relay.handle_sent(time(self.now), &one.batch, sent);
+            one.core.handle_sent(time(self.now), &one.batch, sent);
             one.contented = self.now;
             self.note_release(client);
             self.say(|| format!("client {client}: writes {} to {} in epoch {epoch}", first.counter, last.counter));
@@ -111,18 +111,18 @@ impl World<'_> {
         if !self.server.alive || !self.server.knows(client, connection) {
             return self.reset(client, connection);
         }
-        let gate = &mut self.server.gate;
+        let core = &mut self.server.core;
         let outcome = match frame {
             Upward::Attach(stream) => {
                 let address = [10, 0, 0, client as u8 + 1].into();
                 let once = !self.plan.config().resend;
-                if let Some(old) = gate.handle_attach(time(self.now), connection, stream, address, once) {
+                if let Some(old) = core.handle_attach(time(self.now), connection, stream, address, once) {
                     self.server.forget(client, old);
                 }
                 Ok(())
             }
-            Upward::Session(session) => gate.handle_session(connection, session),
-            Upward::Data(data) => gate.handle_data(connection, data),
+            Upward::Session(session) => core.handle_session(connection, session),
+            Upward::Data(data) => core.handle_data(connection, data),
         };
         if let Err(offence) = outcome {
             self.ledger.complain(format!("client {client}: {offence}"));
@@ -138,21 +138,21 @@ impl World<'_> {
 
     pub(super) fn acknowledged(&mut self, client: usize, connection: u64) {
         if self.clients[client].connection == Some(connection) {
-            self.clients[client].relay.handle_alive(time(self.now));
+            self.clients[client].core.handle_alive(time(self.now));
         }
     }
 
     /// Injects what remoted can take behind the newest look, and tells the clients what there is to tell.
     pub(super) fn inject(&mut self) {
-        while let Some(volley) = self.server.gate.poll(time(self.now)) {
+        while let Some(volley) = self.server.core.poll(time(self.now)) {
             let datagrams: Vec<Datagram> = volley.payloads.iter().map(|payload| Datagram::of(payload)).collect();
             if !self.remoted.alive {
                 // Refused at once: the next look will see it.
                 break;
             }
-            let before = self.server.gate.repeated();
-            self.server.gate.handle_injected(datagrams.len());
-            self.ledger.repeated += self.server.gate.repeated() - before;
+            let before = self.server.core.repeated();
+            self.server.core.handle_injected(datagrams.len());
+            self.ledger.repeated += self.server.core.repeated() - before;
             let drops = self.plan.drops_over_loopback(self.now);
             for datagram in datagrams {
                 let sent = self.ledger.transmitted(datagram.agent);
@@ -166,12 +166,12 @@ impl World<'_> {
                 }
             }
         }
-        self.server.gate.end_step();
+        self.server.core.end_step();
         self.tell_streams();
     }
 
     fn tell_streams(&mut self) {
-        while let Some((connection, told)) = self.server.gate.poll_told() {
+        while let Some((connection, told)) = self.server.core.poll_told() {
             let Some(client) = self.server.client_of(connection) else { continue };
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
@@ -184,11 +184,11 @@ impl World<'_> {
             return;
         }
         self.say(|| format!("client {client}: {told:?}"));
-        let relay = &mut self.clients[client].relay;
-        relay.handle_alive(time(self.now));
+        let core = &mut self.clients[client].core;
+        core.handle_alive(time(self.now));
         let outcome = match told {
-            Told::Resume(resume) => relay.handle_resume(&resume),
-            Told::Ack(ack) => relay.handle_ack(&ack),
+            Told::Resume(resume) => core.handle_resume(&resume),
+            Told::Ack(ack) => core.handle_ack(&ack),
         };
         if outcome.is_err() {
             self.ledger.complain(format!("client {client} takes its own stream for somebody else's"));

@@ -15,7 +15,7 @@ use ossec_broker::os::net::udp::{Inbox, SendError, send_run, take_refusal, watch
 use ossec_broker::os::net::{self};
 use ossec_broker::proto::client::dial::{ATTEMPTS_MAX, Dialer};
 use ossec_broker::proto::client::link::{self, Probe};
-use ossec_broker::proto::client::{Batch, Config, Counters, FullPolicy, Origin, Relay, Transport};
+use ossec_broker::proto::client::{Batch, ClientCore, Config, Counters, FullPolicy, Origin, Transport};
 use ossec_broker::proto::seal::Key;
 use ossec_broker::proto::terms::SessionName;
 use ossec_broker::proto::time::Time;
@@ -56,7 +56,7 @@ pub(crate) struct Client {
     /// The first of its tokens.
     token: usize,
     source: Option<IpAddr>,
-    relay: Relay,
+    core: ClientCore,
     traffic: Traffic,
     upstream: UdpSocket,
     dialer: Dialer,
@@ -93,7 +93,7 @@ impl Client {
             Ok(socket)
         });
         let upstream = upstream.map_err(|error| format!("cannot bind {own}: {}", net::explain(&error)))?;
-        let relay = Config {
+        let core = Config {
             buffer_bytes: BUFFER_BYTES,
             full: FullPolicy::DropOldest,
             max_age: None,
@@ -110,7 +110,7 @@ impl Client {
         let mut client = Self {
             token,
             source,
-            relay: Relay::new(relay),
+            core: ClientCore::new(core),
             traffic,
             upstream,
             dialer: Dialer::new(now, stream as u64),
@@ -131,11 +131,11 @@ impl Client {
 
     /// Everything has come, and nothing is held.
     pub(crate) fn is_drained(&self, now: Time) -> bool {
-        self.traffic.next_arrival().is_none() && self.relay.snapshot(now).held.datagrams == 0
+        self.traffic.next_arrival().is_none() && self.core.snapshot(now).held.datagrams == 0
     }
 
     pub(crate) fn counters(&self, now: Time) -> Counters {
-        self.relay.snapshot(now).counters
+        self.core.snapshot(now).counters
     }
 
     /// The longest time without a release while there was something to send.
@@ -168,8 +168,8 @@ impl Client {
         let now = net::now();
         self.take_traffic(now);
         self.dial(now, ground);
-        self.relay.handle_time(now);
-        if self.relay.is_silent(now) {
+        self.core.handle_time(now);
+        if self.core.is_silent(now) {
             self.dialer.handle_outage(now);
         }
         if ground.transport == Transport::Udp {
@@ -185,14 +185,14 @@ impl Client {
 
     fn next_deadline(&mut self, now: Time) -> Option<Time> {
         let busy = (self.busy_until > now).then_some(self.busy_until);
-        let relay = [self.relay.next_heartbeat(now), self.relay.next_deadline(now), self.relay.next_release(now)];
-        relay.into_iter().chain([busy, self.next_dial(), self.traffic.next_arrival()]).flatten().min()
+        let core = [self.core.next_heartbeat(now), self.core.next_deadline(now), self.core.next_release(now)];
+        core.into_iter().chain([busy, self.next_dial(), self.traffic.next_arrival()]).flatten().min()
     }
 
     fn take_traffic(&mut self, now: Time) {
         let origin = Origin { agent: SocketAddr::from(([127, 0, 0, 1], 1_024)), local: None };
         while let Some(datagram) = self.traffic.take_due(now) {
-            self.relay.handle_datagram(now, origin, &datagram);
+            self.core.handle_datagram(now, origin, &datagram);
         }
     }
 
@@ -202,7 +202,7 @@ impl Client {
             return;
         }
         let batch = &mut ground.batch;
-        while self.relay.poll_release(net::now(), batch) {
+        while self.core.poll_release(net::now(), batch) {
             let payloads: Vec<&[u8]> = (0..batch.len()).map(|at| batch.payload(at)).collect();
             // As late as possible: what is sent after the lease may overtake what an outage has swallowed.
             if net::now() >= batch.until() {
@@ -210,7 +210,7 @@ impl Client {
             }
             let (sent, outcome) = send_run(&self.upstream, batch.target(), &payloads);
             let after = net::now();
-            self.relay.handle_sent(after, batch, sent);
+            self.core.handle_sent(after, batch, sent);
             if sent > 0 {
                 self.longest_wait = self.longest_wait.max(wait(self.waits, after, &ground.tally));
                 self.waits = None;
@@ -222,8 +222,8 @@ impl Client {
                     self.busy_until = after + BUSY_PAUSE;
                     return;
                 }
-                Err(SendError::Unsendable(_)) => self.relay.handle_unsendable(batch, sent),
-                Err(SendError::Refused(_)) => self.relay.handle_refused(after),
+                Err(SendError::Unsendable(_)) => self.core.handle_unsendable(batch, sent),
+                Err(SendError::Refused(_)) => self.core.handle_refused(after),
             }
         }
     }
@@ -239,7 +239,7 @@ impl Client {
                 return;
             };
             let now = net::now();
-            let epoch = if self.relay.poll_release(now, batch) { self.relay.stream_epoch(batch) } else { None };
+            let epoch = if self.core.poll_release(now, batch) { self.core.stream_epoch(batch) } else { None };
             let Some(epoch) = epoch else {
                 return;
             };
@@ -254,7 +254,7 @@ impl Client {
                 writer.push(batch.seq(at), batch.session(at).id, batch.payload(at));
             }
             writer.finish();
-            self.relay.handle_sent(now, batch, batch.len());
+            self.core.handle_sent(now, batch, batch.len());
             self.longest_wait = self.longest_wait.max(wait(self.waits, now, &ground.tally));
             self.waits = None;
             ground.tally.handle_release(now);
@@ -267,10 +267,10 @@ impl Client {
 
     fn begin_heartbeat(&mut self, ground: &mut Ground) {
         let now = net::now();
-        if self.relay.next_heartbeat(now).is_none_or(|at| at > now) {
+        if self.core.next_heartbeat(now).is_none_or(|at| at > now) {
             return;
         }
-        let Some((probe, ping)) = self.relay.begin_heartbeat(now) else {
+        let Some((probe, ping)) = self.core.begin_heartbeat(now) else {
             return;
         };
         ground.tally.heartbeats += 1;
@@ -288,14 +288,14 @@ impl Client {
     /// What remoted answers is not looked at; what the network says of refused datagrams is.
     fn take_replies(&mut self, inbox: &mut Inbox) {
         while take_refusal(&self.upstream).is_some() {
-            self.relay.handle_refused(net::now());
+            self.core.handle_refused(net::now());
         }
         while inbox.receive(&self.upstream).is_ok_and(|read| read > 0) {}
     }
 
     /// Adds what has become of its datagrams to the sums.
     fn watch_progress(&mut self, now: Time, ground: &mut Ground) {
-        let snapshot = self.relay.snapshot(now);
+        let snapshot = self.core.snapshot(now);
         ground.tally.confirmed += snapshot.counters.confirmed - self.counted;
         self.counted = snapshot.counters.confirmed;
         if ground.tally.first_release().is_some() {

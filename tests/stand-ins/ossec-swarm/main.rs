@@ -1,6 +1,6 @@
 //! A swarm of whole clients in one process: the moment after a long outage, when everybody comes back at once.
 //!
-//! Over transport udp, or with a key over tcp. Each client has the real core (`Relay`, `Dialer`), its own TCP connection to the broker server, its own UDP socket to remoted and, with
+//! Over transport udp, or with a key over tcp. Each client has the real core (`ClientCore`, `Dialer`), its own TCP connection to the broker server, its own UDP socket to remoted and, with
 //! `--addresses`, its own source address: the server shares its windows by that. What the real client does in four threads happens here in
 //! one loop for all of them: one wait for all sockets, one heap of timers, and work only for the client that an event belongs to. So
 //! thousands fit into one process.

@@ -121,7 +121,7 @@ struct Good {
     read: u64,
 }
 
-/// A relay, and what must be so.
+/// A core, and what must be so.
 struct History {
     bench: Bench,
     /// Under way, with what had been sent when each began, and in which epoch that was.
@@ -156,8 +156,8 @@ impl History {
         }
     }
 
-    fn relay(&mut self) -> &mut Relay {
-        &mut self.bench.relay
+    fn core(&mut self) -> &mut ClientCore {
+        &mut self.bench.core
     }
 
     fn take(&mut self, step: Step) {
@@ -176,26 +176,26 @@ impl History {
             }
             Step::Late => {
                 self.begin();
-                self.bench.at += 1 + self.bench.relay.lease().as_millis() as u64;
+                self.bench.at += 1 + self.bench.core.lease().as_millis() as u64;
                 let now = self.bench.now();
-                self.relay().handle_time(now);
+                self.core().handle_time(now);
             }
             Step::Refused => {
                 self.begin();
-                self.relay().handle_refused(now);
+                self.core().handle_refused(now);
             }
-            Step::Time => self.relay().handle_time(now),
+            Step::Time => self.core().handle_time(now),
             Step::TakeOut => self.take_out(),
             Step::Sent { most, halt } => self.sent(most, halt),
             Step::Disconnect => {
                 self.probes.clear();
-                self.relay().handle_disconnected(now);
+                self.core().handle_disconnected(now);
             }
             Step::Connect => {
                 self.probes.clear();
-                self.relay().handle_connected(now, Duration::from_millis(1), SocketAddr::from(TARGET));
+                self.core().handle_connected(now, Duration::from_millis(1), SocketAddr::from(TARGET));
             }
-            Step::Notice => self.relay().handle_notice(Verdict::Up),
+            Step::Notice => self.core().handle_notice(Verdict::Up),
             Step::Wait(span) => self.bench.at += span,
         }
         self.turn_epoch();
@@ -204,7 +204,7 @@ impl History {
 
     /// With an epoch all that its heartbeats could prove is gone.
     fn turn_epoch(&mut self) {
-        let epoch = self.bench.relay.way.epoch();
+        let epoch = self.bench.core.way.epoch();
         if epoch != self.epoch {
             self.epoch = epoch;
             self.good.clear();
@@ -216,11 +216,11 @@ impl History {
         let mut payload = vec![1; length];
         payload[..4].copy_from_slice(&self.arrivals.to_be_bytes());
         self.arrivals += 1;
-        self.bench.relay.handle_datagram(self.bench.now(), origin(host), &payload);
+        self.bench.core.handle_datagram(self.bench.now(), origin(host), &payload);
     }
 
     fn begin(&mut self) {
-        if let Some((probe, ping)) = self.bench.relay.begin_heartbeat(self.bench.now()) {
+        if let Some((probe, ping)) = self.bench.core.begin_heartbeat(self.bench.now()) {
             assert!(ping.oldest <= ping.next && ping.next <= ping.tail, "{ping:?}");
             self.probes.push_back((probe, ping.next, self.epoch));
         }
@@ -232,10 +232,10 @@ impl History {
         };
         let (now, number, begun, until) =
             (self.bench.now(), probe.number(), probe.begun(), probe.begun() + probe.lease());
-        let (confirmed, oldest) = (self.bench.counters().confirmed, self.bench.relay.buffer.oldest());
-        let outcome = self.bench.relay.handle_pong(now, probe, &Pong { number, ..pong });
+        let (confirmed, oldest) = (self.bench.counters().confirmed, self.bench.core.buffer.oldest());
+        let outcome = self.bench.core.handle_pong(now, probe, &Pong { number, ..pong });
         let in_time = now <= until;
-        assert!(in_time || self.bench.relay.way.epoch() > epoch, "late, and nothing was rewound");
+        assert!(in_time || self.bench.core.way.epoch() > epoch, "late, and nothing was rewound");
         if in_time {
             self.window = pong.window;
             if pong.verdict == Verdict::Up {
@@ -286,22 +286,22 @@ impl History {
             return;
         }
         let (now, mut batch) = (self.bench.now(), Batch::default());
-        if !self.bench.relay.poll_release(now, &mut batch) {
+        if !self.bench.core.poll_release(now, &mut batch) {
             return;
         }
-        let relay = &self.bench.relay;
+        let core = &self.bench.core;
         assert!(now < batch.until() && batch.until() <= self.until, "without a lease");
         let seqs: Vec<Seq> = (0..batch.len()).map(|at| batch.seq(at)).collect();
-        let unsent: Vec<Seq> = relay.buffer.unsent_entries().map(|entry| entry.seq).take(batch.len()).collect();
+        let unsent: Vec<Seq> = core.buffer.unsent_entries().map(|entry| entry.seq).take(batch.len()).collect();
         assert_eq!(seqs, unsent, "in their order, and none left out");
         assert!(self.newest.is_none_or(|newest| newest < seqs[0]), "{newest:?} was sent before", newest = self.newest);
         if self.newest.is_none() {
-            let front = relay.buffer.front().map(|entry| entry.seq);
+            let front = core.buffer.front().map(|entry| entry.seq);
             assert_eq!(Some(seqs[0]), front, "what is doubtful comes before anything newer");
         }
         let cost: u64 = (0..batch.len()).map(|at| u64::from(buffer_cost(batch.payload(at).len()))).sum();
-        let alone = relay.unconfirmed_cost == 0 && batch.len() == 1;
-        assert!(relay.unconfirmed_cost + cost <= self.window || alone, "{cost} more in {}", self.window);
+        let alone = core.unconfirmed_cost == 0 && batch.len() == 1;
+        assert!(core.unconfirmed_cost + cost <= self.window || alone, "{cost} more in {}", self.window);
         self.batch = Some(batch);
     }
 
@@ -310,13 +310,13 @@ impl History {
             return;
         };
         let sent = most.min(batch.len());
-        self.bench.relay.handle_sent(now, &batch, sent);
+        self.bench.core.handle_sent(now, &batch, sent);
         if sent > 0 && batch.epoch() == self.epoch {
             self.newest = Some(batch.seq(sent - 1));
         }
         match halt {
-            Halt::Unsendable if sent < batch.len() => self.bench.relay.handle_unsendable(&batch, sent),
-            Halt::Refused => self.bench.relay.handle_refused(now),
+            Halt::Unsendable if sent < batch.len() => self.bench.core.handle_unsendable(&batch, sent),
+            Halt::Refused => self.bench.core.handle_refused(now),
             Halt::Unsendable | Halt::None => {}
         }
     }
@@ -324,12 +324,12 @@ impl History {
     /// What the threads ask has an answer at any time.
     fn check_thread_questions(&mut self) {
         let now = self.bench.now();
-        let relay = self.relay();
-        let (heartbeat, deadline) = (relay.next_heartbeat(now), relay.next_deadline(now));
+        let core = self.core();
+        let (heartbeat, deadline) = (core.next_heartbeat(now), core.next_deadline(now));
         assert!(heartbeat.is_none_or(|at| at <= now + Duration::from_secs(10)), "{heartbeat:?}");
         assert!(deadline.is_none_or(|at| at <= now + Duration::from_secs(10)), "{deadline:?}");
-        relay.next_release(now);
-        let bells = relay.bells(now);
+        core.next_release(now);
+        let bells = core.bells(now);
         assert!(!bells.drained, "nothing is to be drained");
     }
 
@@ -344,7 +344,7 @@ impl History {
                 rounds < 1_000,
                 "{} stay held: {:?}",
                 self.bench.held(),
-                self.bench.relay.snapshot(self.bench.now())
+                self.bench.core.snapshot(self.bench.now())
             );
             // Longer than any pause after a rewind or a refusal.
             self.bench.at += 6_000;
@@ -367,7 +367,7 @@ impl History {
 }
 
 proptest! {
-    /// The accounting is checked at each step by the relay itself.
+    /// The accounting is checked at each step by the core itself.
     #[test]
     fn whatever_happens_the_invariants_hold_and_a_good_link_empties_the_buffer(
         steps in prop::collection::vec(step(), 1..300),

@@ -46,14 +46,14 @@ impl Client {
         match frame {
             Frame::Welcome(_) => self.adopt(token, ground),
             Frame::Pong(pong) if Some(token) == self.chosen => self.take_pong(pong),
-            Frame::Notice(notice) if Some(token) == self.chosen => self.relay.handle_notice(notice.verdict),
+            Frame::Notice(notice) if Some(token) == self.chosen => self.core.handle_notice(notice.verdict),
             Frame::Resume(resume) if Some(token) == self.chosen => {
-                self.relay.handle_alive(net::now());
-                self.relay.handle_resume(resume).expect("no other swarm has these names");
+                self.core.handle_alive(net::now());
+                self.core.handle_resume(resume).expect("no other swarm has these names");
             }
             Frame::Ack(ack) if Some(token) == self.chosen => {
-                self.relay.handle_alive(net::now());
-                self.relay.handle_ack(ack).expect("no other swarm has these names");
+                self.core.handle_alive(net::now());
+                self.core.handle_ack(ack).expect("no other swarm has these names");
             }
             Frame::Pong(_) | Frame::Notice(_) | Frame::Resume(_) | Frame::Ack(_) | Frame::Reply(_) => {}
             Frame::Refusal(_)
@@ -81,7 +81,7 @@ impl Client {
         self.chosen = Some(token);
         self.probes.clear();
         self.dialer.handle_link();
-        self.relay.handle_connected(now, now.since(greeted), ground.remoted);
+        self.core.handle_connected(now, now.since(greeted), ground.remoted);
         ground.tally.connections += 1;
     }
 
@@ -91,8 +91,8 @@ impl Client {
             if probe.number() != pong.number {
                 continue;
             }
-            self.relay.handle_pong(now, probe, pong);
-            if !self.relay.is_silent(now) {
+            self.core.handle_pong(now, probe, pong);
+            if !self.core.is_silent(now) {
                 self.dialer.handle_link();
                 let chosen = self.chosen;
                 self.peers.retain(|peer| Some(peer.token) == chosen);
@@ -108,7 +108,7 @@ impl Client {
             self.chosen = None;
             self.probes.clear();
             self.dialer.handle_outage(now);
-            self.relay.handle_disconnected(now);
+            self.core.handle_disconnected(now);
         }
     }
 }
