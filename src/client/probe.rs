@@ -17,7 +17,7 @@ use super::{Config, Shared, events};
 use crate::os::net;
 use crate::os::net::udp::kernel_drops;
 use crate::os::threads::{DOORBELL, Stop};
-use crate::proto::client::link::stream::Foreign;
+use crate::proto::client::link::Foreign;
 use crate::proto::client::link::{Probe, Rewind};
 use crate::proto::client::routes::Route;
 use crate::proto::client::{Bells, ClientCore, Transport};

@@ -27,20 +27,18 @@ mod sessions;
 mod suspicion;
 #[cfg(test)]
 mod tests;
-mod way;
 
 pub use batch::Batch;
 pub use counters::{Counters, DropReason};
+pub use link::Transport;
 pub use sessions::Origin;
-pub use way::Transport;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::proto::client::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
-use crate::proto::client::link::stream::{Foreign, Resumption};
-use crate::proto::client::link::{Flight, Outcome, Probe, Rewind, Standing, Work};
+use crate::proto::client::link::{Flight, Foreign, Link, Outcome, Probe, Resumption, Rewind, Standing, Work};
 use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{Seq, SessionName, Verdict, digest};
 use crate::proto::time::Time;
@@ -48,7 +46,6 @@ use crate::proto::wire::{Ack, Ping, Pong, Resume};
 use pace::Pace;
 use sessions::Sessions;
 use suspicion::Suspicion;
-use way::Way;
 
 /// With `--rate`: so many round trips between two pauses that gather a burst. Each takes a grace, which the rate makes good, and a round trip, which
 /// it does not.
@@ -118,7 +115,7 @@ pub struct Snapshot {
 pub struct ClientCore {
     config: Config,
     buffer: Buffer,
-    way: Way,
+    link: Link,
     sessions: Sessions,
     counters: Counters,
     target: Option<SocketAddr>,
@@ -159,7 +156,7 @@ impl ClientCore {
     pub fn new(config: Config) -> Self {
         Self {
             buffer: Buffer::new(config.buffer_bytes),
-            way: Way::new(config.transport, config.link),
+            link: Link::new(config.transport, config.link),
             sessions: Sessions::new(config.sessions_max),
             counters: Counters::default(),
             target: None,
@@ -215,7 +212,7 @@ impl ClientCore {
 
     /// A connection to the broker server was made and greeted in `round_trip`; datagrams go to `target`.
     pub fn handle_connected(&mut self, now: Time, round_trip: Duration, target: SocketAddr) {
-        let rewind = self.way.handle_connected(now, round_trip, self.flight());
+        let rewind = self.link.handle_connected(now, round_trip, self.flight());
         self.target = Some(target);
         self.replies_carried = false;
         self.apply(rewind);
@@ -224,14 +221,14 @@ impl ClientCore {
 
     /// The connection is gone.
     pub fn handle_disconnected(&mut self, now: Time) {
-        let rewind = self.way.handle_disconnected(now, self.flight());
+        let rewind = self.link.handle_disconnected(now, self.flight());
         self.apply(rewind);
         self.note_standing(now);
     }
 
     /// How long a heartbeat that begins now would allow release.
     pub fn lease(&self) -> Duration {
-        self.way.lease()
+        self.link.lease()
     }
 
     /// When the next heartbeat should begin; `None` if none can.
@@ -241,13 +238,13 @@ impl ClientCore {
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
         let hurry = self.draining.is_some() && self.buffer.held().datagrams > 0;
         let unsent = if self.buffer.unsent().datagrams > 0 { self.wants_heartbeat(now) } else { None };
-        self.way.next_heartbeat(Work { unsent, hurry, under_way: self.flight().is_open() })
+        self.link.next_heartbeat(Work { unsent, hurry, under_way: self.flight().is_open() })
     }
 
     /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
     pub fn begin_heartbeat(&mut self, now: Time) -> Option<(Probe, Ping)> {
         self.expire(now);
-        let probe = self.way.begin(now, self.flight())?;
+        let probe = self.link.begin(now, self.flight())?;
         let ping = Ping {
             number: probe.number(),
             oldest: self.buffer.oldest(),
@@ -268,7 +265,7 @@ impl ClientCore {
 
     /// A heartbeat was answered.
     pub fn handle_pong(&mut self, now: Time, probe: Probe, pong: &Pong) -> Outcome {
-        let outcome = self.way.handle_pong(now, probe, pong, self.flight());
+        let outcome = self.link.handle_pong(now, probe, pong, self.flight());
         self.apply(outcome.rewind);
         self.counters.others_drops = self.counters.others_drops.saturating_add(outcome.others_drops);
         if let Some(bound) = outcome.confirm.filter(|_| !self.suspicion.withholds()) {
@@ -287,10 +284,7 @@ impl ClientCore {
         let flight = self.flight();
         let last = resume.from.and_then(|from| from.0.checked_sub(1)).and_then(|last| self.buffer.entry(Seq(last)));
         let digest = last.map(|entry| digest(entry.bytes));
-        let Way::Tcp(stream) = &mut self.way else {
-            return Ok(());
-        };
-        if let Some(resumption) = stream.handle_resume(resume, flight, digest)? {
+        if let Some(resumption) = self.link.handle_resume(resume, flight, digest)? {
             self.go_on_from(resumption);
         }
         self.audit();
@@ -303,10 +297,7 @@ impl ClientCore {
     /// Of somebody else's: nothing has changed, and the connection is of no use.
     pub fn handle_ack(&mut self, ack: &Ack) -> Result<(), Foreign> {
         let flight = self.flight();
-        let Way::Tcp(stream) = &mut self.way else {
-            return Ok(());
-        };
-        if let Some(bound) = stream.handle_ack(ack, flight)? {
+        if let Some(bound) = self.link.handle_ack(ack, flight)? {
             self.confirm(bound, ack.doubtful);
         }
         self.audit();
@@ -315,27 +306,22 @@ impl ClientCore {
 
     /// Transport tcp: something came in over the connection, or was seen to arrive at the other host.
     pub fn handle_alive(&mut self, now: Time) {
-        if let Way::Tcp(stream) = &mut self.way {
-            stream.handle_alive(now);
-        }
+        self.link.handle_alive(now);
     }
 
     /// Transport tcp: what the frames of this batch must say; `None` if they would come to nothing.
     pub fn stream_epoch(&self, batch: &Batch) -> Option<u32> {
-        match &self.way {
-            Way::Tcp(stream) if stream.epoch() == batch.epoch() => stream.server_epoch(),
-            Way::Tcp(_) | Way::Udp(_) => None,
-        }
+        self.link.server_epoch().filter(|_| self.link.epoch() == batch.epoch())
     }
 
     /// The server says that its verdict has changed.
     pub const fn handle_notice(&mut self, verdict: Verdict) {
-        self.way.handle_notice(verdict);
+        self.link.handle_notice(verdict);
     }
 
     /// Time has passed: see [`Self::next_deadline`].
     pub fn handle_time(&mut self, now: Time) {
-        let rewind = self.way.handle_time(now, self.flight());
+        let rewind = self.link.handle_time(now, self.flight());
         self.apply(rewind);
         self.note_standing(now);
         self.suspect(now);
@@ -343,17 +329,17 @@ impl ClientCore {
 
     /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
     pub fn next_deadline(&self, now: Time) -> Option<Time> {
-        self.way.next_deadline(now)
+        self.link.next_deadline(now)
     }
 
     /// Datagrams are refused although heartbeats are good.
     pub fn is_refused(&self, now: Time) -> bool {
-        self.way.standing(now) == Standing::Refused
+        self.link.standing(now) == Standing::Refused
     }
 
     /// The connection has been silent for too long to be waited for.
     pub fn is_silent(&self, now: Time) -> bool {
-        self.way.is_silent(now)
+        self.link.is_silent(now)
     }
 
     /// Fills `batch` with what may be sent at this moment; whether there is anything.
@@ -362,7 +348,7 @@ impl ClientCore {
     pub fn poll_release(&mut self, now: Time, batch: &mut Batch) -> bool {
         batch.clear();
         self.expire(now);
-        let (Some(permit), Some(target)) = (self.way.permit(now), self.target) else {
+        let (Some(permit), Some(target)) = (self.link.permit(now), self.target) else {
             return false;
         };
         if self.gathers() {
@@ -389,7 +375,7 @@ impl ClientCore {
         }
         self.gathering = stopped && now >= self.gather_again && self.due_soon(now) > permit.window;
         if self.gathering {
-            self.gather_again = now + GATHER_ROUND_TRIPS * self.way.usual_round_trip();
+            self.gather_again = now + GATHER_ROUND_TRIPS * self.link.usual_round_trip();
         }
         !batch.is_empty()
     }
@@ -404,14 +390,14 @@ impl ClientCore {
         if sent == 0 {
             return;
         }
-        if matches!(self.way, Way::Tcp(_)) && batch.epoch() != self.way.epoch() {
+        if self.link.transport() == Transport::Tcp && batch.epoch() != self.link.epoch() {
             // It goes nowhere: the connection sends nothing of an epoch that is over.
             return;
         }
         self.counters.sent += sent as u64;
         self.pace.handle_sent(now, sent as u32);
         // After a rewind they count as never sent: they come again, in their order, before anything newer; or never.
-        if batch.epoch() == self.way.epoch() {
+        if batch.epoch() == self.link.epoch() {
             let before = self.unconfirmed_cost;
             for at in 0..sent {
                 if self.is_next(batch.seq(at))
@@ -426,7 +412,7 @@ impl ClientCore {
                     self.abandon(batch.seq(at), cost);
                 }
             }
-            self.way.handle_released(now, self.unconfirmed_cost - before, before == 0);
+            self.link.handle_released(now, self.unconfirmed_cost - before, before == 0);
         } else if self.config.resend {
             self.counters.copies += sent as u64;
         } else {
@@ -450,7 +436,7 @@ impl ClientCore {
     /// A datagram was refused, by the far end or by the own system.
     pub fn handle_refused(&mut self, now: Time) {
         self.counters.refusals += 1;
-        let rewind = self.way.handle_refused(now, self.flight());
+        let rewind = self.link.handle_refused(now, self.flight());
         self.apply(rewind);
         self.note_standing(now);
     }
@@ -478,7 +464,7 @@ impl ClientCore {
 
     /// The current epoch; what was prepared in another is of no use.
     pub fn epoch(&self) -> u64 {
-        self.way.epoch()
+        self.link.epoch()
     }
 
     /// The program is about to stop: what is held at this moment is to be confirmed as soon as possible. More may still come in.
@@ -525,7 +511,7 @@ impl ClientCore {
 
     /// A view for the log.
     pub fn snapshot(&self, now: Time) -> Snapshot {
-        let standing = self.way.standing(now);
+        let standing = self.link.standing(now);
         Snapshot {
             standing,
             held: self.buffer.held(),
@@ -542,20 +528,17 @@ impl ClientCore {
 
     /// Silence counts only while the link is up.
     fn note_standing(&mut self, now: Time) {
-        let up = self.way.standing(now) == Standing::Up;
+        let up = self.link.standing(now) == Standing::Up;
         self.up_since = if up { self.up_since.or(Some(now)) } else { None };
     }
 
     /// Transport udp: where replies have stopped, what is sent may lead nowhere.
     fn suspect(&mut self, now: Time) {
-        let flight = self.flight();
-        let Way::Udp(link) = &mut self.way else {
-            return;
-        };
-        if self.up_since.is_some() && self.suspicion.handle_time(now, self.sessions.all_silent(now)) {
+        let is_udp = self.link.transport() == Transport::Udp;
+        if is_udp && self.up_since.is_some() && self.suspicion.handle_time(now, self.sessions.all_silent(now)) {
             self.ports += 1;
-            let rewind = link.handle_suspicion(now, flight);
-            self.apply(Some(rewind));
+            let rewind = self.link.handle_silence(now, self.flight());
+            self.apply(rewind);
         }
     }
 
@@ -566,7 +549,7 @@ impl ClientCore {
 
     /// Something could be sent if the rate allowed it.
     fn may_release(&mut self, now: Time) -> bool {
-        let Some(permit) = self.way.permit(now) else {
+        let Some(permit) = self.link.permit(now) else {
             return false;
         };
         if self.gathers() {
@@ -584,7 +567,7 @@ impl ClientCore {
 
     /// What falls due under `--rate` until something that is released at this moment is confirmed, in buffer cost.
     fn due_soon(&mut self, now: Time) -> u64 {
-        let soon = self.pace.due_within(2 * self.way.grace(now) + self.way.round_trip());
+        let soon = self.pace.due_within(2 * self.link.grace(now) + self.link.round_trip());
         let each = self.buffer.peek().map_or(0, |entry| u64::from(buffer_cost(entry.bytes.len())));
         soon * each
     }
@@ -595,7 +578,7 @@ impl ClientCore {
             return None;
         }
         let due = self.pace.waits_until(now).filter(|_| !self.gathers());
-        Some(due.map_or(Time::ZERO, |at| at.before(self.way.round_trip())))
+        Some(due.map_or(Time::ZERO, |at| at.before(self.link.round_trip())))
     }
 
     fn flight(&self) -> Flight {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{HEARTBEATS_MAX, Settings};
+use super::heartbeats::{HEARTBEATS_MAX, Settings};
 use crate::proto::terms::LEASE_MAX;
 
 /// So many round trips are looked back at. After an outage all heartbeats under way come back together, late: twice

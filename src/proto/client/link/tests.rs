@@ -1,5 +1,7 @@
+use super::lag::GRACE;
+use super::proof::{Good, Proof};
 use super::*;
-use crate::proto::terms::{Port, Reason, Receives};
+use crate::proto::terms::{Incarnation, Port, Reason, Receives};
 
 const SETTINGS: Settings =
     Settings { interval: Duration::from_secs(1), lease: Duration::from_millis(100), timeout: Duration::from_secs(2) };
@@ -35,12 +37,19 @@ fn good() -> Pong {
 
 /// A link with a connection that has answered nothing yet, on a path of 1 ms.
 fn connected() -> Link {
-    let mut link = Link::new(SETTINGS);
+    let mut link = Link::new(Transport::Udp, SETTINGS);
     assert_eq!(link.handle_connected(ms(0), Duration::from_millis(1), IDLE), None);
     for _ in 0..50 {
-        link.rtt.handle_sample(Duration::from_millis(1), Duration::MAX);
+        link.beats.rtt.handle_sample(Duration::from_millis(1), Duration::MAX);
     }
     link
+}
+
+fn lease(link: &Link) -> &Lease {
+    match &link.policy {
+        Policy::Lease(lease) => lease,
+        Policy::Acks(_) => panic!("a link over udp"),
+    }
 }
 
 /// A heartbeat that begins at `at` and is answered a millisecond later.
@@ -57,7 +66,7 @@ fn up() -> Link {
 
 #[test]
 fn nothing_is_released_without_a_good_heartbeat_nor_after_its_lease() {
-    let mut link = Link::new(SETTINGS);
+    let mut link = Link::new(Transport::Udp, SETTINGS);
     assert_eq!(link.permit(ms(0)), None);
     link.handle_connected(ms(0), Duration::from_millis(1), IDLE);
     assert_eq!(link.permit(ms(0)), None, "a connection alone says nothing of remoted");
@@ -71,9 +80,9 @@ fn nothing_is_released_without_a_good_heartbeat_nor_after_its_lease() {
         "{lease:?} from the beginning of the heartbeat"
     );
     assert_eq!(link.permit(permit.until), None);
-    assert_eq!(link.standing(), Standing::Up, "an idle link is up without a lease");
+    assert_eq!(link.standing(ms(0)), Standing::Up, "an idle link is up without a lease");
     assert!(link.handle_disconnected(ms(5), IDLE).is_some());
-    assert_eq!((link.permit(ms(5)), link.standing()), (None, Standing::Unreachable));
+    assert_eq!((link.permit(ms(5)), link.standing(ms(0))), (None, Standing::Unreachable));
 }
 
 #[test]
@@ -133,7 +142,7 @@ fn a_late_heartbeat_rewinds_once_and_ends_the_lease() {
     assert_eq!(link.handle_time(ms(100), flight(0, 5)), None);
     assert_eq!(link.handle_time(late, flight(0, 5)), Some(Rewind::Late));
     assert_eq!(link.handle_time(late, flight(0, 0)), None, "told once");
-    assert_eq!((link.permit(late), link.standing()), (None, Standing::Unanswered));
+    assert_eq!((link.permit(late), link.standing(ms(0))), (None, Standing::Unanswered));
     let before = link.lease();
     let outcome = link.handle_pong(ms(400), probe, &good(), flight(0, 0));
     assert_eq!(outcome, Outcome::default(), "its answer allows and confirms nothing, and it is not late a second time");
@@ -197,7 +206,7 @@ fn what_each_verdict_does_in_the_same_and_in_another_incarnation() {
         link.handle_released(ms(12), 832, true);
         assert_eq!(link.permit(ms(80)).is_some(), released, "{verdict} in {incarnation:?}");
         let standing = if verdict == Verdict::Up { Standing::Up } else { Standing::Remote(verdict) };
-        assert_eq!(link.standing(), standing);
+        assert_eq!(link.standing(ms(0)), standing);
     }
 }
 
@@ -292,9 +301,9 @@ fn a_socket_that_others_overflow_proves_no_path_to_be_prompt() {
     beat(&mut link, 2, IDLE, good());
     link.handle_released(ms(4), 20 * 832, true);
     beat(&mut link, 5, flight(0, 20), Pong { number: 9, queue: 20 * 832, ..good() });
-    assert!(link.prompt.grace(ms(7)) < GRACE, "a burst was seen in the socket at once");
+    assert!(link.grace(ms(7)) < GRACE, "a burst was seen in the socket at once");
     beat(&mut link, 8, IDLE, Pong { drops: 9, ..good() });
-    assert_eq!(link.prompt.grace(ms(10)), GRACE);
+    assert_eq!(link.grace(ms(10)), GRACE);
 }
 
 #[test]
@@ -303,9 +312,9 @@ fn what_was_proven_of_a_path_ends_with_its_connection() {
     beat(&mut link, 2, IDLE, good());
     link.handle_released(ms(4), 20 * 832, true);
     beat(&mut link, 5, flight(0, 20), Pong { number: 9, queue: 20 * 832, ..good() });
-    assert!(link.prompt.grace(ms(7)) < GRACE, "a burst was seen in the socket at once");
+    assert!(link.grace(ms(7)) < GRACE, "a burst was seen in the socket at once");
     link.handle_connected(ms(8), Duration::from_millis(1), flight(0, 20));
-    assert_eq!(link.prompt.grace(ms(9)), GRACE, "another connection may have come by another path");
+    assert_eq!(link.grace(ms(9)), GRACE, "another connection may have come by another path");
 }
 
 #[test]
@@ -352,7 +361,7 @@ fn the_rest_of_a_burst_of_drops_that_overlapping_heartbeats_show_is_not_others()
     assert_eq!(link.handle_pong(ms(60), first, &dropped(5), flight(0, 5)).rewind, Some(Rewind::Drops));
     assert_eq!(link.handle_pong(ms(80), second, &dropped(9), flight(0, 0)), Outcome::default());
     assert_eq!(link.handle_pong(ms(100), third, &dropped(9), flight(0, 0)), Outcome::default());
-    assert_eq!(link.drops.narrowed(WINDOW), WINDOW / 2, "the window stays halved");
+    assert_eq!(lease(&link).drops.narrowed(WINDOW), WINDOW / 2, "the window stays halved");
     let outcome = beat(&mut link, 150, flight(0, 3), dropped(12));
     assert_eq!(
         outcome,
@@ -390,7 +399,7 @@ fn rewinds_without_a_confirmation_between_them_wait_ever_longer() {
         incarnation += 1;
         let changed = Pong { incarnation: Incarnation(incarnation), ..good() };
         assert_eq!(beat(&mut link, at, flight(0, 5), changed).rewind, Some(Rewind::Incarnation));
-        pauses.push(link.backoff.until.since(ms(at + 1)).as_millis());
+        pauses.push(lease(&link).backoff.until.since(ms(at + 1)).as_millis());
         at += 10_000;
     }
     assert_eq!(pauses, [51, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
@@ -398,13 +407,13 @@ fn rewinds_without_a_confirmation_between_them_wait_ever_longer() {
     let same = Pong { incarnation: Incarnation(incarnation), ..good() };
     beat(&mut link, at, flight(0, 5), same);
     assert_eq!(beat(&mut link, at + 100, flight(0, 5), same).confirm, Some(Seq(5)));
-    assert_eq!(link.backoff.rewinds, 0, "a confirmation ends the series");
+    assert_eq!(lease(&link).backoff.rewinds, 0, "a confirmation ends the series");
 }
 
 #[test]
 fn a_refusal_rewinds_and_lets_one_datagram_at_a_time_test_the_path() {
     let mut link = up();
-    assert_eq!(link.handle_refused(ms(5), flight(0, 5)), Rewind::Refused);
+    assert_eq!(link.handle_refused(ms(5), flight(0, 5)), Some(Rewind::Refused));
     assert_eq!(link.permit(ms(6)), None, "a new good heartbeat comes first");
     beat(&mut link, 10, IDLE, good());
     assert_eq!(link.permit(ms(12)), None, "the test waits until a refusal would be answered");
@@ -423,11 +432,11 @@ fn three_refusals_under_good_heartbeats_are_a_state_of_their_own() {
         link.handle_refused(ms(at + 2), flight(0, 1));
         beat(&mut link, at + 10, IDLE, good());
         let standing = if count < 3 { Standing::Up } else { Standing::Refused };
-        assert_eq!(link.standing(), standing, "after {count}");
+        assert_eq!(link.standing(ms(0)), standing, "after {count}");
     }
     let again = Pong { incarnation: Incarnation(2), ..good() };
     beat(&mut link, 6_000, IDLE, again);
-    assert_eq!(link.standing(), Standing::Up, "another remoted is another path");
+    assert_eq!(link.standing(ms(0)), Standing::Up, "another remoted is another path");
 }
 
 #[test]
@@ -437,14 +446,14 @@ fn the_reports_of_one_refused_batch_count_once() {
         link.handle_refused(ms(5), flight(0, 5));
     }
     beat(&mut link, 10, IDLE, good());
-    assert_eq!(link.standing(), Standing::Up);
+    assert_eq!(link.standing(ms(0)), Standing::Up);
 }
 
 #[test]
 fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() {
     const NOTHING: Work = Work { unsent: None, hurry: false, under_way: false };
     const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
-    let mut link = Link::new(SETTINGS);
+    let mut link = Link::new(Transport::Udp, SETTINGS);
     assert_eq!(link.next_heartbeat(UNSENT), None, "no connection");
     link = connected();
     assert_eq!(link.next_heartbeat(NOTHING), Some(ms(0)), "the first at once");
@@ -479,7 +488,7 @@ fn the_server_may_slow_heartbeats_down_and_ask_for_one() {
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(351)), "when it said to ask again");
     beat(&mut link, 351, IDLE, Pong { verdict: Verdict::NoProcess(Port::Free), ..good() });
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(1_351)), "remoted is away: one an interval");
-    link.handle_notice();
+    link.handle_notice(Verdict::Up);
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(352)), "the server says that this has changed");
     beat(&mut link, 352, IDLE, Pong { gap_us: u32::MAX, ..good() });
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(1_352)), "no server can slow them below the interval");
@@ -545,7 +554,7 @@ fn the_lease_follows_the_round_trip_up_to_the_timeout_and_a_longer_path_beyond_i
     let mut link = connected();
     let mut take = |millis, count| {
         for _ in 0..count {
-            link.rtt.handle_sample(Duration::from_millis(millis), Duration::MAX);
+            link.beats.rtt.handle_sample(Duration::from_millis(millis), Duration::MAX);
         }
         link.lease()
     };

@@ -204,7 +204,7 @@ impl History {
 
     /// With an epoch all that its heartbeats could prove is gone.
     fn turn_epoch(&mut self) {
-        let epoch = self.bench.core.way.epoch();
+        let epoch = self.bench.core.link.epoch();
         if epoch != self.epoch {
             self.epoch = epoch;
             self.good.clear();
@@ -235,7 +235,7 @@ impl History {
         let (confirmed, oldest) = (self.bench.counters().confirmed, self.bench.core.buffer.oldest());
         let outcome = self.bench.core.handle_pong(now, probe, &Pong { number, ..pong });
         let in_time = now <= until;
-        assert!(in_time || self.bench.core.way.epoch() > epoch, "late, and nothing was rewound");
+        assert!(in_time || self.bench.core.link.epoch() > epoch, "late, and nothing was rewound");
         if in_time {
             self.window = pong.window;
             if pong.verdict == Verdict::Up {

@@ -1,7 +1,7 @@
 //! Transport tcp: the same buffer, another way out.
 
 use super::*;
-use crate::proto::client::link::stream::Foreign;
+use crate::proto::client::link::Foreign;
 use crate::proto::terms::digest;
 
 fn over_tcp() -> Config {

@@ -26,7 +26,7 @@ const BARRED_FOR: Duration = Duration::from_mins(1);
 
 /// What is known of the path.
 #[derive(Debug, Default)]
-pub(super) struct Promptness {
+pub(super) struct Lag {
     /// The grace that was proven, and until when it holds.
     proven: Option<(Duration, Time)>,
     barred: Time,
@@ -46,7 +46,7 @@ struct Burst {
     covered_by: Option<u64>,
 }
 
-impl Promptness {
+impl Lag {
     /// How old a release must be to be confirmed.
     pub(super) fn grace(&self, now: Time) -> Duration {
         self.proven.filter(|(_, until)| now < *until).map_or(GRACE, |(grace, _)| grace)

@@ -1,0 +1,108 @@
+//! The policy of transport tcp: the server acknowledges what remoted has read, and says where to go on.
+//!
+//! ```text
+//!    no connection ──connected──► attached ──resume──► going ──resume──┐
+//!          ▲                          │                 │ ▲────────────┘ (remoted was started anew)
+//!          └────────────gone──────────┴──────gone───────┘
+//! ```
+//!
+//! * **Release.** The window of the newest [`Resume`] or [`Ack`] bounds what may be sent; there is no lease. TCP loses nothing while the connection
+//!   lasts, so a heartbeat says only what people and the log want to know, and whether the connection is alive.
+//! * **Confirm.** The server acknowledges what remoted has read. Nothing else confirms.
+//! * **Go on.** When a connection has gone nobody here knows how much arrived. The server knows, and says where to go on: behind what it has
+//!   injected into the present remoted. Only a server that was started anew does not know: then from the oldest that is not acknowledged.
+//! * **Nobody else.** A server may know of datagrams in this stream that this process has not sent. Then it knows them from another process with the
+//!   same memory, a guest that was cloned while it ran. What it says is about that process, and the client goes on under another name.
+
+use super::terms::{Flight, Foreign, Resumption, Standing};
+use crate::proto::terms::{Seq, Verdict};
+use crate::proto::wire::{Ack, Resume};
+
+/// What the server has said over the present connection. See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Acks {
+    verdict: Option<Verdict>,
+    state: State,
+    /// Every datagram that was ever sent is below.
+    furthest: Seq,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    /// The server has not said where to go on; there may be no connection.
+    #[default]
+    Attached,
+    /// Datagrams go in frames of this epoch, as the server counts them.
+    Going { epoch: u32, window: u64 },
+}
+
+impl Acks {
+    /// Another connection, or none: what the last one brought is over.
+    pub(super) fn handle_other_connection(&mut self) {
+        *self = Self { furthest: self.furthest, ..Self::default() };
+    }
+
+    /// The verdict of a pong or of a notice: the server says all things in their order, so the newest holds.
+    pub(super) const fn handle_verdict(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+    }
+
+    /// The server says where to go on. `digest`: of the last datagram below that, where it is held.
+    pub(super) fn handle_resume(
+        &mut self,
+        resume: &Resume,
+        flight: Flight,
+        digest: Option<u64>,
+    ) -> Result<Resumption, Foreign> {
+        let is_other = digest.is_some_and(|ours| resume.digest != 0 && resume.digest != ours);
+        if is_other || resume.from.is_some_and(|from| from > self.furthest(flight)) {
+            return Err(Foreign);
+        }
+        self.state = State::Going { epoch: resume.epoch, window: resume.window };
+        // It may have heard of more before another server had this client begin anew; and confirmed datagrams are not held any more.
+        let from = resume.from.map_or(flight.oldest, |from| from.clamp(flight.oldest, flight.next));
+        Ok(Resumption { from, reached: resume.reached })
+    }
+
+    /// remoted has read something: everything below the returned number is confirmed.
+    pub(super) fn handle_ack(&mut self, ack: &Ack, flight: Flight) -> Result<Option<Seq>, Foreign> {
+        if ack.read > self.furthest(flight) {
+            return Err(Foreign);
+        }
+        let State::Going { window, .. } = &mut self.state else {
+            return Ok(None);
+        };
+        *window = ack.window;
+        Ok(Some(ack.read.min(flight.next)).filter(|&read| read > flight.oldest))
+    }
+
+    /// The window, if something may be sent. While remoted is away nothing may: at the server it would be out of reach of `--max-age` and `--rate`.
+    pub(super) fn window(&self) -> Option<u64> {
+        match self.state {
+            State::Going { window, .. } if self.verdict == Some(Verdict::Up) => Some(window),
+            State::Going { .. } | State::Attached => None,
+        }
+    }
+
+    /// What the frames of this epoch must say; `None` while nothing may be sent.
+    pub(super) const fn server_epoch(&self) -> Option<u32> {
+        match self.state {
+            State::Going { epoch, .. } => Some(epoch),
+            State::Attached => None,
+        }
+    }
+
+    /// What stands between a connected client and remoted.
+    pub(super) const fn standing(&self) -> Standing {
+        match (self.verdict, self.state) {
+            (None, _) | (Some(Verdict::Up), State::Attached) => Standing::Unanswered,
+            (Some(Verdict::Up), State::Going { .. }) => Standing::Up,
+            (Some(verdict), _) => Standing::Remote(verdict),
+        }
+    }
+
+    fn furthest(&mut self, flight: Flight) -> Seq {
+        self.furthest = self.furthest.max(flight.next);
+        self.furthest
+    }
+}

@@ -1,0 +1,363 @@
+//! The policy of transport udp: a good heartbeat allows release for a while, and two of them confirm.
+//!
+//! ```text
+//!    unanswered ──good heartbeat──► up ◄──► held (remoted not up)
+//!        ▲                          │        │
+//!        └──── a late heartbeat, or another connection ⇒ rewind, hold until the next good one
+//! ```
+//!
+//! * **Lease.** A good heartbeat (answered within `lease + srtt + 4·rttvar` of its beginning, remoted up) allows release until that span, counted
+//!   from its *beginning*, is over. While something is released one begins each fifth of a lease, or within a grace after that; after a pause one
+//!   must come back before anything is released. So some heartbeat begins within a fifth of a lease and a grace after an outage has swallowed its
+//!   first datagram, and an outage that lasts a lease longer than that makes it late.
+//! * **Confirm.** A good heartbeat confirms datagrams that were released before an earlier good one of the same connection, incarnation and epoch
+//!   began, if that one is a grace older: by then they had reached remoted's socket, even where UDP lags behind TCP. With `queue` bytes in the
+//!   socket at the sample and F read so far, they have been read when the server's sum reaches F + `queue`. No timer confirms anything.
+//! * **Rewind.** When data may be lost, an *epoch* ends: datagrams released in it count as never sent, and its heartbeats prove nothing any more.
+//!
+//! What a heartbeat can prove is settled when it begins, in its [`Probe`].
+
+use std::time::Duration;
+
+use super::drops::{Drops, Finding};
+use super::heartbeats::{Heartbeats, Probe};
+use super::lag::{GRACE, Lag};
+use super::proof::{Good, Proof};
+use super::terms::{Flight, Outcome, Permit, Rewind, Standing, Work};
+use crate::proto::terms::{Incarnation, Verdict};
+use crate::proto::time::Time;
+use crate::proto::wire::Pong;
+
+/// While there is something to do a heartbeat begins as often as this in each lease, answers or not.
+const BEATS_PER_LEASE: u32 = 5;
+
+/// A heartbeat that took longer than so many of its leases counts as one that took that long. Eight that came back together after an outage of
+/// seconds would otherwise leave a lease of seconds behind, in which the next outage goes unnoticed; a path that is really slower doubles the
+/// lease with each heartbeat.
+pub(super) const LATE_LEASES_MAX: u32 = 2;
+
+/// The pause before a second copy is sent again, so that lateness caused by our own sending cannot feed itself.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Between two datagrams that test a path which refuses. Linux answers a refused datagram with at most one ICMP message per second and
+/// peer after a burst: a shorter pause would take a missing answer for a good sign.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1_200);
+/// Refusals under good heartbeats after which the path counts as refused: one or two are a restart of remoted that is about to be seen.
+const REFUSALS_TOLD: u32 = 3;
+
+/// What is known of the way to remoted. See the head of this file.
+#[derive(Debug)]
+pub(super) struct Lease {
+    answer: Answer,
+    /// When the first heartbeat began of those that have followed each other closely. Only their answers allow release.
+    series: Time,
+    /// With no window: when to ask again.
+    ask_again: Option<Time>,
+    /// What the heartbeats of this epoch prove.
+    proof: Proof,
+    incarnation: Option<Incarnation>,
+    pub(super) drops: Drops,
+    lag: Lag,
+    pub(super) backoff: Backoff,
+    refusals: Option<Refusals>,
+    /// Released datagrams that no heartbeat covers which began after they had landed: when the first of them will have landed, and the last.
+    uncovered: Option<(Time, Time)>,
+    /// By then the datagrams of the last rewind have landed. A window that was granted before takes no account of them.
+    landed: Time,
+}
+
+/// The newest answer over this connection.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    /// There is none, or a heartbeat has become late since.
+    Unanswered,
+    /// remoted is up: release is allowed until that moment.
+    Up { begun: Time, until: Time, window: u64 },
+    /// remoted is not up.
+    Held { verdict: Verdict },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Backoff {
+    /// Rewinds of something released since something was confirmed last.
+    pub(super) rewinds: u32,
+    pub(super) until: Time,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refusals {
+    count: u32,
+    test: Time,
+}
+
+impl Lease {
+    pub(super) fn new() -> Self {
+        Self {
+            answer: Answer::Unanswered,
+            series: Time::ZERO,
+            ask_again: None,
+            proof: Proof::default(),
+            incarnation: None,
+            drops: Drops::new(),
+            lag: Lag::default(),
+            backoff: Backoff::default(),
+            refusals: None,
+            uncovered: None,
+            landed: Time::ZERO,
+        }
+    }
+
+    /// How much older than a heartbeat a release must be to be confirmed by it.
+    pub(super) fn grace(&self, now: Time) -> Duration {
+        self.lag.grace(now)
+    }
+
+    pub(super) fn handle_connected(&mut self, now: Time) {
+        (self.answer, self.series, self.ask_again) = (Answer::Unanswered, now, None);
+    }
+
+    pub(super) fn handle_disconnected(&mut self, now: Time, flight: Flight, beats: &Heartbeats) -> Rewind {
+        (self.answer, self.ask_again) = (Answer::Unanswered, None);
+        // Another server process counts from another beginning.
+        self.drops.handle_other_counter();
+        self.rewind(now, flight, beats, Rewind::Disconnected)
+    }
+
+    /// A heartbeat begins with this lease; the one before it began at `last`.
+    pub(super) fn handle_begin(
+        &mut self,
+        now: Time,
+        lease: Duration,
+        last: Option<Time>,
+        probe: &Probe,
+        gap: Duration,
+    ) {
+        if last.is_none_or(|last| now.since(last) > spacing(gap, lease) + GRACE) {
+            self.series = now;
+        }
+        self.ask_again = None;
+        self.uncovered = match self.uncovered {
+            Some((first, last)) if now < first => Some((first, last)),
+            Some((_, last)) if now < last => Some((last, last)),
+            Some(_) | None => None,
+        };
+        self.lag.handle_begin(probe.number());
+    }
+
+    /// A heartbeat of this connection was answered. `was_late`: that was told already.
+    pub(super) fn handle_pong(
+        &mut self,
+        now: Time,
+        (probe, was_late): (&Probe, bool),
+        pong: &Pong,
+        flight: Flight,
+        epoch: u64,
+        beats: &Heartbeats,
+    ) -> Outcome {
+        if now.since(probe.begun()) > probe.lease() {
+            self.answer = Answer::Unanswered;
+            let rewind = (!was_late).then(|| self.rewind(now, flight, beats, Rewind::Late));
+            return Outcome { rewind, ..Outcome::default() };
+        }
+        self.answer = match pong.verdict {
+            Verdict::Up => {
+                Answer::Up { begun: probe.begun(), until: probe.begun() + probe.lease(), window: pong.window }
+            }
+            verdict => Answer::Held { verdict },
+        };
+        if pong.window == 0 && pong.ask_again_ms > 0 {
+            self.ask_again = Some(now + Duration::from_millis(u64::from(pong.ask_again_ms)));
+        }
+        if let Some(cause) = self.other_life(pong) {
+            return Outcome { rewind: Some(self.rewind(now, flight, beats, cause)), ..Outcome::default() };
+        }
+        match self.answer {
+            Answer::Up { .. } => self.handle_good(now, probe, pong, flight, epoch, beats),
+            Answer::Unanswered | Answer::Held { .. } => Outcome::default(),
+        }
+    }
+
+    /// Time has passed. `late`: a heartbeat has become late.
+    pub(super) fn handle_time(
+        &mut self,
+        now: Time,
+        late: bool,
+        flight: Flight,
+        lease: Duration,
+        beats: &Heartbeats,
+    ) -> Option<Rewind> {
+        // This host stood still when something had to be covered: an outage may have come and gone in the meantime.
+        let spaced = beats.last_begun().map_or(Time::ZERO, |last| last + spacing(beats.gap(), lease));
+        let stood_still = self.uncovered.is_some_and(|(first, _)| now > first.max(spaced) + lease.max(GRACE));
+        if !late && !stood_still {
+            return None;
+        }
+        self.answer = Answer::Unanswered;
+        Some(self.rewind(now, flight, beats, Rewind::Late))
+    }
+
+    /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way before them.
+    pub(super) fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
+        // Not before they have landed: an outage that begins while they are on their way must make that heartbeat late.
+        let landed = now + self.lag.grace(now);
+        self.uncovered = Some((self.uncovered.map_or(landed, |(first, _)| first), landed));
+        self.lag.handle_released(now, cost, first);
+    }
+
+    /// A datagram was refused: by the far end (ICMP), or by this system for want of a route.
+    pub(super) fn handle_refused(&mut self, now: Time, flight: Flight, beats: &Heartbeats) -> Rewind {
+        if matches!(self.answer, Answer::Up { .. }) {
+            // Before the test is due nothing new is under way: what is reported belongs to the batch that was refused already.
+            let count = match self.refusals {
+                None => 1,
+                Some(Refusals { count, test }) if now < test => count,
+                Some(Refusals { count, .. }) => count + 1,
+            };
+            self.refusals = Some(Refusals { count, test: now + REFUSED_PAUSE });
+        }
+        let backoff = self.backoff;
+        let rewind = self.rewind(now, flight, beats, Rewind::Refused);
+        // The pause between tests is this state's own backoff.
+        self.backoff = backoff;
+        if let Answer::Up { until, .. } = &mut self.answer {
+            *until = now;
+        }
+        rewind
+    }
+
+    /// Replies have stopped: what was sent may have led nowhere.
+    pub(super) fn handle_silence(&mut self, now: Time, flight: Flight, beats: &Heartbeats) -> Rewind {
+        self.rewind(now, flight, beats, Rewind::Silence)
+    }
+
+    /// What may be released at this moment.
+    pub(super) fn permit(&self, now: Time, lease: Duration, epoch: u64, beats: &Heartbeats) -> Option<Permit> {
+        let Answer::Up { begun, until, window } = self.answer else {
+            return None;
+        };
+        // What goes out long after the newest heartbeat began could be swallowed by an outage that began in between and is over before one that
+        // follows would be late. With something uncovered the next one is on its way.
+        let fresh = beats.last_begun()? + spacing(beats.gap(), lease);
+        let until = if self.uncovered.is_some() { until } else { until.min(fresh) };
+        let paused = now < self.backoff.until || self.refusals.is_some_and(|refusals| now < refusals.test);
+        if begun < self.series.max(self.landed) || now >= until || paused || window == 0 {
+            return None;
+        }
+        Some(Permit { until, window: self.drops.narrowed(window), single: self.refusals.is_some(), epoch })
+    }
+
+    /// When the next heartbeat begins if the last one began at `last`.
+    pub(super) fn next_heartbeat(&self, last: Time, work: Work, lease: Duration, beats: &Heartbeats) -> Time {
+        let idle = last + beats.settings.interval;
+        let held = matches!(self.answer, Answer::Held { .. });
+        let hurry = work.hurry.then_some(Time::ZERO);
+        let asked = [work.unsent, hurry].into_iter().flatten().min().filter(|_| !held);
+        let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
+        let asked = asked.map(|at| at.max(pause).max(self.landed).max(self.ask_again.unwrap_or_default()));
+        // Whatever else is to be waited for, and also while remoted does not read: an outage may swallow what is on its way to its socket.
+        let landed = self.uncovered.map(|(first, _)| first);
+        let Some(wanted) = asked.into_iter().chain(landed).min() else {
+            return idle;
+        };
+        let spacing = if beats.are_answered() { beats.gap() } else { spacing(beats.gap(), lease) };
+        (last + spacing).max(wanted).min(idle)
+    }
+
+    /// What stands between a connected client and remoted.
+    pub(super) fn standing(&self) -> Standing {
+        match self.answer {
+            Answer::Unanswered => Standing::Unanswered,
+            Answer::Up { .. } => {
+                let refused = self.refusals.is_some_and(|refusals| refusals.count >= REFUSALS_TOLD);
+                if refused { Standing::Refused } else { Standing::Up }
+            }
+            Answer::Held { verdict } => Standing::Remote(verdict),
+        }
+    }
+
+    /// Whether remoted's socket, and with it what lay there, is gone.
+    fn other_life(&mut self, pong: &Pong) -> Option<Rewind> {
+        match pong.verdict {
+            Verdict::NoProcess(_) | Verdict::NoSocket(_) => {
+                let fresh = self.incarnation.take().is_some();
+                self.forget_path();
+                fresh.then_some(Rewind::Gone)
+            }
+            Verdict::Up | Verdict::Stopped | Verdict::Stalled | Verdict::Starting(_) => {
+                let before = self.incarnation.replace(pong.incarnation);
+                if before == Some(pong.incarnation) {
+                    return None;
+                }
+                self.forget_path();
+                before.is_some().then_some(Rewind::Incarnation)
+            }
+        }
+    }
+
+    /// What was learnt of one incarnation says nothing of the next.
+    fn forget_path(&mut self) {
+        self.drops = Drops::new();
+        self.refusals = None;
+    }
+
+    fn handle_good(
+        &mut self,
+        now: Time,
+        probe: &Probe,
+        pong: &Pong,
+        flight: Flight,
+        epoch: u64,
+        beats: &Heartbeats,
+    ) -> Outcome {
+        let others_drops = match self.drops.handle_count(now, pong.drops, flight.is_open(), probe.epoch == epoch) {
+            Finding::Ours => {
+                self.lag.handle_drops(now);
+                let rewind = Some(self.rewind(now, flight, beats, Rewind::Drops));
+                return Outcome { rewind, ..Outcome::default() };
+            }
+            Finding::Others(count) => {
+                self.lag.handle_drops(now);
+                count
+            }
+            Finding::Nothing => 0,
+        };
+        self.lag.handle_good(now, pong);
+        if probe.epoch == epoch {
+            let took = now.since(probe.begun());
+            let good = Good { begun: probe.begun(), released: probe.released, usual: probe.usual, took };
+            self.proof.handle_good(good, pong, self.lag.grace(now));
+        }
+        let confirm = self.proof.redeem(pong.read).filter(|&seq| seq > flight.oldest);
+        if confirm.is_some() {
+            self.backoff = Backoff::default();
+            self.refusals = None;
+            self.drops.handle_confirmed();
+        }
+        Outcome { rewind: None, confirm, doubtful: self.drops.is_doubtful(), others_drops }
+    }
+
+    /// Datagrams released so far count as never sent, and their heartbeats prove nothing any more.
+    fn rewind(&mut self, now: Time, flight: Flight, beats: &Heartbeats, cause: Rewind) -> Rewind {
+        self.uncovered = None;
+        self.lag.handle_break();
+        self.proof = Proof::default();
+        if flight.is_open() {
+            // What is on its way must have landed before it is sent again: only in remoted's queue can the server see it.
+            let landing = beats.rtt.allowance().min(BACKOFF_MAX) + GRACE;
+            let series = match self.backoff.rewinds {
+                0 => Duration::ZERO,
+                before => BACKOFF_MIN * (1 << (before - 1).min(6)),
+            };
+            self.backoff.until = now + series.min(BACKOFF_MAX).max(landing);
+            self.backoff.rewinds += 1;
+            self.landed = now + landing;
+        }
+        cause
+    }
+}
+
+/// Between the beginnings of two heartbeats while there is something to do, answers or not.
+fn spacing(gap: Duration, lease: Duration) -> Duration {
+    gap.max(lease / BEATS_PER_LEASE)
+}
