@@ -165,3 +165,130 @@ fn nothing_unwraps_outside_of_tests_and_every_file_says_what_it_is_for() {
     }
     assert!(unwraps.is_empty(), "{unwraps:?}");
 }
+
+/// More than one page is not read.
+const README_WORDS_MAX: usize = 900;
+/// Columns of a line of Markdown.
+const COLUMNS_MAX: usize = 119;
+/// Pages that may have longer lines: tables of what is where.
+const WIDE: [&str; 1] = ["architecture.md"];
+/// What makes a line of the log above `debug`.
+const LOGS: [&str; 4] = ["log::info!(", "log::warn!(", "log::error!(", "warn(format!("];
+/// Shorter pieces of a log line, between what varies in it, say too little.
+const PIECE_CHARS_MIN: usize = 6;
+
+/// The Markdown pages with their texts, the README among them.
+fn pages() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let entries = fs::read_dir(root.join("docs")).expect("docs can be read");
+    let docs = entries.map(|entry| entry.expect("docs can be read").path());
+    let paths = docs.chain([root.join("README.md")]).filter(|path| path.extension().is_some_and(|end| end == "md"));
+    paths.map(|path| (path.clone(), fs::read_to_string(&path).expect("it is text"))).collect()
+}
+
+/// The manual page without the escapes of its language.
+fn manual() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ossec-broker.8");
+    let text = fs::read_to_string(path).expect("there is a manual");
+    text.replace("\\-", "-").replace("\\(dq", "\"")
+}
+
+/// The name that a heading has in a link.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || "-_ ".contains(*c);
+    heading.trim_start_matches('#').trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+}
+
+#[test]
+fn the_readme_is_one_page_and_lines_of_markdown_are_short() {
+    for (path, text) in pages() {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        if name == "README.md" {
+            let words = text.split_whitespace().count();
+            assert!(words <= README_WORDS_MAX, "the README has {words} words");
+        }
+        if WIDE.contains(&&*name) {
+            continue;
+        }
+        for (number, line) in (1..).zip(text.lines()) {
+            let columns = line.chars().count();
+            assert!(columns <= COLUMNS_MAX, "{name}:{number} has {columns} columns");
+        }
+    }
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    for (path, text) in pages() {
+        for (at, _) in text.match_indices("](") {
+            let link = text[at + 2..].split(')').next().unwrap_or("");
+            if link.contains("://") {
+                continue;
+            }
+            let (file, part) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            assert!(target.exists(), "{}: {link} leads nowhere", path.display());
+            if !part.is_empty() {
+                let text = fs::read_to_string(&target).expect("it is text");
+                let found = text.lines().any(|line| line.starts_with('#') && anchor(line) == part);
+                assert!(found, "{}: {link} names no heading", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_manual_has_the_options_of_the_help_and_no_others() {
+    let manual = manual();
+    for role in ["client", "server", "check", "genkey"] {
+        let help = std::process::Command::new(env!("CARGO_BIN_EXE_ossec-broker")).args([role, "--help"]).output();
+        let help = String::from_utf8(help.expect("the broker starts").stdout).expect("it is text");
+        // `  -v, --verbose     say more`; the rest of a text stands further to the right.
+        let rows = help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|row| row.starts_with('-'));
+        let mut offered: Vec<&str> =
+            rows.filter_map(|row| row.split(' ').find_map(|word| word.strip_prefix("--"))).collect();
+        offered.retain(|option| *option != "help,");
+        let section = manual.split(&format!("\n.Ss {role}\n")).nth(1).expect("the role has a section");
+        let section = section.split("\n.Sh ").next().and_then(|rest| rest.split("\n.Ss ").next()).unwrap_or("");
+        // `.It Fl v , Fl -verbose`
+        let items = section.lines().filter_map(|line| line.strip_prefix(".It Fl "));
+        let mut described: Vec<&str> =
+            items.filter_map(|item| item.split(' ').find_map(|word| word.strip_prefix('-'))).collect();
+        offered.sort_unstable();
+        described.sort_unstable();
+        assert_eq!(described, offered, "{role}");
+    }
+}
+
+/// The text of the string literal that `code` begins with, if it does.
+fn literal(code: &str) -> Option<String> {
+    let mut rest = code.trim_start().strip_prefix('"')?.chars();
+    let mut text = String::new();
+    loop {
+        match rest.next()? {
+            '"' => return Some(text),
+            '\\' => match rest.next()? {
+                // A line that goes on below.
+                '\n' => rest = rest.as_str().trim_start().chars(),
+                escaped => text.push(escaped),
+            },
+            other => text.push(other),
+        }
+    }
+}
+
+#[test]
+fn the_manual_has_what_is_logged_without_an_option() {
+    let manual = manual().replace('\n', " ");
+    for (_, path, text) in files() {
+        for logs in LOGS {
+            for line in text.match_indices(logs).filter_map(|(at, _)| literal(&text[at + logs.len()..])) {
+                // What varies stands in braces.
+                let pieces = line.split('{').map(|piece| piece.split_once('}').map_or(piece, |(_, fixed)| fixed));
+                for piece in pieces.filter(|piece| piece.len() >= PIECE_CHARS_MIN) {
+                    assert!(manual.contains(piece.trim()), "{}: {line:?} is not in the manual", path.display());
+                }
+            }
+        }
+    }
+}
