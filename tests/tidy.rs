@@ -280,7 +280,7 @@ fn literal(code: &str) -> Option<String> {
 #[test]
 fn the_manual_has_what_is_logged_without_an_option() {
     let manual = manual().replace('\n', " ");
-    for (_, path, text) in files() {
+    for File { path, text, .. } in files() {
         for logs in LOGS {
             for line in text.match_indices(logs).filter_map(|(at, _)| literal(&text[at + logs.len()..])) {
                 // What varies stands in braces.

@@ -1,108 +1,82 @@
 //! The server's whole logic: verdict, windows and the streams of transport tcp as one state machine.
 //!
 //! ```text
-//!                      ┌───────────┐ ◄── handle_sample ── remoted
-//!   client ── ping ──► │ responder │ ── pong ──► client
-//!                      │           │
-//!   client ── data ──► │  streams  │ ── poll, handle_injected ──► remoted's socket
-//!                      └───────────┘ ── poll_told: where to go on, what was read ──► client
+//!                      ┌─────────────────────┐
+//!                      │        judge        │ ◄── handle_sample ── remoted
+//!   client ── ping ──► │   judge, windows    │ ── pong ──► client
+//!   client ── data ──► │ streams, pacing     │ ── poll, handle_injected ──► remoted's socket
+//!                      └─────────────────────┘ ── poll_told: where to go on, what was read ──► client
 //! ```
 //!
-//! The serving thread calls one method for each thing that comes in and does the input and output; the simulation does the same on virtual time.
+//! * `judge`: the verdict and F, from samples of remoted.
+//! * `windows`: how much each client may have under way; injection is one client among the others.
+//! * `streams`: datagrams that wait for injection, and what became of injected ones.
+//! * `pacing`: how much is injected behind each sample. `overflow`: whether remoted's socket drops.
 //!
-//! **Steps.** Something is injected only right behind a sample, one step behind each: what the sample shows of remoted holds for the few
-//! microseconds until then. While the socket overflows by others' doing (a drop within the last `CALM`) a step is *careful*: it takes a quarter of
-//! the room that there is, so that others would have to fill the rest while it is sent; where there is none it is one datagram, since of two the
-//! first could be dropped and the second not, and OSSEC would refuse the first ever after. The next one waits until it is known what became of it.
-//! If something was dropped meanwhile, it is injected again; but not for longer than `PATIENCE` in a row.
+//! The serving thread calls one method for each thing that comes in and does the input and output; the simulation does the same on virtual time.
 
 pub mod allotment;
 pub mod conversation;
-pub mod destination;
+pub mod delivery;
 pub mod judge;
+mod overflow;
+mod pacing;
 pub mod passages;
-pub mod responder;
 pub mod streams;
 #[cfg(test)]
 mod tests;
 pub mod windows;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::proto::server::judge::{Judge, OnTheWay, Sample};
-use crate::proto::server::responder::Responder;
-use crate::proto::server::streams::{Offence, Streams, Told, Volley};
-use crate::proto::terms::Verdict;
-use crate::proto::terms::{ConnectionId, StreamId};
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, LEASE_MAX, StreamId, Verdict};
 use crate::proto::time::Time;
 use crate::proto::wire::{Data, Ping, Pong, Session};
+use delivery::Delivery;
+use judge::{Judge, OnTheWay, Sample};
+use overflow::Overflow;
+use pacing::Pacing;
+use streams::{Offence, Streams, Told, Volley};
+use windows::{Capacity, Demand, Grant, Windows, usable};
 
-/// How long a way that dropped something is used with care.
-const CALM: Duration = Duration::from_secs(10);
-/// While each step is followed by a drop, so long nothing is taken for delivered; after that it counts as doubtful, so that nobody can stop the
-/// streams for ever. It is what a remoted that reads 64 datagrams a second takes for the lot that the kernel frees at once.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// A careful step takes this part of the room at most.
-const CAREFUL_PART: u64 = 4;
-
-/// While something that was injected has not been read, remoted is looked at so soon again, and twice as late each time that shows nothing new.
-const LOOK_GAP_MIN: Duration = Duration::from_millis(1);
-const LOOK_GAP_MAX: Duration = Duration::from_millis(50);
+/// remoted's buffer where the system does not tell: the kernel's default.
+const BUFFER_BYTES_DEFAULT: u64 = 212_992;
+/// No client can have more under way: no receive buffer is larger.
+const CLAIM_BYTES_MAX: u64 = 1 << 32;
+/// Injection asks for windows like one client among the others. Connections are numbered from 0.
+const INJECTOR: ConnectionId = ConnectionId::MAX;
+/// Nothing is under way between injection and remoted's socket: it uses a grant at once, or asks for another.
+const INJECTION_LEASE: Duration = Duration::from_millis(5);
+/// While clients wait for remoted: how often to look without being asked, so that they are told soon.
+const WATCH_GAP: Duration = Duration::from_millis(500);
+/// While datagrams wait in remoted's socket: often enough that a socket which fills as fast as it is read is not taken for one that stands still.
+const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
 
 /// The server's logic. See the head of this file.
 #[derive(Debug)]
 pub struct ServerCore {
-    responder: Responder,
+    judge: Judge,
+    windows: Windows,
+    overflow: Overflow,
     streams: Streams,
-    drops: u64,
-    /// What was on its way to whatever socket when that was looked at last.
-    on_the_way: Option<OnTheWay>,
-    /// When something was seen to have been dropped last.
-    dropped: Option<Time>,
-    /// Since when each step was followed by a drop, or could not be taken for one.
-    impatient_since: Option<Time>,
-    /// Most datagrams of a step.
-    step_max: usize,
-    /// What may be injected behind the newest sample.
-    step: Option<Step>,
-    look_gap: Duration,
+    pacing: Pacing,
+    /// F at the newest sample.
     read: u64,
     sampled: Time,
 }
 
-/// How a client's datagrams come to remoted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// The client sends them to this address of the server's host, if that is known and matters.
-    Direct(Option<IpAddr>),
-    /// They come over the connection, and this server injects them.
-    Injected,
-}
-
-/// A step that is not over.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    /// How many more datagrams.
-    datagrams: usize,
-    /// How much more, in buffer cost; none of it was used: one datagram, whatever it costs.
-    bytes: u64,
-    is_fresh: bool,
-}
-
 impl ServerCore {
-    /// One that has seen nothing. `settle`: how long remoted counts as starting. `step_max`: how many datagrams the system surely takes in a row.
-    pub fn new(settle: Duration, step_max: usize) -> Self {
+    /// A core that has seen nothing. `settle`: how long remoted counts as starting. `step_datagrams_max`: how many datagrams the system surely takes
+    /// in a row.
+    pub fn new(settle: Duration, step_datagrams_max: usize) -> Self {
         Self {
-            responder: Responder::new(settle),
+            judge: Judge::new(settle),
+            windows: Windows::default(),
+            overflow: Overflow::default(),
             streams: Streams::default(),
-            drops: 0,
-            on_the_way: None,
-            dropped: None,
-            impatient_since: None,
-            step_max,
-            step: None,
-            look_gap: LOOK_GAP_MIN,
+            pacing: Pacing::new(step_datagrams_max),
             read: 0,
             sampled: Time::ZERO,
         }
@@ -110,7 +84,7 @@ impl ServerCore {
 
     /// What the newest sample led to.
     pub const fn judge(&self) -> &Judge {
-        self.responder.judge()
+        &self.judge
     }
 
     /// Takes in a sample. `on_the_way`: what has not come to a socket, if that was looked at.
@@ -118,66 +92,44 @@ impl ServerCore {
     /// Until [`Self::end_step`] something may be injected, unless the sample shows that remoted is not where it was found: `lost`.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample, on_the_way: Option<OnTheWay>, lost: bool) {
         self.sampled = now;
-        self.responder.handle_sample(now, sample);
-        let judge = self.responder.judge();
-        let (life, read, queue) = (judge.incarnation(), judge.read(), judge.queue());
-        let dropped_before = self.on_the_way.zip(on_the_way).is_some_and(|(before, now)| now.dropped > before.dropped);
-        let has_dropped = judge.drops() > self.drops || dropped_before;
-        if judge.drops() < self.drops {
-            // Another life, whose socket has dropped nothing.
-            self.dropped = None;
+        self.judge.handle_sample(now, sample);
+        let (life, read, queue) = (self.judge.incarnation(), self.judge.read(), self.judge.queue());
+        let has_dropped = self.overflow.handle_sample(now, self.judge.drops(), on_the_way);
+        let is_up = self.judge.verdict() == Verdict::Up;
+        if is_up {
+            self.windows.handle_queue(now, self.judge.backlog(), self.overflow.is_in_socket(now));
         }
-        (self.drops, self.on_the_way) = (judge.drops(), on_the_way);
-        let puts_off = (has_dropped || self.queue_room() == 0) && self.is_patient(now);
+        let puts_off = self.pacing.puts_off(now, has_dropped, &self.overflow, self.is_busy());
         if has_dropped {
-            self.dropped = Some(now);
             self.streams.handle_drop(puts_off);
         }
         let unread = self.streams.unread_cost();
         let progress = self.streams.handle_sample(life, read, queue);
         if progress.whole || !self.is_busy() {
-            self.impatient_since = None;
+            self.pacing.handle_calm();
         }
         let news = progress.more || has_dropped || read != self.read || self.streams.unread_cost() < unread;
-        self.look_gap = if news { LOOK_GAP_MIN } else { (2 * self.look_gap).min(LOOK_GAP_MAX) };
+        self.pacing.handle_news(news);
         self.read = read;
-        self.step = if lost || puts_off { None } else { self.begin_step(now) };
-    }
-
-    /// A drop is a reason to wait, and to inject again: it has not been one for long.
-    fn is_patient(&mut self, now: Time) -> bool {
-        self.is_busy() && now.since(*self.impatient_since.get_or_insert(now)) < PATIENCE
-    }
-
-    /// How many datagrams the system surely takes: what waits there has not come to a socket yet.
-    fn queue_room(&self) -> usize {
-        self.step_max.saturating_sub(self.on_the_way.map_or(0, |on_the_way| on_the_way.longest))
-    }
-
-    fn begin_step(&self, now: Time) -> Option<Step> {
-        if self.responder.judge().verdict() != Verdict::Up {
-            return None;
+        if lost || puts_off || !is_up {
+            self.pacing.end_step();
+        } else {
+            self.pacing.begin_step(now, &self.overflow, self.streams.is_unsettled(), self.room());
         }
-        let is_careful = self.dropped.is_some_and(|dropped| now.since(dropped) < CALM);
-        if is_careful && self.streams.is_unsettled() {
-            return None;
-        }
-        let bytes = if is_careful { self.responder.room() / CAREFUL_PART } else { u64::MAX };
-        Some(Step { datagrams: self.queue_room().max(1), bytes, is_fresh: true })
     }
 
     /// No more is injected before the next sample.
     pub const fn end_step(&mut self) {
-        self.step = None;
+        self.pacing.end_step();
     }
 
     /// A connection is gone.
     pub fn handle_gone(&mut self, now: Time, connection: ConnectionId) {
-        self.responder.handle_gone(connection);
+        self.windows.handle_gone(connection);
         self.streams.handle_gone(now, connection);
     }
 
-    /// Answers a heartbeat. See [`Responder::handle_ping`].
+    /// Answers a client at this address from the newest sample. `gap`: least time between the beginnings of two heartbeats.
     pub fn handle_ping(
         &mut self,
         now: Time,
@@ -187,13 +139,29 @@ impl ServerCore {
         ping: &Ping,
         gap: Duration,
     ) -> Pong {
-        match delivery {
-            Delivery::Direct(to) => self.responder.handle_ping(now, connection, address, to, ping, gap),
+        let (destination, ping) = match delivery {
+            Delivery::Direct(to) => (to, *ping),
             // A window for its datagrams would keep room in remoted's buffer from this server, which injects them.
-            Delivery::Injected => {
-                let ping = Ping { unsent: 0, unconfirmed_cost: 0, ..*ping };
-                self.responder.handle_ping(now, connection, address, None, &ping, gap)
-            }
+            Delivery::Injected => (None, Ping { unsent: 0, unconfirmed_cost: 0, ..*ping }),
+        };
+        let verdict = self.judge.verdict_at(destination);
+        let grant = if verdict == Verdict::Up {
+            self.grant(now, demand(connection, address, &ping), ping.unsent_cost())
+        } else {
+            Grant::NONE
+        };
+        Pong {
+            number: ping.number,
+            verdict,
+            incarnation: self.judge.incarnation(),
+            pid: self.judge.pid(),
+            read: self.judge.read(),
+            queue: self.judge.queue(),
+            drops: self.judge.drops(),
+            window: grant.window,
+            gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
+            ask_again_ms: u32::try_from(grant.ask_again.as_millis()).unwrap_or(u32::MAX),
+            active: u32::try_from(self.windows.active(now)).unwrap_or(u32::MAX),
         }
     }
 
@@ -217,8 +185,7 @@ impl ServerCore {
     /// Datagrams of a client.
     pub fn handle_data(&mut self, connection: ConnectionId, data: Data) -> Result<(), Offence> {
         if self.streams.waiting_cost() == 0 {
-            // The last look is old.
-            self.look_gap = LOOK_GAP_MIN;
+            self.pacing.handle_work();
         }
         self.streams.handle_data(connection, data)
     }
@@ -226,25 +193,28 @@ impl ServerCore {
     /// The next datagrams to inject, if remoted can take them at this moment.
     pub fn poll(&mut self, now: Time) -> Option<Volley<'_>> {
         let Some(next) = self.streams.next_cost() else {
-            self.responder.handle_injected_all();
+            // Others need not share with injection.
+            self.windows.handle_gone(INJECTOR);
             return None;
         };
-        let step = self.step.filter(|step| step.datagrams > 0)?;
-        let bytes = if step.is_fresh { step.bytes.max(next) } else { step.bytes };
-        let need = self.streams.waiting_cost().min(bytes);
-        let room = self.responder.handle_injection(now, next, need, self.streams.unread_cost());
-        self.streams.poll(room.min(bytes), step.datagrams)
+        let (datagrams, bytes) = self.pacing.left(next)?;
+        let unread = self.streams.unread_cost();
+        let demand = Demand {
+            client: INJECTOR,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            wants: true,
+            next_cost: next,
+            unconfirmed_cost: unread,
+            lease: INJECTION_LEASE,
+        };
+        let window = self.grant(now, demand, self.streams.waiting_cost().min(bytes)).window;
+        self.streams.poll(window.saturating_sub(unread).min(bytes), datagrams)
     }
 
     /// The first `count` datagrams of the volley that [`Self::poll`] gave were injected.
     pub fn handle_injected(&mut self, count: usize) {
         let cost = self.streams.handle_injected(count);
-        if let Some(step) = &mut self.step {
-            step.datagrams = step.datagrams.saturating_sub(count);
-            step.bytes = step.bytes.saturating_sub(cost);
-            step.is_fresh &= count == 0;
-        }
-        self.look_gap = LOOK_GAP_MIN;
+        self.pacing.handle_injected(count, cost);
     }
 
     /// Nothing of this stream can be injected. The connection that is to be told so, if there is one.
@@ -282,14 +252,51 @@ impl ServerCore {
         self.streams.poll_told()
     }
 
-    /// When to look at remoted unasked.
+    /// When to look at remoted unasked: for the sake of clients that wait, of a queue in remoted's socket, and of what is to be injected or read.
     pub fn next_look(&self) -> Option<Time> {
-        let gap = match (self.is_busy(), self.responder.judge().verdict(), self.responder.watch_gap()) {
-            (true, Verdict::Up | Verdict::Stalled, gap) => {
-                Some(gap.map_or(self.look_gap, |gap| gap.min(self.look_gap)))
-            }
-            (_, _, gap) => gap,
+        let verdict = self.judge.verdict();
+        let watch = match verdict {
+            Verdict::Up if self.judge.queue() == 0 => None,
+            Verdict::Up | Verdict::Stalled => Some(QUEUE_WATCH_GAP),
+            Verdict::NoProcess(_) | Verdict::NoSocket(_) | Verdict::Stopped | Verdict::Starting(_) => Some(WATCH_GAP),
         };
-        gap.map(|gap| self.sampled + gap)
+        let may_read = matches!(verdict, Verdict::Up | Verdict::Stalled);
+        let pace = (self.is_busy() && may_read).then(|| self.pacing.look_gap());
+        let gap = watch.into_iter().chain(pace).min()?;
+        Some(self.sampled + gap)
+    }
+
+    /// What surely fits into remoted's socket as the newest sample shows it, in bytes.
+    fn room(&self) -> u64 {
+        usable(self.buffer()).saturating_sub(self.judge.backlog())
+    }
+
+    fn buffer(&self) -> u64 {
+        self.judge.buffer().unwrap_or(BUFFER_BYTES_DEFAULT)
+    }
+
+    fn grant(&mut self, now: Time, demand: Demand, need: u64) -> Grant {
+        if self.judge.verdict() != Verdict::Up {
+            return Grant::NONE;
+        }
+        let capacity = Capacity {
+            buffer: self.buffer(),
+            queue: self.judge.backlog(),
+            overflows: self.overflow.is_in_socket(now),
+            reads: self.judge.is_reading(now),
+        };
+        self.windows.handle_demand(now, demand, need.min(CLAIM_BYTES_MAX), capacity)
+    }
+}
+
+/// What a heartbeat asks for. What a client says of itself is believed within reason.
+fn demand(client: ConnectionId, address: IpAddr, ping: &Ping) -> Demand {
+    Demand {
+        client,
+        address,
+        wants: ping.unsent > 0,
+        next_cost: u64::from(ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX))),
+        unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
+        lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
     }
 }

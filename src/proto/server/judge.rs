@@ -2,7 +2,7 @@
 //!
 //! The server looks at remoted each time a client asks (a [`Sample`]), and this room draws the conclusions: whether remoted is up
 //! ([`Judge`]), how much it has read, and how much each client may have under way so that remoted's socket never overflows
-//! ([`Windows`]). Both together answer a heartbeat ([`Responder`]). It does no input or output; the moment comes with each call.
+//! (`windows`). Both together answer a heartbeat . It does no input or output; the moment comes with each call.
 //!
 //! | verdict | when |
 //! |---|---|

@@ -1,3 +1,5 @@
+mod heartbeats;
+
 use super::*;
 use crate::proto::server::judge::{Owner, Presence, Socket};
 use crate::proto::terms::{Seq, SessionName};

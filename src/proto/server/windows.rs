@@ -21,6 +21,8 @@ mod ledger;
 mod tests;
 mod waiting;
 
+pub use ledger::Demand;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{ConnectionId, LAG_MAX};
 use crate::proto::time::Time;
 use ledger::{Client, Ledger};
+
 use waiting::{Ticket, Waiter, Waiting};
 
 /// A smaller share would cost more in heartbeats than it carries.
@@ -54,24 +57,7 @@ const INFLATION_MAX: f64 = 4.0;
 /// Less than this under way says nothing of the cost of a datagram.
 const INFLATION_BYTES_MIN: u64 = 8 * 832;
 
-/// What a client asks for.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// Who asks.
-    pub client: ConnectionId,
-    /// Where it asks from.
-    pub address: IpAddr,
-    /// It has something to send.
-    pub wants: bool,
-    /// Buffer cost of its next datagram, in bytes.
-    pub next_cost: u64,
-    /// Buffer cost of what it has released and not confirmed, in bytes.
-    pub unconfirmed_cost: u64,
-    /// How long a grant lives at the client.
-    pub lease: Duration,
-}
-
-/// What it gets.
+/// What a demand gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Bound of what is released and not confirmed, in bytes of buffer cost.
@@ -80,9 +66,14 @@ pub struct Grant {
     pub ask_again: Duration,
 }
 
+impl Grant {
+    /// Nothing, and no advice.
+    pub(super) const NONE: Self = Self { window: 0, ask_again: Duration::ZERO };
+}
+
 /// remoted's receive buffer.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct Capacity {
     /// Its size in bytes.
     pub buffer: u64,
     /// What lies in it, in bytes.
@@ -133,14 +124,15 @@ impl Default for Windows {
 
 impl Windows {
     /// Grants a window, or says when to ask again, to a client that has to send `need` bytes of buffer cost.
-    pub fn handle_request_for(&mut self, now: Time, request: Request, need: u64, room: Room) -> Grant {
-        let id = request.client;
+    pub fn handle_demand(&mut self, now: Time, demand: Demand, need: u64, capacity: Capacity) -> Grant {
+        let id = demand.client;
         self.ledger.settle(now);
         self.sweep(now);
-        self.note(&request, need);
-        let room = self.deflated(room);
-        let window = if request.wants { self.window(now, &request, room) } else { self.renewal(now, &request, room) };
-        let ask_again = if request.wants && window == 0 { self.patience(now, id, room) } else { Duration::ZERO };
+        self.note(&demand, need);
+        let capacity = self.deflated(capacity);
+        let window =
+            if demand.wants { self.window(now, &demand, capacity) } else { self.renewal(now, &demand, capacity) };
+        let ask_again = if demand.wants && window == 0 { self.patience(now, id, capacity) } else { Duration::ZERO };
         if let Some(client) = self.ledger.get_mut(id) {
             client.due = now + ask_again;
             if let Some(ticket) = client.ticket {
@@ -148,7 +140,7 @@ impl Windows {
             }
         }
         if window > 0 {
-            self.ledger.book(id, window, request.lease);
+            self.ledger.book(id, window, demand.lease);
         }
         Grant { window, ask_again }
     }
@@ -188,13 +180,13 @@ impl Windows {
     }
 
     /// Writes down what a client says of itself.
-    fn note(&mut self, request: &Request, need: u64) {
-        self.ledger.note(request, need);
-        self.set_wants(request.client, request.wants);
-        if request.wants {
-            self.largest_cost = self.largest_cost.max(request.next_cost);
+    fn note(&mut self, demand: &Demand, need: u64) {
+        self.ledger.note(demand, need);
+        self.set_wants(demand.client, demand.wants);
+        if demand.wants {
+            self.largest_cost = self.largest_cost.max(demand.next_cost);
         }
-        if let Some(client) = self.ledger.get(request.client)
+        if let Some(client) = self.ledger.get(demand.client)
             && let Some(ticket) = client.ticket
         {
             self.waiting.handle_shown(ticket, client.shown);
@@ -263,55 +255,55 @@ impl Windows {
         }
     }
 
-    fn window(&mut self, now: Time, request: &Request, room: Room) -> u64 {
-        let half = room.buffer / 2;
-        let others = self.ledger.booked_by_others(request.client);
-        let useful = self.useful(room);
-        let mut free = self.free(request.client, room);
-        if room.reads && self.is_filled_by_others(room) {
+    fn window(&mut self, now: Time, demand: &Demand, capacity: Capacity) -> u64 {
+        let half = capacity.buffer / 2;
+        let others = self.ledger.booked_by_others(demand.client);
+        let useful = self.useful(capacity);
+        let mut free = self.free(demand.client, capacity);
+        if capacity.reads && self.is_filled_by_others(capacity) {
             // To wait for room would be to wait for ever. While it overflows, waiting is even harmful: the kernel frees what was read in lots,
             // and a release that follows what is seen to be read would always come between two lots, when nothing fits.
-            let anyway = if room.overflows { half } else { useful };
+            let anyway = if capacity.overflows { half } else { useful };
             free = free.max(anyway.min(half.saturating_sub(others)));
         }
-        let window = if self.takes_turns(room) {
+        let window = if self.takes_turns(capacity) {
             let each = half / useful / self.hosts_wanting.max(1);
-            if !self.has_turn(now, request, free, useful, each) {
+            if !self.has_turn(now, demand, free, useful, each) {
                 return 0;
             }
             useful
         } else {
-            self.end_turn(request.client);
-            self.share(request, half)
+            self.end_turn(demand.client);
+            self.share(demand, half)
         };
-        let window = free.min(window).min(self.wish(request.client, room));
-        let window = if window >= request.next_cost.max(1) {
+        let window = free.min(window).min(self.wish(demand.client, capacity));
+        let window = if window >= demand.next_cost.max(1) {
             window
-        } else if others == 0 && (room.queue == 0 || room.queue + request.next_cost <= usable(room.buffer)) {
+        } else if others == 0 && (capacity.queue == 0 || capacity.queue + demand.next_cost <= usable(capacity.buffer)) {
             // Larger than half the buffer, but no other client has anything under way.
-            request.next_cost
+            demand.next_cost
         } else {
             0
         };
         if window > 0 {
-            self.leave(request.client);
-        } else if !self.takes_turns(room) {
-            self.join(request.client);
+            self.leave(demand.client);
+        } else if !self.takes_turns(capacity) {
+            self.join(demand.client);
         }
         window
     }
 
     /// Equal shares would be too small to be useful.
-    fn takes_turns(&self, room: Room) -> bool {
+    fn takes_turns(&self, capacity: Capacity) -> bool {
         let hosts = self.hosts_wanting.max(1);
         let most_at_one = (self.wanting + 1).saturating_sub(hosts).max(1);
-        room.buffer / 2 / hosts / most_at_one < self.useful(room)
+        capacity.buffer / 2 / hosts / most_at_one < self.useful(capacity)
     }
 
     /// An equal share.
-    fn share(&self, request: &Request, half: u64) -> u64 {
-        let ticket = self.ledger.get(request.client).and_then(|client| client.ticket);
-        let neighbours = self.hosts.get(&request.address).map_or(1, |host| host.wanting.max(1));
+    fn share(&self, demand: &Demand, half: u64) -> u64 {
+        let ticket = self.ledger.get(demand.client).and_then(|client| client.ticket);
+        let neighbours = self.hosts.get(&demand.address).map_or(1, |host| host.wanting.max(1));
         let share = half / self.hosts_wanting.max(1) / neighbours;
         // Those that want nothing at the moment have what they wanted a moment ago. While that leaves nothing to one that waits, they count.
         if self.waiting.has_others(ticket) { share.min(half / self.ledger.active().max(1) as u64) } else { share }
@@ -320,8 +312,8 @@ impl Windows {
     /// The most that is of use to this client: what it asks for, and as much again as it has under way, so that in a steady stream the next
     /// datagram need not wait for a heartbeat, unless somebody waits for that room; or what would be its share if every client had something
     /// to send.
-    fn wish(&self, id: ConnectionId, room: Room) -> u64 {
-        let share = room.buffer / 2 / self.ledger.len().max(1) as u64;
+    fn wish(&self, id: ConnectionId, capacity: Capacity) -> u64 {
+        let share = capacity.buffer / 2 / self.ledger.len().max(1) as u64;
         let Some(client) = self.ledger.get(id) else {
             return share;
         };
@@ -331,30 +323,30 @@ impl Windows {
 
     /// For one in the middle of a steady stream, which has just sent all it had: it keeps a window, so that its next datagram need not wait for
     /// a heartbeat. Nobody waits for the sake of that.
-    fn renewal(&self, now: Time, request: &Request, room: Room) -> u64 {
-        let Some(client) = self.ledger.get(request.client) else {
+    fn renewal(&self, now: Time, demand: &Demand, capacity: Capacity) -> u64 {
+        let Some(client) = self.ledger.get(demand.client) else {
             return 0;
         };
-        if request.unconfirmed_cost == 0 || client.booked(now) == 0 || self.waiting.has_others(client.ticket) {
+        if demand.unconfirmed_cost == 0 || client.booked(now) == 0 || self.waiting.has_others(client.ticket) {
             return 0;
         }
         // All that are in the middle of something count: of those that stream, only some want more at any moment.
-        let share = room.buffer / 2 / self.ledger.active().max(1) as u64;
-        client.newest().min(share).min(self.free(request.client, room))
+        let share = capacity.buffer / 2 / self.ledger.active().max(1) as u64;
+        client.newest().min(share).min(self.free(demand.client, capacity))
     }
 
     /// Whether it is this client's turn. `free` bytes can be granted, `useful` of them to one; an address may have `each` turns at a time.
-    fn has_turn(&mut self, now: Time, request: &Request, free: u64, useful: u64, each: u64) -> bool {
-        let Some(&Client { address, shown, turn, ticket, .. }) = self.ledger.get(request.client) else {
+    fn has_turn(&mut self, now: Time, demand: &Demand, free: u64, useful: u64, each: u64) -> bool {
+        let Some(&Client { address, shown, turn, ticket, .. }) = self.ledger.get(demand.client) else {
             return false;
         };
         if let Some(began) = turn {
             if now.since(began) < TURN || !self.waiting.has_others(ticket) {
                 return true;
             }
-            self.end_turn(request.client);
+            self.end_turn(demand.client);
         }
-        let ticket = self.join(request.client);
+        let ticket = self.join(demand.client);
         let each = each.max(1);
         let places = |address: &IpAddr| each.saturating_sub(self.hosts.get(address).map_or(0, |host| host.turns));
         // Those before it that are about to ask come first; one that asks later must not keep a turn unused.
@@ -369,16 +361,16 @@ impl Windows {
         if taken > free || neighbours >= places(&address) {
             return false;
         }
-        self.begin_turn(now, request.client);
+        self.begin_turn(now, demand.client);
         true
     }
 
     /// When it is worth asking again: somewhat before those ahead have had their turns. Addresses take turns too: of those ahead at another one
     /// only as many count as at its own, and one.
-    fn patience(&self, now: Time, id: ConnectionId, room: Room) -> Duration {
-        let (half, useful) = ((room.buffer / 2).max(1), self.useful(room));
+    fn patience(&self, now: Time, id: ConnectionId, capacity: Capacity) -> Duration {
+        let (half, useful) = ((capacity.buffer / 2).max(1), self.useful(capacity));
         let ticket = self.ledger.get(id).and_then(|client| client.ticket);
-        let span = if let Some(ticket) = ticket.filter(|_| self.takes_turns(room)) {
+        let span = if let Some(ticket) = ticket.filter(|_| self.takes_turns(capacity)) {
             let most = half.saturating_mul(ASK_AGAIN_MAX.div_duration_f64(TURN) as u64 + 1);
             let rounds = self.waiting.neighbours_ahead(ticket) + 1;
             let (mut ahead, mut counted) = (0, HashMap::new());
@@ -400,35 +392,35 @@ impl Windows {
     }
 
     /// The least window that is worth granting.
-    fn useful(&self, room: Room) -> u64 {
+    fn useful(&self, capacity: Capacity) -> u64 {
         let share = SHARE_DATAGRAMS_MIN * u64::from(buffer_cost(0));
-        share.max(self.largest_cost).min(room.buffer / 2).max(1)
+        share.max(self.largest_cost).min(capacity.buffer / 2).max(1)
     }
 
     /// What may be granted to this client: see the head of this file.
-    fn free(&self, id: ConnectionId, room: Room) -> u64 {
+    fn free(&self, id: ConnectionId, capacity: Capacity) -> u64 {
         // What an expired grant has on its way counts until it has been read.
         let others = self.ledger.under_way_of_others(id);
         // In the queue lies what clients say they have released. What they only may release comes on top of it, and what they do not count
         // any more, because they are about to send it again, lies there too.
-        let strange = room.queue.saturating_sub(self.ledger.said());
-        let room_left = usable(room.buffer).saturating_sub(strange + others);
-        room_left.min((room.buffer / 2).saturating_sub(self.ledger.booked_by_others(id)))
+        let strange = capacity.queue.saturating_sub(self.ledger.said());
+        let room_left = usable(capacity.buffer).saturating_sub(strange + others);
+        room_left.min((capacity.buffer / 2).saturating_sub(self.ledger.booked_by_others(id)))
     }
 
     /// What lies in the queue and no client has sent.
-    const fn foreign(&self, room: Room) -> u64 {
-        room.queue.saturating_sub(self.ledger.under_way())
+    const fn foreign(&self, capacity: Capacity) -> u64 {
+        capacity.queue.saturating_sub(self.ledger.under_way())
     }
 
     /// More than half the buffer is taken by what no client has sent.
-    const fn is_filled_by_others(&self, room: Room) -> bool {
-        self.foreign(room) > room.buffer / 2
+    const fn is_filled_by_others(&self, capacity: Capacity) -> bool {
+        self.foreign(capacity) > capacity.buffer / 2
     }
 
-    fn deflated(&self, room: Room) -> Room {
+    fn deflated(&self, capacity: Capacity) -> Capacity {
         let shrink = |bytes: u64| (bytes as f64 / self.inflation) as u64;
-        Room { buffer: shrink(room.buffer), queue: shrink(room.queue), ..room }
+        Capacity { buffer: shrink(capacity.buffer), queue: shrink(capacity.queue), ..capacity }
     }
 
     /// Forgets who is silent: it must not keep others waiting.

@@ -6,8 +6,8 @@ use mio::Token;
 
 use super::{SAMPLE_GAP_MAX, SAMPLE_GAP_MIN, Server};
 use crate::os::net;
-use crate::proto::server::Delivery;
 use crate::proto::server::conversation::Question;
+use crate::proto::server::delivery::Delivery;
 use crate::proto::server::judge::Sample;
 use crate::proto::terms::Verdict;
 use crate::proto::time::Time;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ossec_broker::proto::client::Transport;
 use ossec_broker::proto::client::routes::Route;
-use ossec_broker::proto::server::Delivery;
+use ossec_broker::proto::server::delivery::Delivery;
 use ossec_broker::proto::server::judge::{Place, Places};
 use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::time::Time;

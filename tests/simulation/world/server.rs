@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use ossec_broker::proto::server::ServerCore;
+use ossec_broker::proto::server::delivery::Delivery;
 use ossec_broker::proto::server::judge::OnTheWay;
-use ossec_broker::proto::server::{Delivery, ServerCore};
 use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::wire::Ping;
 

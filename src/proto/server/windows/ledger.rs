@@ -8,7 +8,6 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Request;
 use super::waiting::Ticket;
 use crate::proto::terms::{ConnectionId, LAG_MAX};
 use crate::proto::time::Time;
@@ -17,6 +16,23 @@ use crate::proto::time::Time;
 const SAID_HOLDS: Duration = Duration::from_secs(1);
 /// Grants remembered for a client; beyond it they are taken together, which only books more than is due.
 const GRANTS_MAX: usize = 8;
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    /// The connection of the client.
+    pub client: ConnectionId,
+    /// The address of the client.
+    pub address: IpAddr,
+    /// It has something to send.
+    pub wants: bool,
+    /// Buffer cost of its next datagram, in bytes.
+    pub next_cost: u64,
+    /// Buffer cost of what it has released and not confirmed, in bytes.
+    pub unconfirmed_cost: u64,
+    /// How long a grant lives at the client.
+    pub lease: Duration,
+}
 
 /// What is known of a client.
 #[derive(Debug)]
@@ -166,10 +182,10 @@ impl Ledger {
     }
 
     /// Writes down what a client says of itself. `need`: what it has to send.
-    pub(super) fn note(&mut self, request: &Request, need: u64) {
+    pub(super) fn note(&mut self, demand: &Demand, need: u64) {
         let (now, emptied) = (self.now, self.emptied);
-        let client = self.clients.entry(request.client).or_insert_with(|| Client {
-            address: request.address,
+        let client = self.clients.entry(demand.client).or_insert_with(|| Client {
+            address: demand.address,
             asked: now,
             due: now,
             wants: false,
@@ -186,10 +202,10 @@ impl Ledger {
             changes: None,
         });
         client.asked = now;
-        client.next_cost = request.next_cost;
-        client.unconfirmed = request.unconfirmed_cost;
-        client.shown = client.unread(emptied).saturating_add(need.max(request.next_cost));
-        self.refresh(request.client);
+        client.next_cost = demand.next_cost;
+        client.unconfirmed = demand.unconfirmed_cost;
+        client.shown = client.unread(emptied).saturating_add(need.max(demand.next_cost));
+        self.refresh(demand.client);
     }
 
     /// A window was granted.

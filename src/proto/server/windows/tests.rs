@@ -7,15 +7,15 @@ mod crowds;
 
 impl Windows {
     /// One asks of which nothing is known but that it has something to send.
-    fn handle_request(&mut self, now: Time, request: Request, room: Room) -> Grant {
-        self.handle_request_for(now, request, u64::MAX, room)
+    fn handle_request(&mut self, now: Time, demand: Demand, capacity: Capacity) -> Grant {
+        self.handle_demand(now, demand, u64::MAX, capacity)
     }
 }
 
 const BUFFER: u64 = 212_992;
 const SMALL: u64 = 832;
 const LEASE: Duration = Duration::from_millis(100);
-const EMPTY: Room = Room { buffer: BUFFER, queue: 0, overflows: false, reads: true };
+const EMPTY: Capacity = Capacity { buffer: BUFFER, queue: 0, overflows: false, reads: true };
 
 const fn ms(n: u64) -> Time {
     Time::from_millis(1_000 + n)
@@ -26,8 +26,8 @@ const fn address(host: u8) -> IpAddr {
 }
 
 /// A client at an address of its own that has small datagrams to send.
-fn asks(client: u8) -> Request {
-    Request {
+fn asks(client: u8) -> Demand {
+    Demand {
         client: ConnectionId::from(client),
         address: address(client),
         wants: true,
@@ -50,7 +50,7 @@ fn a_client_alone_gets_half_the_buffer_again_and_again() {
 #[test]
 fn who_has_nothing_to_send_gets_nothing() {
     let mut windows = Windows::default();
-    let grant = windows.handle_request(ms(0), Request { wants: false, ..asks(1) }, EMPTY);
+    let grant = windows.handle_request(ms(0), Demand { wants: false, ..asks(1) }, EMPTY);
     assert_eq!(grant, Grant { window: 0, ask_again: Duration::ZERO });
     assert_eq!(windows.handle_request(ms(0), asks(2), EMPTY).window, BUFFER / 2);
 }
@@ -59,7 +59,7 @@ fn who_has_nothing_to_send_gets_nothing() {
 fn in_a_steady_stream_the_window_stays_between_two_datagrams() {
     let mut windows = Windows::default();
     windows.handle_request(ms(0), asks(1), EMPTY);
-    let sent_all = Request { wants: false, unconfirmed_cost: SMALL, ..asks(1) };
+    let sent_all = Demand { wants: false, unconfirmed_cost: SMALL, ..asks(1) };
     assert_eq!(windows.handle_request(ms(50), sent_all, EMPTY).window, BUFFER / 2);
     assert_eq!(windows.handle_request(ms(400), sent_all, EMPTY).window, 0, "not after its lease");
 }
@@ -67,27 +67,27 @@ fn in_a_steady_stream_the_window_stays_between_two_datagrams() {
 #[test]
 fn what_lies_in_the_queue_is_not_granted_again() {
     let mut windows = Windows::default();
-    let filled = Room { queue: BUFFER / 2, ..EMPTY };
+    let filled = Capacity { queue: BUFFER / 2, ..EMPTY };
     let window = windows.handle_request(ms(0), asks(1), filled).window;
     assert!(window > 0 && window + filled.queue <= BUFFER * USABLE_PERCENT / 100, "{window}");
     // What is its own is bounded by the window already.
-    let own = Request { unconfirmed_cost: window, ..asks(1) };
-    let half = windows.handle_request(ms(200), own, Room { queue: window, ..EMPTY }).window;
+    let own = Demand { unconfirmed_cost: window, ..asks(1) };
+    let half = windows.handle_request(ms(200), own, Capacity { queue: window, ..EMPTY }).window;
     assert_eq!(half, BUFFER / 2);
-    let own = Request { unconfirmed_cost: 100_000, ..asks(1) };
-    assert_eq!(windows.handle_request(ms(210), own, Room { queue: 100_000, ..EMPTY }).window, BUFFER / 2);
+    let own = Demand { unconfirmed_cost: 100_000, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(210), own, Capacity { queue: 100_000, ..EMPTY }).window, BUFFER / 2);
     // What another has under way counts, though its grant has expired.
-    assert_eq!(windows.handle_request(ms(600), asks(2), Room { queue: 100_000, ..EMPTY }).window, 49_094);
+    assert_eq!(windows.handle_request(ms(600), asks(2), Capacity { queue: 100_000, ..EMPTY }).window, 49_094);
 }
 
 #[test]
 fn one_that_says_it_has_more_under_way_than_it_was_ever_granted_takes_no_room_with_that() {
     let mut windows = Windows::default();
-    let modest = Request { wants: true, next_cost: SMALL, lease: Duration::from_secs(10), ..asks(1) };
-    assert!(windows.handle_request_for(ms(0), modest, SMALL, EMPTY).window > 0);
-    let boast = Request { unconfirmed_cost: 1 << 32, ..modest };
+    let modest = Demand { wants: true, next_cost: SMALL, lease: Duration::from_secs(10), ..asks(1) };
+    assert!(windows.handle_demand(ms(0), modest, SMALL, EMPTY).window > 0);
+    let boast = Demand { unconfirmed_cost: 1 << 32, ..modest };
     for at in 1..30 {
-        windows.handle_request_for(ms(at * 900), boast, SMALL, EMPTY);
+        windows.handle_demand(ms(at * 900), boast, SMALL, EMPTY);
         let other = windows.handle_request(ms(at * 900 + 500), asks(2), EMPTY).window;
         // While it was alone it may have been granted half the buffer, for as long as its lease lasts.
         assert!(other > 0 || at * 900 < 12_000, "after {at}");
@@ -107,11 +107,11 @@ fn a_newcomer_waits_until_a_larger_grant_has_expired_and_then_has_its_share() {
 #[test]
 fn a_host_with_many_connections_gets_no_more_than_one_with_one() {
     let mut windows = Windows::default();
-    let of_host_1 = |client| Request { address: address(1), ..asks(client) };
+    let of_host_1 = |client| Demand { address: address(1), ..asks(client) };
     let all = [of_host_1(1), of_host_1(2), asks(3)];
     let mut last = [0; 3];
     for round in 0..5 {
-        last = all.map(|request| windows.handle_request(ms(round * 110), request, EMPTY).window);
+        last = all.map(|demand| windows.handle_request(ms(round * 110), demand, EMPTY).window);
     }
     assert_eq!(last, [BUFFER / 8, BUFFER / 8, BUFFER / 4]);
 }
@@ -119,30 +119,30 @@ fn a_host_with_many_connections_gets_no_more_than_one_with_one() {
 #[test]
 fn a_datagram_larger_than_half_the_buffer_goes_when_it_has_the_socket_to_itself() {
     let mut windows = Windows::default();
-    let large = Request { next_cost: BUFFER, ..asks(1) };
-    assert_eq!(windows.handle_request(ms(0), large, Room { queue: 832, ..EMPTY }).window, 0);
+    let large = Demand { next_cost: BUFFER, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(0), large, Capacity { queue: 832, ..EMPTY }).window, 0);
     assert_eq!(windows.handle_request(ms(1), large, EMPTY).window, BUFFER);
 }
 
 #[test]
 fn where_others_fill_the_buffer_clients_go_on() {
     let mut windows = Windows::default();
-    let filled = Room { queue: BUFFER, ..EMPTY };
+    let filled = Capacity { queue: BUFFER, ..EMPTY };
     assert_eq!(
         windows.handle_request(ms(0), asks(1), filled).window,
         SHARE_DATAGRAMS_MIN * SMALL,
         "it may yet be read"
     );
-    let overflows = Room { overflows: true, ..filled };
+    let overflows = Capacity { overflows: true, ..filled };
     assert_eq!(windows.handle_request(ms(200), asks(1), overflows).window, BUFFER / 2, "it is lost anyway");
-    let stands_still = Room { reads: false, ..overflows };
+    let stands_still = Capacity { reads: false, ..overflows };
     assert_eq!(windows.handle_request(ms(400), asks(1), stands_still).window, 0, "more would only be lost");
 }
 
 #[test]
 fn a_driver_that_charges_more_makes_the_buffer_count_as_smaller() {
     let mut windows = Windows::default();
-    windows.handle_request(ms(0), Request { unconfirmed_cost: 20_000, ..asks(1) }, EMPTY);
+    windows.handle_request(ms(0), Demand { unconfirmed_cost: 20_000, ..asks(1) }, EMPTY);
     windows.handle_queue(ms(200), 60_000, false);
     assert_eq!(windows.handle_request(ms(201), asks(1), EMPTY).window, BUFFER / 3 / 2);
     for _ in 0..5_000 {
@@ -162,8 +162,8 @@ fn contend(clients: u8, per_address: u8, millis: u64) -> (Vec<u64>, u64) {
         for client in 0..clients {
             let index = usize::from(client);
             if next[index] <= ms(at) {
-                let request = Request { address: address(client / per_address), ..asks(client) };
-                let grant = windows.handle_request(ms(at), request, EMPTY);
+                let demand = Demand { address: address(client / per_address), ..asks(client) };
+                let grant = windows.handle_request(ms(at), demand, EMPTY);
                 granted[index] += grant.window;
                 next[index] = ms(at) + grant.ask_again.max(Duration::from_millis(5));
             }
@@ -193,7 +193,7 @@ fn hundreds_of_clients_take_turns_and_nobody_starves() {
 #[test]
 fn one_that_is_to_ask_later_does_not_keep_a_turn_unused() {
     let mut windows = Windows::default();
-    let brief = |client| Request { lease: Duration::from_millis(1), ..asks(client) };
+    let brief = |client| Demand { lease: Duration::from_millis(1), ..asks(client) };
     let asked = (1..=40).map(|client| (client, windows.handle_request(ms(0), brief(client), EMPTY)));
     let (served, waiting): (Vec<_>, Vec<_>) =
         asked.collect::<Vec<_>>().into_iter().partition(|(_, grant)| grant.window > 0);
@@ -227,11 +227,11 @@ fn those_that_fall_silent_at_the_head_keep_nobody_waiting_for_long() {
 fn one_behind_a_crowd_at_another_address_asks_again_soon() {
     let mut windows = Windows::default();
     for client in 0..40 {
-        windows.handle_request(ms(0), Request { address: address(1), ..asks(client) }, EMPTY);
+        windows.handle_request(ms(0), Demand { address: address(1), ..asks(client) }, EMPTY);
     }
-    let told = windows.handle_request(ms(0), Request { address: address(2), ..asks(40) }, EMPTY);
+    let told = windows.handle_request(ms(0), Demand { address: address(2), ..asks(40) }, EMPTY);
     assert_eq!(told.window, 0);
-    let last = windows.handle_request(ms(0), Request { address: address(1), ..asks(41) }, EMPTY);
+    let last = windows.handle_request(ms(0), Demand { address: address(1), ..asks(41) }, EMPTY);
     assert!(told.ask_again < last.ask_again / 4, "{told:?}, and {last:?} for the last of the crowd");
 }
 
@@ -271,14 +271,14 @@ impl Holder {
             self.open = 0;
         }
         let octets = (client as u32).to_be_bytes();
-        let request = Request {
+        let demand = Demand {
             client,
             address: IpAddr::V4(Ipv4Addr::new(10, octets[1], octets[2], octets[3])),
             wants: self.unsent > 0,
             unconfirmed_cost: self.open * SMALL,
             ..asks(0)
         };
-        let grant = windows.handle_request_for(now, request, self.unsent * SMALL, EMPTY);
+        let grant = windows.handle_demand(now, demand, self.unsent * SMALL, EMPTY);
         let sent = self.unsent.min((grant.window / SMALL).saturating_sub(self.open));
         if sent > 0 {
             self.longest = self.longest.max(now.since(self.came));
@@ -338,9 +338,9 @@ fn five_hundred_with_a_datagram_each_second_do_not_wait_for_one_another() {
 #[test]
 fn what_has_landed_and_was_seen_read_takes_no_room_from_others() {
     let mut windows = Windows::default();
-    let hold = |client| Request { unconfirmed_cost: 100_000, ..asks(client) };
+    let hold = |client| Demand { unconfirmed_cost: 100_000, ..asks(client) };
     windows.handle_request(ms(0), asks(1), EMPTY);
-    windows.handle_request(ms(140), Request { wants: false, ..hold(1) }, EMPTY);
+    windows.handle_request(ms(140), Demand { wants: false, ..hold(1) }, EMPTY);
     windows.handle_queue(ms(149), 0, false);
     let rest = BUFFER * USABLE_PERCENT / 100 - 100_000;
     assert_eq!(windows.handle_request(ms(149), asks(2), EMPTY).window, rest, "it may still be on its way");
@@ -352,17 +352,17 @@ fn what_has_landed_and_was_seen_read_takes_no_room_from_others() {
 fn what_is_sent_again_has_the_room_that_its_first_copies_leave() {
     let mut windows = Windows::default();
     windows.handle_request(ms(0), asks(1), EMPTY);
-    let room = Room { queue: BUFFER / 2, ..EMPTY };
-    let sent = Request { unconfirmed_cost: BUFFER / 2, ..asks(1) };
-    assert_eq!(windows.handle_request(ms(50), sent, room).window, BUFFER / 2, "what lies there is its own");
+    let capacity = Capacity { queue: BUFFER / 2, ..EMPTY };
+    let sent = Demand { unconfirmed_cost: BUFFER / 2, ..asks(1) };
+    assert_eq!(windows.handle_request(ms(50), sent, capacity).window, BUFFER / 2, "what lies there is its own");
     let rest = BUFFER * USABLE_PERCENT / 100 - BUFFER / 2;
-    assert_eq!(windows.handle_request(ms(60), asks(1), room).window, rest, "it begins again");
+    assert_eq!(windows.handle_request(ms(60), asks(1), capacity).window, rest, "it begins again");
 }
 
 #[test]
 fn those_that_stream_leave_a_share_to_one_that_comes_back() {
     let mut windows = Windows::default();
-    let streams = |client, wants| Request { wants, unconfirmed_cost: 20 * SMALL, ..asks(client) };
+    let streams = |client, wants| Demand { wants, unconfirmed_cost: 20 * SMALL, ..asks(client) };
     let mut most = 0;
     for at in (0..400).step_by(10) {
         for client in [1, 2] {
@@ -379,20 +379,20 @@ fn those_that_stream_leave_a_share_to_one_that_comes_back() {
 #[test]
 fn what_was_just_granted_comes_on_top_of_what_lies_in_the_queue() {
     let mut windows = Windows::default();
-    let room = Room { queue: BUFFER / 2, ..EMPTY };
-    let first = windows.handle_request(ms(0), asks(1), room).window;
+    let capacity = Capacity { queue: BUFFER / 2, ..EMPTY };
+    let first = windows.handle_request(ms(0), asks(1), capacity).window;
     assert_eq!(first, BUFFER * USABLE_PERCENT / 100 - BUFFER / 2);
-    assert_eq!(windows.handle_request(ms(1), asks(2), room).window, 0);
+    assert_eq!(windows.handle_request(ms(1), asks(2), capacity).window, 0);
 }
 
 #[test]
 fn nobody_gets_much_more_than_it_shows_a_need_for_while_there_are_others() {
     let mut windows = Windows::default();
     for client in 1..=100 {
-        windows.handle_request(ms(0), Request { wants: false, ..asks(client) }, EMPTY);
+        windows.handle_request(ms(0), Demand { wants: false, ..asks(client) }, EMPTY);
     }
-    assert_eq!(windows.handle_request_for(ms(1), asks(1), SMALL, EMPTY).window, BUFFER / 2 / 100);
-    assert_eq!(windows.handle_request_for(ms(1), asks(2), 9 * SMALL, EMPTY).window, 9 * SMALL);
-    let streaming = Request { unconfirmed_cost: 20 * SMALL, ..asks(3) };
-    assert_eq!(windows.handle_request_for(ms(1), streaming, SMALL, EMPTY).window, 41 * SMALL, "as much again");
+    assert_eq!(windows.handle_demand(ms(1), asks(1), SMALL, EMPTY).window, BUFFER / 2 / 100);
+    assert_eq!(windows.handle_demand(ms(1), asks(2), 9 * SMALL, EMPTY).window, 9 * SMALL);
+    let streaming = Demand { unconfirmed_cost: 20 * SMALL, ..asks(3) };
+    assert_eq!(windows.handle_demand(ms(1), streaming, SMALL, EMPTY).window, 41 * SMALL, "as much again");
 }

@@ -56,17 +56,17 @@ fn check_books(windows: &mut Windows, now: Time) {
     assert!(clients().all(Client::is_bounded));
 }
 
-fn check_grant(windows: &mut Windows, now: Time, request: &Request, grant: Grant, room: Room) {
-    let half = room.buffer / 2;
+fn check_grant(windows: &mut Windows, now: Time, demand: &Demand, grant: Grant, capacity: Capacity) {
+    let half = capacity.buffer / 2;
     let booked = windows.ledger.iter().map(|(_, client)| client.booked(now));
     let booked: Vec<u64> = booked.filter(|&bytes| bytes > 0).collect();
     // One alone may send a single datagram that is larger than that.
-    assert!(windows.booked(now) <= half || booked.len() == 1, "{booked:?} granted of {}", room.buffer);
-    assert!(grant.window <= half.max(request.next_cost), "{grant:?} for {request:?}");
-    if request.wants {
-        assert!(grant.window == 0 || grant.window >= request.next_cost, "{grant:?} is of no use for {request:?}");
+    assert!(windows.booked(now) <= half || booked.len() == 1, "{booked:?} granted of {}", capacity.buffer);
+    assert!(grant.window <= half.max(demand.next_cost), "{grant:?} for {demand:?}");
+    if demand.wants {
+        assert!(grant.window == 0 || grant.window >= demand.next_cost, "{grant:?} is of no use for {demand:?}");
         let patience = ASK_AGAIN_MIN..=ASK_AGAIN_MAX;
-        assert!(grant.window > 0 || patience.contains(&grant.ask_again), "{grant:?} for {request:?}");
+        assert!(grant.window > 0 || patience.contains(&grant.ask_again), "{grant:?} for {demand:?}");
     }
     if grant.window > 0 {
         assert_eq!(grant.ask_again, Duration::ZERO);
@@ -79,12 +79,12 @@ proptest! {
         buffer in prop_oneof![Just(BUFFER), 4_096u64..64_000_000],
         steps in prop::collection::vec(step(), 1..300),
     ) {
-        let (mut windows, mut room, mut at) = (Windows::default(), Room { buffer, ..EMPTY }, 0);
+        let (mut windows, mut capacity, mut at) = (Windows::default(), Capacity { buffer, ..EMPTY }, 0);
         for step in steps {
             let now = ms(at);
             match step {
                 Step::Ask { client, wants, length, unconfirmed, lease } => {
-                    let request = Request {
+                    let demand = Demand {
                         address: host(client),
                         wants,
                         next_cost: u64::from(buffer_cost(length)),
@@ -92,13 +92,13 @@ proptest! {
                         lease: Duration::from_millis(lease),
                         ..asks(client)
                     };
-                    let grant = windows.handle_request(now, request, room);
-                    check_grant(&mut windows, now, &request, grant, room);
+                    let grant = windows.handle_request(now, demand, capacity);
+                    check_grant(&mut windows, now, &demand, grant, capacity);
                 }
                 Step::Gone(client) => windows.handle_gone(ConnectionId::from(client)),
-                Step::Queue(queue) => room.queue = queue,
-                Step::Flags { overflows, reads } => (room.overflows, room.reads) = (overflows, reads),
-                Step::Learn => windows.handle_queue(now, room.queue, room.overflows),
+                Step::Queue(queue) => capacity.queue = queue,
+                Step::Flags { overflows, reads } => (capacity.overflows, capacity.reads) = (overflows, reads),
+                Step::Learn => windows.handle_queue(now, capacity.queue, capacity.overflows),
                 Step::Wait(millis) => at += millis,
             }
             check_books(&mut windows, now);
@@ -142,14 +142,14 @@ fn serve(crowd: &[Honest], per_address: usize) -> Vec<Vec<u64>> {
                 }
                 continue;
             }
-            let request = Request {
+            let demand = Demand {
                 address: address((index / per_address) as u8),
                 next_cost: u64::from(buffer_cost(length)),
                 lease: LEASE + Duration::from_millis(round_trip),
                 ..asks(index as u8)
             };
-            let grant = windows.handle_request(ms(at), request, EMPTY);
-            check_grant(&mut windows, ms(at), &request, grant, EMPTY);
+            let grant = windows.handle_request(ms(at), demand, EMPTY);
+            check_grant(&mut windows, ms(at), &demand, grant, EMPTY);
             if grant.window > 0 {
                 granted[index].push(at);
             }

@@ -1,4 +1,4 @@
-//! Where a client's datagrams arrive, and whether this server is the one to ask about them; pure.
+//! How a client's datagrams come to remoted, and whether this server is the one to ask about them.
 //!
 //! A client says in its greeting where it sends to. Is that an address of this host, its datagrams arrive there. If
 //! not, something on the way translates addresses, and does so for the connection as well: the address that the
@@ -6,8 +6,16 @@
 
 use std::net::IpAddr;
 
-use crate::proto::server::Delivery;
 use crate::proto::wire::Target;
+
+/// How a client's datagrams come to remoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The client sends them to this address of the server's host, if that is known and matters.
+    Direct(Option<IpAddr>),
+    /// They come over the connection, and this server injects them.
+    Injected,
+}
 
 /// Where one client's datagrams arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

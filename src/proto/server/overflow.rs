@@ -1,0 +1,60 @@
+//! Drops on the way to remoted and at its socket: whether the way overflows at the moment.
+//!
+//! The first drop may be of a datagram that this server or a client has just sent. While drops go on they are others' doing: waiting for their end
+//! would let anybody stop everybody.
+
+use std::time::Duration;
+
+use super::judge::OnTheWay;
+use crate::proto::time::Time;
+
+/// How long after a drop a socket counts as overflowing, and the way to it as one that drops.
+const CALM: Duration = Duration::from_secs(10);
+
+/// The drop counters of remoted's socket and of the system before it.
+#[derive(Debug, Default)]
+pub(super) struct Overflow {
+    /// Datagrams that remoted's socket has dropped.
+    drops: u64,
+    /// What was on its way to whatever socket when that was looked at last.
+    on_the_way: Option<OnTheWay>,
+    /// When the socket was seen to have dropped something last.
+    socket: Option<Time>,
+    /// When the system was seen to have dropped something on the way to a socket last.
+    way: Option<Time>,
+}
+
+impl Overflow {
+    /// The counters of a sample; whether something was dropped since the last one. Fewer drops are those of another life, whose socket has dropped
+    /// nothing.
+    pub(super) fn handle_sample(&mut self, now: Time, drops: u64, on_the_way: Option<OnTheWay>) -> bool {
+        let in_socket = drops > self.drops;
+        let before = self.on_the_way.zip(on_the_way).is_some_and(|(before, now)| now.dropped > before.dropped);
+        if drops < self.drops {
+            (self.socket, self.way) = (None, None);
+        }
+        if in_socket {
+            self.socket = Some(now);
+        }
+        if before {
+            self.way = Some(now);
+        }
+        (self.drops, self.on_the_way) = (drops, on_the_way);
+        in_socket || before
+    }
+
+    /// remoted's socket has dropped something lately.
+    pub(super) fn is_in_socket(&self, now: Time) -> bool {
+        self.socket.is_some_and(|at| now.since(at) < CALM)
+    }
+
+    /// Something was dropped lately, in the socket or on the way to it.
+    pub(super) fn is_anywhere(&self, now: Time) -> bool {
+        self.is_in_socket(now) || self.way.is_some_and(|at| now.since(at) < CALM)
+    }
+
+    /// Datagrams in the longest of the queues before a socket.
+    pub(super) fn queued(&self) -> usize {
+        self.on_the_way.map_or(0, |on_the_way| on_the_way.longest)
+    }
+}
