@@ -47,7 +47,7 @@ pub enum Answer {
 pub fn run(config: &Config) -> Answer {
     let key = match config.psk_file.as_deref().map(keyfile::load).transpose() {
         Ok(key) => key,
-        Err(why) => return Answer::Unreachable(why),
+        Err(why) => return Answer::Unreachable(why.to_string()),
     };
     match ask(&config.broker, key.as_ref()) {
         Ok(Pong { verdict: Verdict::Up, pid, .. }) if pid > 0 => Answer::Up(format!("up: process {pid}")),

@@ -40,7 +40,7 @@ use crate::os::keyfile;
 use crate::os::net::udp::{kernel_drops, send_from};
 use crate::os::net::{self, HostPort};
 use crate::os::privileges::{self, Right};
-use crate::os::threads::{Crew, Doorbell, Ended, Outcome, Stopper, scope};
+use crate::os::threads::{Crew, Doorbell, Ended, Ending, Stopper, ThreadError, scope};
 use crate::proto;
 use crate::proto::client::link::Standing;
 use crate::proto::client::{Bells, ClientCore, Origin, Transport};
@@ -125,7 +125,7 @@ impl Shared {
 
 /// Runs until `signals` says stop, or until something is beyond repair. The error says what was attempted and why it failed.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
-    let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
+    let key = config.psk_file.as_deref().map(keyfile::load).transpose().map_err(|error| error.to_string())?;
     let agents = Arc::new(bind(config)?);
     if let (Some(server), Ok(bound)) = (config.server.address(), agents.local_addr())
         && net::comes_back(bound, server)
@@ -140,7 +140,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     if let Some(user) = &config.user {
         // The sockets of sessions are bound as agents come.
         let kept: &[Right] = if config.source_port < PORTS_FREE_FROM { &[Right::CAP_NET_BIND_SERVICE] } else { &[] };
-        privileges::become_user(user, kept)?;
+        privileges::become_user(user, kept).map_err(|error| error.to_string())?;
     }
 
     let failed = |error: std::io::Error| format!("cannot set up the wait for sockets: {error}");
@@ -222,7 +222,7 @@ fn conduct(
     // `receive` reads its socket empty first. Any other thread that ends here has failed.
     select! {
         recv(ended) -> report => match report {
-            Ok(Ended { outcome: Outcome::Stopped, .. }) => {}
+            Ok(Ended { ending: Ending::Stopped, .. }) => {}
             report => return Err(failure(report.ok())),
         },
         recv(signals) -> _ => in_time = false,
@@ -262,13 +262,7 @@ fn drain_held(
 }
 
 fn failure(report: Option<Ended>) -> String {
-    match report {
-        Some(Ended { name, outcome: Outcome::Failed(why) }) => format!("{name}: {why}"),
-        Some(Ended { name, outcome: Outcome::Stopped | Outcome::Panicked }) => {
-            format!("the thread {name} ended unexpectedly")
-        }
-        None => "a thread ended unexpectedly".into(),
-    }
+    report.map_or_else(|| "a thread ended unexpectedly".into(), |ended| ThreadError::from(ended).to_string())
 }
 
 fn bind(config: &Config) -> Result<UdpSocket, String> {

@@ -41,11 +41,17 @@ fn main() -> ExitCode {
 /// The exit code, or one line that says what was attempted and why it failed.
 fn run(command: Command) -> Result<u8, String> {
     match command {
-        Command::Client(config) => client::run(&config, &signals::listen()?).map(|()| 0),
-        Command::Server(config) => server::run(&config, &signals::listen()?).map(|()| 0),
+        Command::Client(config) => client::run(&config, &signals()?).map(|()| 0),
+        Command::Server(config) => server::run(&config, &signals()?).map(|()| 0),
         Command::Check(config) => check(&config),
-        Command::Genkey => print(&format!("{}\n", keyfile::generate()?.to_text())).map(|()| 0),
+        Command::Genkey => {
+            print(&format!("{}\n", keyfile::generate().map_err(|error| error.to_string())?.to_text())).map(|()| 0)
+        }
     }
+}
+
+fn signals() -> Result<crossbeam_channel::Receiver<()>, String> {
+    signals::listen().map_err(|error| error.to_string())
 }
 
 fn check(config: &check::Config) -> Result<u8, String> {

@@ -30,6 +30,11 @@ mod poll;
 mod system;
 mod world;
 
+/// A room of `mio`.
+mod event {
+    pub(crate) use crate::poll::Event;
+}
+
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;

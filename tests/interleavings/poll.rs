@@ -70,6 +70,10 @@ impl Events {
     pub(crate) fn with_capacity(places: usize) -> Self {
         Self(Vec::with_capacity(places))
     }
+
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Event> {
+        self.0.iter()
+    }
 }
 
 impl<'a> IntoIterator for &'a Events {
@@ -77,7 +81,7 @@ impl<'a> IntoIterator for &'a Events {
     type IntoIter = std::slice::Iter<'a, Event>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
+        self.iter()
     }
 }
 
