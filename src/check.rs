@@ -12,7 +12,7 @@ use crate::os::keyfile;
 use crate::os::net::{self, HostPort};
 use crate::os::threads::detach;
 use crate::proto::seal::{Key, Seal};
-use crate::proto::terms::Verdict;
+use crate::proto::terms::{BROKER_PORT, Verdict};
 use crate::proto::time::Time;
 use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION};
 
@@ -30,6 +30,13 @@ pub struct Config {
     pub broker: HostPort,
     /// The file with the key.
     pub psk_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    /// Everything but the server's host, which has no default and stays empty.
+    fn default() -> Self {
+        Self { broker: HostPort { host: String::new(), port: BROKER_PORT }, psk_file: None }
+    }
 }
 
 /// What came of it.

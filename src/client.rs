@@ -16,6 +16,7 @@
 //! **Shutdown** is a cascade: what is held is drained for a while if the link is up, and `receive` goes on meanwhile; then it turns agents away,
 //! reads its socket empty and ends; what it read last is drained too; then the others end. What is left is said.
 
+mod config;
 mod forward;
 mod probe;
 mod receive;
@@ -25,8 +26,7 @@ mod resolve;
 mod stream;
 mod upstreams;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
@@ -37,14 +37,14 @@ use mio::{Events, Poll};
 use parking_lot::Mutex;
 
 use crate::os::keyfile;
+use crate::os::net;
 use crate::os::net::udp::{kernel_drops, send_from};
-use crate::os::net::{self, HostPort};
 use crate::os::privileges::{self, Right};
 use crate::os::threads::{Crew, Doorbell, Ended, Ending, Stopper, ThreadError, scope};
-use crate::proto;
 use crate::proto::client::link::Standing;
 use crate::proto::client::{Bells, ClientCore, Origin, Transport};
 use crate::proto::time::Time;
+pub use config::Config;
 use report::Report;
 
 /// Threads of this role, the resolver not counted.
@@ -56,35 +56,6 @@ const PORTS_FREE_FROM: u16 = 1_024;
 const DESCRIPTORS_KEPT: u64 = 32;
 /// New upstream sockets on their way to the reply thread; more wait at the sender for a moment.
 const NEW_UPSTREAMS_MAX: usize = 64;
-
-/// What the command line says of this role.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// remoted.
-    pub server: HostPort,
-    /// The broker server, where it is not on remoted's host.
-    pub broker: Option<HostPort>,
-    /// The broker server's port on remoted's host.
-    pub broker_port: u16,
-    /// Where agents send to.
-    pub listen: HostPort,
-    /// Source address towards the server.
-    pub source: Option<IpAddr>,
-    /// Source port of the first session.
-    pub source_port: u16,
-    /// Bound of a connection attempt.
-    pub timeout: Duration,
-    /// Receive buffer asked for, in bytes.
-    pub receive_buffer_bytes: usize,
-    /// How long to drain at shutdown.
-    pub drain: Duration,
-    /// The file with the key of the connection.
-    pub psk_file: Option<PathBuf>,
-    /// The user to become.
-    pub user: Option<String>,
-    /// Buffer, sessions and link.
-    pub core: proto::client::Config,
-}
 
 /// What the threads share.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use ossec_broker::cli::{self, Command, Refusal};
+use ossec_broker::cli::{self, Command, Usage};
 use ossec_broker::os::{keyfile, signals};
 use ossec_broker::{check, client, logging, server};
 
@@ -29,11 +29,11 @@ fn main() -> ExitCode {
             log.finish();
             code
         }
-        Err(Refusal::Asked(text)) => match print(&text) {
+        Err(Usage::Asked(text)) => match print(&text) {
             Ok(()) => 0,
             Err(why) => complain(&format!("ossec-broker: {why}\n"), FAILED),
         },
-        Err(Refusal::Wrong(text)) => complain(&text, WRONG),
+        Err(Usage::Wrong(text)) => complain(&text, WRONG),
     };
     ExitCode::from(code)
 }

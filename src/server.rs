@@ -25,6 +25,7 @@ use crate::os::net::{self, HostPort};
 use crate::os::privileges::{self, Right};
 use crate::os::remoted::{Names, Wanted};
 use crate::os::threads::{Crew, Doorbell, Stopper, ThreadError, scope};
+use crate::proto::terms::{BROKER_PORT, REMOTED_PORT};
 use crate::proto::wire::Features;
 
 pub use inject::Inject;
@@ -66,6 +67,24 @@ pub struct Config {
     pub settle: Duration,
     /// Connections at a time.
     pub connections_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            default_port: BROKER_PORT,
+            remoted: HostPort { host: "127.0.0.1".into(), port: REMOTED_PORT },
+            inject: Inject::Spoof,
+            allowed_sources: Vec::new(),
+            user: None,
+            names: Some(vec!["ossec-remoted".into(), "wazuh-remoted".into()]),
+            required: Vec::new(),
+            psk_file: None,
+            settle: Duration::from_secs(3),
+            connections_max: 4_096,
+        }
+    }
 }
 
 /// Runs until `signals` says stop, or until something is beyond repair. The error says what was attempted and why it failed.

@@ -10,10 +10,11 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use mio::{Events, Poll};
 
+use super::config::Config;
 use super::report::Report;
 use super::resolve::Resolver;
 use super::stream::Outgoing;
-use super::{Config, Shared, events};
+use super::{Shared, events};
 use crate::os::net;
 use crate::os::net::udp::kernel_drops;
 use crate::os::threads::{DOORBELL, Stop};

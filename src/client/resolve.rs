@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::Config;
+use super::config::Config;
 use crate::os::net::{self, HostPort};
 use crate::os::threads::{Doorbell, detach};
 use crate::proto::client::routes::Route;
+use crate::proto::terms::BROKER_PORT;
 use crate::proto::time::Time;
 
 /// A name is not asked for again before this is over.
@@ -92,10 +93,8 @@ impl Resolver {
 
 /// Starts to resolve, if there is a name; `bell` is rung with each answer.
 pub(super) fn start(config: &Config, bell: Doorbell) -> Result<Resolver, String> {
-    let broker = config
-        .broker
-        .clone()
-        .unwrap_or_else(|| HostPort { host: config.server.host.clone(), port: config.broker_port });
+    let broker =
+        config.broker.clone().unwrap_or_else(|| HostPort { host: config.server.host.clone(), port: BROKER_PORT });
     let server = config.broker.is_some().then(|| config.server.clone());
     let (answer, answers) = bounded(1);
     if let (Some(broker), Some(server)) =

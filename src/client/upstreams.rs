@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use mio::net::UdpSocket;
 
-use super::Config;
+use super::config::Config;
 use crate::os::net;
 use crate::os::net::udp::discard;
 use crate::os::threads::Doorbell;

@@ -35,7 +35,6 @@ mod event {
     pub(crate) use crate::poll::Event;
 }
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,30 +60,17 @@ fn config(transport: proto::client::Transport, rate: Option<NonZeroU32>) -> clie
     let local = |port| HostPort { host: "127.0.0.1".into(), port };
     client::Config {
         server: local(1_514),
-        broker: None,
-        broker_port: 1_517,
         listen: local(1_515),
-        source: None::<IpAddr>,
         source_port: 0,
-        timeout: Duration::from_secs(2),
-        receive_buffer_bytes: 1 << 20,
         drain: Duration::from_mins(10),
-        psk_file: None,
-        user: None,
         core: proto::client::Config {
             buffer_bytes: 1 << 20,
-            full: proto::client::FullPolicy::DropOldest,
-            max_age: None,
             rate,
-            resend: true,
             sessions_max: 2,
             transport,
-            link: proto::client::link::Settings {
-                interval: Duration::from_secs(1),
-                lease: Duration::from_millis(100),
-                timeout: Duration::from_secs(2),
-            },
+            ..proto::client::Config::default()
         },
+        ..client::Config::default()
     }
 }
 

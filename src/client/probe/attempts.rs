@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use mio::{Interest, Registry, Token};
 
 use super::peer::{End, Heard, Peer, Stage};
-use crate::client::Config;
+use crate::client::config::Config;
 use crate::client::resolve::Resolver;
 use crate::os::net;
 use crate::os::threads::DOORBELL;
@@ -133,7 +133,7 @@ impl<'a> Attempts<'a> {
             Some(_) => self.next_start(now),
             None => Some(self.resolver.next_question()),
         };
-        let timeout = self.config.timeout;
+        let timeout = self.config.core.link.timeout;
         let over = |peer: &Peer| peer.since + if peer.is_overdue { timeout.max(PATIENCE_MAX) } else { timeout };
         let over = self.peers.iter().filter(|peer| !peer.is_answered()).map(over).min();
         let waits = self.routes.waits_until().filter(|_| self.peers.iter().any(Peer::is_answered));
@@ -141,14 +141,14 @@ impl<'a> Attempts<'a> {
     }
 
     fn next_start(&self, now: Time) -> Option<Time> {
-        let young = self.peers.iter().filter(|peer| now.since(peer.since) < self.config.timeout).count();
+        let young = self.peers.iter().filter(|peer| now.since(peer.since) < self.config.core.link.timeout).count();
         Some(self.dialer.next_start(young)?.max(self.routes.free_from()?))
     }
 
     /// Attempts that have taken too long. One that may take longer has failed all the same, as far as others are
     /// concerned.
     fn give_up(&mut self, now: Time) {
-        let timeout = self.config.timeout;
+        let timeout = self.config.core.link.timeout;
         let mut at = 0;
         while let Some(peer) = self.peers.get(at) {
             if peer.is_answered() {
