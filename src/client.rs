@@ -242,9 +242,9 @@ fn bind(config: &Config) -> Result<UdpSocket, String> {
     let address: SocketAddr = addresses[0];
     let socket = net::bind_agent(address, config.receive_buffer_bytes).map_err(|error| cannot(&error))?;
     let got = net::receive_buffer(&socket).unwrap_or(0);
-    let size = report::size(got as u64);
+    let size = report::text::size(got as u64);
     if got < config.receive_buffer_bytes {
-        let asked = report::size(config.receive_buffer_bytes as u64);
+        let asked = report::text::size(config.receive_buffer_bytes as u64);
         log::warn!(
             "listening on {address}, receive buffer {size} of {asked}: raise net.core.rmem_max or run as root for more"
         );
