@@ -1,20 +1,22 @@
 //! One heartbeat, for people and monitoring: what does the broker server say at this moment?
 
-use std::io::{self, Read, Write};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
 
-use crate::os::keyfile;
+use crate::os::keyfile::{self, KeyError};
 use crate::os::net::{self, HostPort};
 use crate::os::threads::detach;
-use crate::proto::seal::{Key, Seal};
+use crate::proto::seal::{Key, Seal, SealError};
 use crate::proto::terms::{BROKER_PORT, Verdict};
 use crate::proto::time::Time;
-use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION};
+use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION, WireError};
 
 /// How long all of it may take: the name, the connection, the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,8 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SPACING: Duration = Duration::from_millis(250);
 /// Addresses that are asked.
 const ADDRESSES_MAX: usize = 16;
+/// Read at once.
+const READ_BYTES: usize = 1_024;
 
-/// What the command line says.
+/// The settings of a check.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The broker server.
@@ -39,152 +43,200 @@ impl Default for Config {
     }
 }
 
-/// What came of it.
+/// What the server says of remoted: one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// remoted is up.
-    Up(String),
-    /// The server answers, and remoted is not up.
-    Down(String),
-    /// The server does not answer.
-    Unreachable(String),
-}
+pub struct Answer(Pong);
 
-/// Asks once. The text is one line for standard output.
-pub fn run(config: &Config) -> Answer {
-    let key = match config.psk_file.as_deref().map(keyfile::load).transpose() {
-        Ok(key) => key,
-        Err(why) => return Answer::Unreachable(why.to_string()),
-    };
-    match ask(&config.broker, key.as_ref()) {
-        Ok(Pong { verdict: Verdict::Up, pid, .. }) if pid > 0 => Answer::Up(format!("up: process {pid}")),
-        Ok(Pong { verdict: Verdict::Up, .. }) => Answer::Up("up".into()),
-        Ok(Pong { verdict, .. }) => Answer::Down(format!("down: remoted {verdict}")),
-        Err(error) if is_timeout(&error) => {
-            Answer::Unreachable(format!("unreachable: {}: no answer within {PATIENCE:?}", config.broker))
-        }
-        Err(error) => Answer::Unreachable(format!("unreachable: {}: {error}", config.broker)),
+impl Answer {
+    /// remoted is up.
+    pub fn is_up(&self) -> bool {
+        self.0.verdict == Verdict::Up
     }
 }
 
-/// What the system calls it when a read or a connection has taken too long.
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.verdict, self.0.pid) {
+            (Verdict::Up, 0) => f.write_str("up"),
+            (Verdict::Up, pid) => write!(f, "up: process {pid}"),
+            (verdict, _) => write!(f, "down: remoted {verdict}"),
+        }
+    }
 }
 
-/// Asks all addresses, one a little after the other. The first answer counts. Nobody waits for a thread that is left
-/// behind: resolving and connecting cannot be interrupted, and the process ends.
-fn ask(broker: &HostPort, key: Option<&Key>) -> io::Result<Pong> {
+/// Why there is no answer.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
+pub enum Error {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("unreachable: {0}: {1}")]
+    Unreachable(HostPort, #[source] Silence),
+}
+
+/// Why a server does not answer.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
+pub enum Silence {
+    #[error("the name is not resolved within {PATIENCE:?}")]
+    Unresolved,
+    #[error("no answer within {PATIENCE:?}")]
+    TimedOut,
+    #[error("it closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<io::Error> for Silence {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // The system's words for a read or a connection that has taken too long.
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::TimedOut,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Asks once.
+///
+/// # Errors
+/// The key cannot be used, or the server does not answer.
+pub fn run(config: &Config) -> Result<Answer, Error> {
+    let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
+    let pong = ask(&config.broker, key.as_ref());
+    pong.map(Answer).map_err(|why| Error::Unreachable(config.broker.clone(), why))
+}
+
+/// Asks all addresses, one a little after the other. The first answer counts. The threads that are left behind are not
+/// waited for: resolving and connecting cannot be interrupted, and the process ends.
+fn ask(broker: &HostPort, key: Option<&Key>) -> Result<Pong, Silence> {
     let until = net::now() + PATIENCE;
     let addresses = resolve(broker, until)?;
     let (answer, answers) = bounded(addresses.len());
-    let (mut waiting, mut asked) = (addresses.iter(), 0_usize);
-    let mut last = io::Error::from(io::ErrorKind::TimedOut);
+    let (mut unasked, mut asked) = (addresses.iter(), 0_usize);
+    let mut last = Silence::TimedOut;
     loop {
-        if let Some(&address) = waiting.next() {
+        if let Some(&address) = unasked.next() {
             start(address, key, until, answer.clone())?;
             asked += 1;
         }
         let Ok(left) = left(until) else {
             return Err(last);
         };
-        let wait = if waiting.len() > 0 { SPACING.min(left) } else { left };
+        let wait = if unasked.len() > 0 { SPACING.min(left) } else { left };
         match answers.recv_timeout(wait) {
             Ok(Ok(pong)) => return Ok(pong),
-            Ok(Err(error)) => {
+            Ok(Err(why)) => {
                 asked -= 1;
-                // One that says why is of more use than one that says nothing.
-                if !is_timeout(&error) {
-                    last = error;
+                // A server that says why is of more use than a silent one.
+                if !matches!(why, Silence::TimedOut) {
+                    last = why;
                 }
             }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            Err(_) => {}
         }
-        if asked == 0 && waiting.len() == 0 {
+        if asked == 0 && unasked.len() == 0 {
             return Err(last);
         }
     }
 }
 
-fn resolve(broker: &HostPort, until: Time) -> io::Result<Vec<SocketAddr>> {
+fn resolve(broker: &HostPort, until: Time) -> Result<Vec<SocketAddr>, Silence> {
     let (found, addresses) = bounded(1);
     let name = broker.clone();
     detach("resolve", move || {
         let _ = found.send(name.resolve());
     })?;
-    let mut addresses = match addresses.recv_timeout(left(until)?) {
-        Ok(resolved) => resolved?,
-        Err(_) => return Err(io::Error::other(format!("the name is not resolved within {PATIENCE:?}"))),
-    };
+    let mut addresses = addresses.recv_timeout(left(until)?).map_err(|_| Silence::Unresolved)??;
     addresses.truncate(ADDRESSES_MAX);
     Ok(addresses)
 }
 
-fn start(address: SocketAddr, key: Option<&Key>, until: Time, answer: Sender<io::Result<Pong>>) -> io::Result<()> {
+fn start(address: SocketAddr, key: Option<&Key>, until: Time, answer: Sender<Result<Pong, Silence>>) -> io::Result<()> {
     let key = key.cloned();
     detach("ask", move || {
-        let outcome = ask_at(address, key.as_ref(), until);
+        let outcome = Conversation::begin(address, key.as_ref(), until).and_then(Conversation::hear);
         match &outcome {
             Ok(_) => log::debug!("{address} answers"),
-            Err(error) => log::debug!("{address}: {error}"),
+            Err(why) => log::debug!("{address}: {why}"),
         }
         let _ = answer.send(outcome);
     })
 }
 
-/// What is left of the time, or the error that says that nothing is.
-fn left(until: Time) -> io::Result<Duration> {
+/// The time that is left, or the error that none is.
+fn left(until: Time) -> Result<Duration, Silence> {
     let left = until.since(net::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    if left.is_zero() { Err(Silence::TimedOut) } else { Ok(left) }
 }
 
-fn ask_at(address: SocketAddr, key: Option<&Key>, until: Time) -> io::Result<Pong> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A server that refuses may have reset the connection by now. What it said before that can still be read.
-    let mut ended = match socket.connect_timeout(&address.into(), left(until)?) {
-        Ok(()) => None,
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Some(error),
-        Err(error) => return Err(error),
-    };
-    let mut stream = TcpStream::from(socket);
-    let hello = Hello {
-        version: VERSION,
-        features: Features::NONE,
-        stream: net::random(),
-        interval_ms: 1_000,
-        target: Target::NONE,
-    };
-    let (mut out, mut unsealed) = (Vec::new(), Vec::new());
-    let mut seal = Seal::client(key, &mut out);
-    Frame::Hello(hello).encode(&mut unsealed);
-    Frame::Ping(Ping { number: 1, ..Ping::default() }).encode(&mut unsealed);
-    seal.seal(&mut unsealed, &mut out);
-    let (mut assembler, mut read) = (Assembler::default(), [0; 1_024]);
-    loop {
-        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-        stream.set_write_timeout(Some(left(until)?))?;
-        if let Err(error) = stream.write_all(&std::mem::take(&mut out)) {
-            ended.get_or_insert(error);
-        }
-        match assembler.next_frame().map_err(|error| invalid(error.to_string()))? {
-            Some(Frame::Pong(pong)) => return Ok(pong),
-            Some(Frame::Refusal(refusal)) => return Err(invalid(refusal.text)),
-            Some(_) => continue,
-            None => {}
-        }
-        stream.set_read_timeout(Some(left(until)?))?;
-        match stream.read(&mut read) {
-            Ok(0) => {
-                let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
-                return Err(ended.unwrap_or_else(closed));
+/// A connection on which one heartbeat is sent.
+struct Conversation {
+    stream: TcpStream,
+    seal: Seal,
+    /// Frames that wait for the end of the handshake.
+    unsealed: Vec<u8>,
+    /// Bytes to be written.
+    out: Vec<u8>,
+    assembler: Assembler,
+    /// Why no more can be written. A server that refuses may have reset the connection by now; the words before that can
+    /// still be read.
+    ended: Option<io::Error>,
+    until: Time,
+}
+
+impl Conversation {
+    fn begin(address: SocketAddr, key: Option<&Key>, until: Time) -> Result<Self, Silence> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let ended = match socket.connect_timeout(&address.into(), left(until)?) {
+            Ok(()) => None,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(error),
+            Err(error) => return Err(error.into()),
+        };
+        let (features, target, stream) = (Features::NONE, Target::NONE, net::random());
+        let (mut out, mut unsealed) = (Vec::new(), Vec::new());
+        let mut seal = Seal::client(key, &mut out);
+        Frame::Hello(Hello { version: VERSION, features, stream, interval_ms: 1_000, target }).encode(&mut unsealed);
+        Frame::Ping(Ping { number: 1, ..Ping::default() }).encode(&mut unsealed);
+        seal.seal(&mut unsealed, &mut out);
+        Ok(Self { stream: socket.into(), seal, unsealed, out, assembler: Assembler::default(), ended, until })
+    }
+
+    /// Waits for the answer.
+    fn hear(mut self) -> Result<Pong, Silence> {
+        loop {
+            self.stream.set_write_timeout(Some(left(self.until)?))?;
+            if let Err(error) = self.stream.write_all(&std::mem::take(&mut self.out)) {
+                self.ended.get_or_insert(error);
             }
+            match self.assembler.next_frame()? {
+                Some(Frame::Pong(pong)) => return Ok(pong),
+                Some(Frame::Refusal(refusal)) => return Err(Silence::Refused(refusal.text)),
+                Some(_) => {}
+                None => self.read()?,
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<(), Silence> {
+        let mut read = [0; READ_BYTES];
+        self.stream.set_read_timeout(Some(left(self.until)?))?;
+        match self.stream.read(&mut read) {
+            Ok(0) => Err(self.ended.take().map_or(Silence::Closed, Silence::from)),
             Ok(bytes) => {
-                let opened = seal.open(&read[..bytes], &mut assembler, &mut out);
-                opened.map_err(|error| invalid(error.to_string()))?;
-                // With the handshake done, what waited for it goes out.
-                seal.seal(&mut unsealed, &mut out);
+                self.seal.open(&read[..bytes], &mut self.assembler, &mut self.out)?;
+                // The frames that waited for the handshake go out with its end.
+                self.seal.seal(&mut self.unsealed, &mut self.out);
+                Ok(())
             }
-            Err(error) => return Err(ended.unwrap_or(error)),
+            Err(error) => Err(self.ended.take().unwrap_or(error).into()),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! `ossec-broker`: see the library for everything but this: parse, log, signals, run, exit code.
+//! `ossec-broker`: parse, log, signals, run, exit code. Everything else is in the library.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+use std::error::Error;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -9,9 +11,9 @@ use ossec_broker::cli::{self, Command, Usage};
 use ossec_broker::os::{keyfile, signals};
 use ossec_broker::{check, client, logging, server};
 
-/// Failed at start, or beyond repair.
+/// Exit code: failed at start, or beyond repair.
 const FAILED: u8 = 1;
-/// Wrong arguments; for `check`: unreachable.
+/// Exit code: wrong arguments; for `check`: unreachable.
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
@@ -38,35 +40,30 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The exit code, or one line that says what was attempted and why it failed.
-fn run(command: Command) -> Result<u8, String> {
+/// The exit code, or an error that is one line: what was attempted, and why it failed.
+fn run(command: Command) -> Result<u8, Box<dyn Error>> {
     match command {
-        Command::Client(config) => client::run(&config, &signals()?).map(|()| 0),
-        Command::Server(config) => server::run(&config, &signals()?).map(|()| 0),
-        Command::Check(config) => check(&config),
-        Command::Genkey => {
-            print(&format!("{}\n", keyfile::generate().map_err(|error| error.to_string())?.to_text())).map(|()| 0)
-        }
+        Command::Client(config) => client::run(&config, &signals::listen()?)?,
+        Command::Server(config) => server::run(&config, &signals::listen()?)?,
+        Command::Check(config) => return check(&config),
+        Command::Genkey => print(&format_args!("{}\n", keyfile::generate()?.to_text()))?,
     }
+    Ok(0)
 }
 
-fn signals() -> Result<crossbeam_channel::Receiver<()>, String> {
-    signals::listen().map_err(|error| error.to_string())
-}
-
-fn check(config: &check::Config) -> Result<u8, String> {
+fn check(config: &check::Config) -> Result<u8, Box<dyn Error>> {
     let (text, code) = match check::run(config) {
-        check::Answer::Up(text) => (text, 0),
-        check::Answer::Down(text) => (text, FAILED),
-        check::Answer::Unreachable(text) => (text, WRONG),
+        Ok(answer) => (answer.to_string(), if answer.is_up() { 0 } else { FAILED }),
+        Err(why) => (why.to_string(), WRONG),
     };
-    print(&format!("{text}\n")).map(|()| code)
+    print(&format_args!("{text}\n"))?;
+    Ok(code)
 }
 
 /// Prints to standard output. A full disk or a reader that is gone is an error like any other, and no panic.
-fn print(text: &str) -> Result<(), String> {
+fn print(text: &dyn Display) -> Result<(), String> {
     let mut out = io::stdout().lock();
-    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let printed = write!(out, "{text}").and_then(|()| out.flush());
     printed.map_err(|error| format!("cannot write to standard output: {error}"))
 }
 

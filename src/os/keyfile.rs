@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, geteuid};
 use thiserror::Error;
 
+use crate::os::threads::Cause;
 use crate::proto::seal::Key;
 
 /// A key file is one line; a larger file is none.
@@ -17,30 +18,14 @@ const REFUSED_MODE: u32 = 0o027;
 
 /// Why there is no key.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
 pub enum KeyError {
-    /// This file does not exist.
-    #[error("there is no key {}: `ossec-broker genkey` makes one", .0.display())]
+    #[error("there is no key {path}: `ossec-broker genkey` makes one", path = .0.display())]
     Missing(PathBuf),
-    /// The system does not read this file.
     #[error("cannot read the key {path}: {1}", path = .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// This file belongs to somebody else, who knows the key and may change it.
-    #[error("cannot use the key {}: it belongs to user {owner}, and must belong to {}", .path.display(), trusted(*.user))]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// The file's owner.
-        owner: u32,
-        /// The user who runs this process.
-        user: Uid,
-    },
-    /// Others may read or write this file.
-    #[error("cannot use the key {}: others may read or write it; chmod 600 it", .0.display())]
-    Permissions(PathBuf),
-    /// This file holds no key, for that reason.
     #[error("cannot use the key {path}: {1}", path = .0.display())]
-    Text(PathBuf, String),
-    /// The system gives no random numbers for a new key.
+    Unfit(PathBuf, #[source] Cause),
     #[error("cannot make a key: {0}")]
     Random(#[from] getrandom::Error),
 }
@@ -50,16 +35,11 @@ pub enum KeyError {
 /// # Errors
 /// The error names the file and what is wrong with it.
 pub fn load(path: &Path) -> Result<Key, KeyError> {
-    let text = read(path)?;
-    Key::from_text(&text).map_err(|why| KeyError::Text(path.into(), why))
-}
-
-/// The text of a file that nobody else may know or change.
-fn read(path: &Path) -> Result<String, KeyError> {
-    let cannot = |source: io::Error| match source.kind() {
+    let cannot = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => KeyError::Missing(path.into()),
-        _ => KeyError::Read(path.into(), source),
+        _ => KeyError::Read(path.into(), error),
     };
+    let unfit = |why: Cause| KeyError::Unfit(path.into(), why);
     let file = File::open(path).map_err(cannot)?;
     let metadata = file.metadata().map_err(cannot)?;
     if metadata.is_dir() {
@@ -67,24 +47,20 @@ fn read(path: &Path) -> Result<String, KeyError> {
     }
     let (owner, user) = (metadata.uid(), geteuid());
     if !is_trusted(Uid::from_raw(owner), user) {
-        return Err(KeyError::Owner { path: path.into(), owner, user });
+        let trusted = if user.is_root() { "root".into() } else { format!("root or to user {user}, that runs this") };
+        return Err(unfit(format!("it belongs to user {owner}, and must belong to {trusted}").into()));
     }
     if metadata.permissions().mode() & REFUSED_MODE != 0 {
-        return Err(KeyError::Permissions(path.into()));
+        return Err(unfit("others may read or write it; chmod 600 it".into()));
     }
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(cannot)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Key::from_text(&String::from_utf8_lossy(&bytes)).map_err(|why| unfit(why.into()))
 }
 
 /// A file's owner knows the key and can change it at any time, whatever the permissions say.
 const fn is_trusted(owner: Uid, user: Uid) -> bool {
     owner.is_root() || owner.as_raw() == user.as_raw()
-}
-
-/// The owners that a file may have, for people.
-fn trusted(user: Uid) -> String {
-    if user.is_root() { "root".into() } else { format!("root or to user {user}, that runs this") }
 }
 
 /// A key that nobody has.

@@ -1,8 +1,7 @@
 //! Another user instead of root once the sockets are bound, with those of root's rights that are still needed.
 
-use std::ffi::{CString, NulError};
+use std::ffi::CString;
 
-use caps::errors::CapsError;
 use caps::securebits::set_keepcaps;
 use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
@@ -10,33 +9,15 @@ use nix::sys::prctl::set_no_new_privs;
 use nix::unistd::{Uid, User, initgroups, setgid, setuid};
 use thiserror::Error;
 
+use crate::os::threads::Cause;
+
 /// A capability of Linux, by its name.
 pub use caps::Capability as Right;
 
 /// This process has not become the user of this name.
 #[derive(Debug, Error)]
-#[error("cannot become the user {user:?}: {source}")]
-pub struct UserError {
-    user: String,
-    source: Cause,
-}
-
-/// Why the user was not changed.
-#[derive(Debug, Error)]
-enum Cause {
-    #[error("there is no such user")]
-    Unknown,
-    #[error("only root can")]
-    NotRoot,
-    #[error("the system did not do it")]
-    NotDone,
-    #[error(transparent)]
-    Name(#[from] NulError),
-    #[error(transparent)]
-    System(#[from] Errno),
-    #[error(transparent)]
-    Rights(#[from] CapsError),
-}
+#[error("cannot become the user {0:?}: {1}")]
+pub struct UserError(String, #[source] Cause);
 
 /// Makes this process another user's, with no rights but `kept`, as far as it has them.
 ///
@@ -46,20 +27,20 @@ enum Cause {
 /// # Errors
 /// The user does not exist, the process may not change its user, or the system refuses a step.
 pub fn become_user(name: &str, kept: &[Right]) -> Result<(), UserError> {
-    change(name, kept).map_err(|source| UserError { user: name.into(), source })?;
+    change(name, kept).map_err(|why| UserError(name.into(), why))?;
     log::info!("running as {name}");
     Ok(())
 }
 
 fn change(name: &str, kept: &[Right]) -> Result<(), Cause> {
-    let user = User::from_name(name)?.ok_or(Cause::Unknown)?;
+    let user = User::from_name(name)?.ok_or("there is no such user")?;
     let group_name = CString::new(name)?;
     let had = caps::read(None, CapSet::Permitted)?;
     // Rights would end with the change of the user.
     set_keepcaps(true)?;
     initgroups(&group_name, user.gid).map_err(|error| match error {
-        Errno::EPERM => Cause::NotRoot,
-        _ => error.into(),
+        Errno::EPERM => "only root can".into(),
+        _ => Cause::from(error),
     })?;
     setgid(user.gid)?;
     setuid(user.uid)?;
@@ -72,5 +53,9 @@ fn change(name: &str, kept: &[Right]) -> Result<(), Cause> {
         caps::set(None, set, &keep)?;
     }
     set_no_new_privs()?;
-    if Uid::effective() == user.uid && Uid::current() == user.uid { Ok(()) } else { Err(Cause::NotDone) }
+    if Uid::effective() == user.uid && Uid::current() == user.uid {
+        Ok(())
+    } else {
+        Err("the system did not do it".into())
+    }
 }

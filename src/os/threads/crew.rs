@@ -34,11 +34,10 @@ pub enum Ending {
 
 /// The end of a thread that nobody had told to stop.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
 pub enum ThreadError {
-    /// The thread of this name could not go on.
     #[error("{0}: {1}")]
     Failed(&'static str, #[source] Cause),
-    /// The thread of this name ended without a reason.
     #[error("the thread {0} ended unexpectedly")]
     Unexpected(&'static str),
 }
