@@ -13,10 +13,10 @@ use thiserror::Error;
 use crate::os::keyfile::{self, KeyError};
 use crate::os::net::{self, HostPort};
 use crate::os::threads::detach;
-use crate::proto::seal::{Key, Seal, SealError};
+use crate::proto::seal::{Key, Seal};
 use crate::proto::terms::{BROKER_PORT, Verdict};
 use crate::proto::time::Time;
-use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION, WireError};
+use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION};
 
 /// How long all of it may take: the name, the connection, the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,8 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SPACING: Duration = Duration::from_millis(250);
 /// Addresses that are asked.
 const ADDRESSES_MAX: usize = 16;
-/// Read at once.
-const READ_BYTES: usize = 1_024;
 
 /// The settings of a check.
 #[derive(Clone, Debug)]
@@ -70,38 +68,17 @@ impl fmt::Display for Answer {
 pub enum Error {
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("unreachable: {0}: {1}")]
-    Unreachable(HostPort, #[source] Silence),
+    #[error("unreachable: {0}: {why}", why = explain(.1))]
+    Unreachable(HostPort, #[source] io::Error),
 }
 
-/// Why a server does not answer.
-#[derive(Debug, Error)]
-#[expect(missing_docs, reason = "the texts say it")]
-pub enum Silence {
-    #[error("the name is not resolved within {PATIENCE:?}")]
-    Unresolved,
-    #[error("no answer within {PATIENCE:?}")]
-    TimedOut,
-    #[error("it closed the connection")]
-    Closed,
-    #[error("{0}")]
-    Refused(String),
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    #[error(transparent)]
-    Io(io::Error),
+fn explain(error: &io::Error) -> String {
+    if is_timeout(error) { format!("no answer within {PATIENCE:?}") } else { error.to_string() }
 }
 
-impl From<io::Error> for Silence {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // The system's words for a read or a connection that has taken too long.
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::TimedOut,
-            _ => Self::Io(error),
-        }
-    }
+/// The system's words for a read or a connection that has taken too long.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// Asks once.
@@ -116,12 +93,12 @@ pub fn run(config: &Config) -> Result<Answer, Error> {
 
 /// Asks all addresses, one a little after the other. The first answer counts. The threads that are left behind are not
 /// waited for: resolving and connecting cannot be interrupted, and the process ends.
-fn ask(broker: &HostPort, key: Option<&Key>) -> Result<Pong, Silence> {
+fn ask(broker: &HostPort, key: Option<&Key>) -> io::Result<Pong> {
     let until = net::now() + PATIENCE;
     let addresses = resolve(broker, until)?;
     let (answer, answers) = bounded(addresses.len());
     let (mut unasked, mut asked) = (addresses.iter(), 0_usize);
-    let mut last = Silence::TimedOut;
+    let mut last = io::Error::from(ErrorKind::TimedOut);
     loop {
         if let Some(&address) = unasked.next() {
             start(address, key, until, answer.clone())?;
@@ -136,7 +113,7 @@ fn ask(broker: &HostPort, key: Option<&Key>) -> Result<Pong, Silence> {
             Ok(Err(why)) => {
                 asked -= 1;
                 // A server that says why is of more use than a silent one.
-                if !matches!(why, Silence::TimedOut) {
+                if !is_timeout(&why) {
                     last = why;
                 }
             }
@@ -148,18 +125,19 @@ fn ask(broker: &HostPort, key: Option<&Key>) -> Result<Pong, Silence> {
     }
 }
 
-fn resolve(broker: &HostPort, until: Time) -> Result<Vec<SocketAddr>, Silence> {
+fn resolve(broker: &HostPort, until: Time) -> io::Result<Vec<SocketAddr>> {
     let (found, addresses) = bounded(1);
     let name = broker.clone();
     detach("resolve", move || {
         let _ = found.send(name.resolve());
     })?;
-    let mut addresses = addresses.recv_timeout(left(until)?).map_err(|_| Silence::Unresolved)??;
+    let late = |_| io::Error::other(format!("the name is not resolved within {PATIENCE:?}"));
+    let mut addresses = addresses.recv_timeout(left(until)?).map_err(late)??;
     addresses.truncate(ADDRESSES_MAX);
     Ok(addresses)
 }
 
-fn start(address: SocketAddr, key: Option<&Key>, until: Time, answer: Sender<Result<Pong, Silence>>) -> io::Result<()> {
+fn start(address: SocketAddr, key: Option<&Key>, until: Time, answer: Sender<io::Result<Pong>>) -> io::Result<()> {
     let key = key.cloned();
     detach("ask", move || {
         let outcome = Conversation::begin(address, key.as_ref(), until).and_then(Conversation::hear);
@@ -172,9 +150,9 @@ fn start(address: SocketAddr, key: Option<&Key>, until: Time, answer: Sender<Res
 }
 
 /// The time that is left, or the error that none is.
-fn left(until: Time) -> Result<Duration, Silence> {
+fn left(until: Time) -> io::Result<Duration> {
     let left = until.since(net::now());
-    if left.is_zero() { Err(Silence::TimedOut) } else { Ok(left) }
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// A connection on which one heartbeat is sent.
@@ -186,19 +164,19 @@ struct Conversation {
     /// Bytes to be written.
     out: Vec<u8>,
     assembler: Assembler,
-    /// Why no more can be written. A server that refuses may have reset the connection by now; the words before that can
-    /// still be read.
+    /// Why no more can be written. A server that refuses may have reset the connection by now; the words before that
+    /// can still be read.
     ended: Option<io::Error>,
     until: Time,
 }
 
 impl Conversation {
-    fn begin(address: SocketAddr, key: Option<&Key>, until: Time) -> Result<Self, Silence> {
+    fn begin(address: SocketAddr, key: Option<&Key>, until: Time) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         let ended = match socket.connect_timeout(&address.into(), left(until)?) {
             Ok(()) => None,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(error),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         let (features, target, stream) = (Features::NONE, Target::NONE, net::random());
         let (mut out, mut unsealed) = (Vec::new(), Vec::new());
@@ -210,33 +188,33 @@ impl Conversation {
     }
 
     /// Waits for the answer.
-    fn hear(mut self) -> Result<Pong, Silence> {
+    fn hear(mut self) -> io::Result<Pong> {
         loop {
             self.stream.set_write_timeout(Some(left(self.until)?))?;
             if let Err(error) = self.stream.write_all(&std::mem::take(&mut self.out)) {
                 self.ended.get_or_insert(error);
             }
-            match self.assembler.next_frame()? {
+            match self.assembler.next_frame().map_err(io::Error::other)? {
                 Some(Frame::Pong(pong)) => return Ok(pong),
-                Some(Frame::Refusal(refusal)) => return Err(Silence::Refused(refusal.text)),
+                Some(Frame::Refusal(refusal)) => return Err(io::Error::other(refusal.text)),
                 Some(_) => {}
                 None => self.read()?,
             }
         }
     }
 
-    fn read(&mut self) -> Result<(), Silence> {
-        let mut read = [0; READ_BYTES];
+    fn read(&mut self) -> io::Result<()> {
+        let mut read = [0; 1_024];
         self.stream.set_read_timeout(Some(left(self.until)?))?;
         match self.stream.read(&mut read) {
-            Ok(0) => Err(self.ended.take().map_or(Silence::Closed, Silence::from)),
+            Ok(0) => Err(self.ended.take().unwrap_or_else(|| io::Error::other("it closed the connection"))),
             Ok(bytes) => {
-                self.seal.open(&read[..bytes], &mut self.assembler, &mut self.out)?;
+                self.seal.open(&read[..bytes], &mut self.assembler, &mut self.out).map_err(io::Error::other)?;
                 // The frames that waited for the handshake go out with its end.
                 self.seal.seal(&mut self.unsealed, &mut self.out);
                 Ok(())
             }
-            Err(error) => Err(self.ended.take().unwrap_or(error).into()),
+            Err(error) => Err(self.ended.take().unwrap_or(error)),
         }
     }
 }

@@ -10,8 +10,8 @@
 //!             broker server
 //! ```
 //!
-//! Each thread waits for one thing, takes the lock around the core briefly, and does one kind of input or output without
-//! the lock. A thread that has made work for another rings its bell (`shared`).
+//! Each thread waits for one thing, takes the lock around the core briefly, and does one kind of input or output
+//! without the lock. A thread that has made work for another rings its bell (`shared`).
 //!
 //! The end is a cascade (`shutdown`); the last lines say what is left.
 
@@ -50,7 +50,7 @@ use shutdown::Shutdown;
 use stream::Streamer;
 use upstreams::Upstreams;
 
-/// Threads of this role, the resolver not counted.
+/// Threads of this role, without the resolver.
 const THREADS: usize = 4;
 /// Ports below need a right to be bound.
 const PORTS_FREE_FROM: u16 = 1_024;
@@ -126,7 +126,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     outcome
 }
 
-/// Raises the limit of descriptors as far as needed and allowed: so many sockets of sessions can be open.
+/// Raises the limit of descriptors as far as needed and allowed, and says how many sessions can have a socket.
 fn raise_descriptors(config: &Config) -> usize {
     let descriptors = net::raise_descriptor_limit(u64::from(config.core.sessions_max) + DESCRIPTORS_KEPT);
     usize::try_from(descriptors.saturating_sub(DESCRIPTORS_KEPT)).unwrap_or(usize::MAX).max(1)
@@ -138,7 +138,7 @@ fn become_user(config: &Config) -> Result<(), UserError> {
     config.user.as_ref().map_or(Ok(()), |user| privileges::become_user(user, kept))
 }
 
-/// All threads have ended: what they left to say.
+/// Logs the last words, when all threads have ended.
 fn say_farewell(shared: &Shared, report: &mut Report) {
     if let Some(drops) = kernel_drops(&shared.agents) {
         report.handle_kernel_drops(drops);

@@ -79,8 +79,8 @@ fn choose_levels(builder: &mut Builder, verbosity: u8, variable: Option<&str>) {
     builder.filter_module(OWN, level).filter_module(DATAGRAMS, datagrams);
 }
 
-/// Whether env_logger understands this text. It complains of other texts on standard error, and panics if that fails: it
-/// never sees them.
+/// Whether env_logger understands this text. It complains of other texts on standard error, and panics if that fails:
+/// it never sees them.
 fn is_understood(directives: &str) -> bool {
     let (directives, pattern) = directives.split_once('/').unwrap_or((directives, ""));
     let is_directive = |directive: &str| match directive.split_once('=') {
@@ -98,8 +98,8 @@ fn is_read_by_journald() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stderr.is_ok_and(|stderr| stderr == stream))
 }
 
-/// Starts the thread that writes. It is not joined: a write to standard error cannot be interrupted, and the process must
-/// end all the same.
+/// Starts the thread that writes. It is not joined: a write to standard error cannot be interrupted, and the process
+/// must end all the same.
 fn start_writer(layout: Layout) -> Option<Queue> {
     let (queue, lines) = queue::queue();
     let note = move |text: &str| {

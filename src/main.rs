@@ -67,7 +67,7 @@ fn print(text: &dyn Display) -> Result<(), String> {
     printed.map_err(|error| format!("cannot write to standard output: {error}"))
 }
 
-/// Says on standard error, if that is possible, why there is this exit code.
+/// Says on standard error why there is this exit code, as far as that is possible.
 fn complain(text: &str, code: u8) -> u8 {
     let _ = io::stderr().write_all(text.as_bytes());
     code

@@ -8,7 +8,9 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use crate::cli::usage::{Usage, wrong};
-use crate::cli::values;
+use crate::cli::values::{
+    broker, buffer_bytes, duration, full, pause, receive_bytes, remoted, resend, sessions, source, transport,
+};
 use crate::client::Config;
 use crate::os::net::{self, HostPort};
 use crate::proto;
@@ -23,19 +25,19 @@ const INTERVAL_MIN: Duration = Duration::from_millis(10);
 #[argh(subcommand, name = "client")]
 pub(super) struct ClientArgs {
     /// remoted's host and port: HOST[:1514]
-    #[argh(option, arg_name = "host[:port]", from_str_fn(values::remoted))]
+    #[argh(option, arg_name = "host[:port]", from_str_fn(remoted))]
     server: HostPort,
 
     /// the broker server, where it is not on remoted's host: HOST[:1517]
-    #[argh(option, arg_name = "host[:port]", from_str_fn(values::broker))]
+    #[argh(option, arg_name = "host[:port]", from_str_fn(broker))]
     broker: Option<HostPort>,
 
     /// where the agent sends to (127.0.0.1:1514)
-    #[argh(option, arg_name = "addr", from_str_fn(values::remoted), default = "Config::default().listen")]
+    #[argh(option, arg_name = "addr", from_str_fn(remoted), default = "Config::default().listen")]
     listen: HostPort,
 
     /// source address towards the server, for hosts with several
-    #[argh(option, arg_name = "ip", from_str_fn(values::source))]
+    #[argh(option, arg_name = "ip", from_str_fn(source))]
     source: Option<IpAddr>,
 
     /// source port of the first session; others take the next free ones upward (1517)
@@ -43,35 +45,35 @@ pub(super) struct ClientArgs {
     source_port: u16,
 
     /// way of the data: udp, as the agent would; tcp, over the connection to the broker server, with --psk-file (udp)
-    #[argh(option, arg_name = "udp|tcp", from_str_fn(values::transport), default = "Config::default().core.transport")]
+    #[argh(option, arg_name = "udp|tcp", from_str_fn(transport), default = "Config::default().core.transport")]
     transport: Transport,
 
     /// heartbeat of an idle link (1s)
-    #[argh(option, arg_name = "duration", from_str_fn(values::duration), default = "Settings::default().interval")]
+    #[argh(option, arg_name = "duration", from_str_fn(duration), default = "Settings::default().interval")]
     interval: Duration,
 
     /// how long a good heartbeat allows release, on top of the round trip (100ms)
-    #[argh(option, arg_name = "duration", from_str_fn(values::duration), default = "Settings::default().lease")]
+    #[argh(option, arg_name = "duration", from_str_fn(duration), default = "Settings::default().lease")]
     lease: Duration,
 
     /// bound of the lease and of a connection attempt (2s)
-    #[argh(option, arg_name = "duration", from_str_fn(values::duration), default = "Settings::default().timeout")]
+    #[argh(option, arg_name = "duration", from_str_fn(duration), default = "Settings::default().timeout")]
     timeout: Duration,
 
     /// whether what was not confirmed is sent again: yes or never (yes)
-    #[argh(option, arg_name = "yes|never", from_str_fn(values::resend), default = "Config::default().core.resend")]
+    #[argh(option, arg_name = "yes|never", from_str_fn(resend), default = "Config::default().core.resend")]
     resend: bool,
 
     /// memory for datagrams, overhead included (64MiB)
-    #[argh(option, arg_name = "size", from_str_fn(values::buffer_bytes))]
+    #[argh(option, arg_name = "size", from_str_fn(buffer_bytes))]
     buffer: Option<usize>,
 
     /// what gives way when the buffer is full: drop-oldest or drop-newest (drop-oldest)
-    #[argh(option, arg_name = "policy", from_str_fn(values::full), default = "Config::default().core.full")]
+    #[argh(option, arg_name = "policy", from_str_fn(full), default = "Config::default().core.full")]
     full: FullPolicy,
 
     /// drop datagrams that are older (off)
-    #[argh(option, arg_name = "duration", from_str_fn(values::duration))]
+    #[argh(option, arg_name = "duration", from_str_fn(duration))]
     max_age: Option<Duration>,
 
     /// never release more datagrams per second (off)
@@ -79,20 +81,15 @@ pub(super) struct ClientArgs {
     rate: Option<NonZeroU32>,
 
     /// receive buffer asked for, by force where allowed (8MiB)
-    #[argh(
-        option,
-        arg_name = "size",
-        from_str_fn(values::receive_bytes),
-        default = "Config::default().receive_buffer_bytes"
-    )]
+    #[argh(option, arg_name = "size", from_str_fn(receive_bytes), default = "Config::default().receive_buffer_bytes")]
     rcvbuf: usize,
 
     /// agents behind this client (256)
-    #[argh(option, arg_name = "n", from_str_fn(values::sessions), default = "Config::default().core.sessions_max")]
+    #[argh(option, arg_name = "n", from_str_fn(sessions), default = "Config::default().core.sessions_max")]
     max_sessions: u16,
 
     /// at shutdown: how long to go on sending what is held, if the link is up (2s)
-    #[argh(option, arg_name = "duration", from_str_fn(values::pause), default = "Config::default().drain")]
+    #[argh(option, arg_name = "duration", from_str_fn(pause), default = "Config::default().drain")]
     drain: Duration,
 
     /// file with the key that both ends have; `ossec-broker genkey` makes one

@@ -7,7 +7,7 @@ use argh::FromArgs;
 use ipnet::IpNet;
 
 use crate::cli::usage::{Usage, wrong};
-use crate::cli::values;
+use crate::cli::values::{broker, connections, inject, pause, prefix, remoted};
 use crate::os::net::HostPort;
 use crate::server::{Config, Inject};
 
@@ -16,12 +16,12 @@ use crate::server::{Config, Inject};
 #[argh(subcommand, name = "server")]
 pub(super) struct ServerArgs {
     /// where clients connect to ([::]:1517; 0.0.0.0:1517 where there is no IPv6)
-    #[argh(option, arg_name = "addr", from_str_fn(values::broker))]
+    #[argh(option, arg_name = "addr", from_str_fn(broker))]
     listen: Option<HostPort>,
 
     /// remoted; its port is the one looked for; with an address that is not the loopback's, only a socket that
     /// receives there counts (127.0.0.1:1514)
-    #[argh(option, arg_name = "host:port", from_str_fn(values::remoted), default = "Config::default().remoted")]
+    #[argh(option, arg_name = "host:port", from_str_fn(remoted), default = "Config::default().remoted")]
     remoted: HostPort,
 
     /// name of the process that owns the port, or the path of its executable, also of one in a container, repeatable;
@@ -34,20 +34,20 @@ pub(super) struct ServerArgs {
     require: Vec<String>,
 
     /// how long remoted must have been there before it counts as up (3s)
-    #[argh(option, arg_name = "duration", from_str_fn(values::pause), default = "Config::default().settle")]
+    #[argh(option, arg_name = "duration", from_str_fn(pause), default = "Config::default().settle")]
     settle: Duration,
 
     /// transport tcp: whose address remoted sees: spoof, the client's; local, this host's, for keys `any` (spoof)
-    #[argh(option, arg_name = "spoof|local", from_str_fn(values::inject), default = "Config::default().inject")]
+    #[argh(option, arg_name = "spoof|local", from_str_fn(inject), default = "Config::default().inject")]
     inject: Inject,
 
     /// with spoof: addresses besides its own that a client may ask to be seen as with --source, repeatable:
     /// 10.0.0.0/8 or 10.1.2.3
-    #[argh(option, arg_name = "cidr", from_str_fn(values::prefix))]
+    #[argh(option, arg_name = "cidr", from_str_fn(prefix))]
     allow_source: Vec<IpNet>,
 
     /// connections at a time (4096)
-    #[argh(option, arg_name = "n", from_str_fn(values::connections), default = "Config::default().connections_max")]
+    #[argh(option, arg_name = "n", from_str_fn(connections), default = "Config::default().connections_max")]
     max_connections: usize,
 
     /// file with the key that both ends have; `ossec-broker genkey` makes one

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::proto::client::FullPolicy;
+use crate::proto::client::{FullPolicy, Transport};
 use crate::server::Inject;
 
 fn words(line: &str) -> Vec<String> {
@@ -78,9 +78,10 @@ fn the_help_tells_the_defaults() {
 #[test]
 fn every_option_of_the_client_arrives() {
     let config = client(
-        "client --server 10.0.0.1:2514 --broker [fd00::1]:2517 --listen [::1]:3514 --source 10.0.0.9 --source-port 40000 --transport udp \
-         --interval 500ms --lease 50ms --timeout=5s --resend never --buffer 1MiB --full drop-newest --max-age 1h --rate 100 --rcvbuf 64KiB \
-         --max-sessions 3 --drain 0 --psk-file /k --user ossec -vv",
+        "client --server 10.0.0.1:2514 --broker [fd00::1]:2517 --listen [::1]:3514 --source 10.0.0.9 \
+         --source-port 40000 --transport tcp --interval 500ms --lease 50ms --timeout=5s --resend never \
+         --buffer 1MiB --full drop-newest --max-age 1h --rate 100 --rcvbuf 64KiB --max-sessions 3 --drain 0 \
+         --psk-file /k --user ossec -vv",
     );
     assert_eq!((config.server, config.broker), (host("10.0.0.1", 2_514), Some(host("fd00::1", 2_517))));
     assert_eq!((config.listen, config.source_port), (host("::1", 3_514), 40_000));
@@ -89,6 +90,7 @@ fn every_option_of_the_client_arrives() {
     assert_eq!((config.psk_file, config.user), (Some("/k".into()), Some("ossec".into())));
     let core = config.core;
     assert_eq!((core.buffer_bytes, core.full, core.resend), (1 << 20, FullPolicy::DropNewest, false));
+    assert_eq!(core.transport, Transport::Tcp);
     assert_eq!(
         (core.max_age, core.rate.map(u32::from), core.sessions_max),
         (Some(Duration::from_hours(1)), Some(100), 3)
@@ -100,8 +102,9 @@ fn every_option_of_the_client_arrives() {
 #[test]
 fn every_option_of_the_server_arrives() {
     let config = server(
-        "server --listen 127.0.0.1 --remoted 127.0.0.1:514 --process rsyslogd --process syslogd --require a --require b --settle 0 \
-         --max-connections 7 --inject spoof --allow-source 10.0.0.0/8 --allow-source fd00::5 --psk-file /k --user ossec -v",
+        "server --listen 127.0.0.1 --remoted 127.0.0.1:514 --process rsyslogd --process syslogd --require a \
+         --require b --settle 0 --max-connections 7 --inject spoof --allow-source 10.0.0.0/8 \
+         --allow-source fd00::5 --psk-file /k --user ossec -v",
     );
     let prefixes: Vec<String> = config.allowed_sources.iter().map(ToString::to_string).collect();
     assert_eq!((config.inject, prefixes), (Inject::Spoof, vec!["10.0.0.0/8".into(), "fd00::5/128".into()]));

@@ -102,36 +102,27 @@ fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> R
 
 /// How datagrams travel.
 pub(super) fn transport(text: &str) -> Result<Transport, String> {
-    match text {
-        "udp" => Ok(Transport::Udp),
-        "tcp" => Ok(Transport::Tcp),
-        _ => Err(format!("{text:?} is neither udp nor tcp")),
-    }
+    let transport = choice(text, [("udp", Transport::Udp), ("tcp", Transport::Tcp)]);
+    transport.ok_or_else(|| format!("{text:?} is neither udp nor tcp"))
 }
 
 /// Whose address remoted sees.
 pub(super) fn inject(text: &str) -> Result<Inject, String> {
-    match text {
-        "spoof" => Ok(Inject::Spoof),
-        "local" => Ok(Inject::Local),
-        _ => Err(format!("{text:?} is neither spoof nor local")),
-    }
+    let inject = choice(text, [("spoof", Inject::Spoof), ("local", Inject::Local)]);
+    inject.ok_or_else(|| format!("{text:?} is neither spoof nor local"))
 }
 
 /// Whether unconfirmed datagrams are sent again.
 pub(super) fn resend(text: &str) -> Result<bool, String> {
-    match text {
-        "yes" => Ok(true),
-        "never" => Ok(false),
-        _ => Err(format!("{text:?}: yes or never")),
-    }
+    choice(text, [("yes", true), ("never", false)]).ok_or_else(|| format!("{text:?}: yes or never"))
 }
 
 /// What gives way in a full buffer.
 pub(super) fn full(text: &str) -> Result<FullPolicy, String> {
-    match text {
-        "drop-oldest" => Ok(FullPolicy::DropOldest),
-        "drop-newest" => Ok(FullPolicy::DropNewest),
-        _ => Err(format!("{text:?}: drop-oldest or drop-newest")),
-    }
+    let full = choice(text, [("drop-oldest", FullPolicy::DropOldest), ("drop-newest", FullPolicy::DropNewest)]);
+    full.ok_or_else(|| format!("{text:?}: drop-oldest or drop-newest"))
+}
+
+fn choice<T>(text: &str, choices: [(&str, T); 2]) -> Option<T> {
+    choices.into_iter().find(|(name, _)| *name == text).map(|(_, value)| value)
 }

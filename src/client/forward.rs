@@ -45,7 +45,7 @@ impl<'a> Forwarder<'a> {
         let mut batch = Batch::default();
         while !stop.is_set() {
             let now = net::now();
-            // A lease that ended before everything was sent: a heartbeat has to come first, and is rung for.
+            // A lease may have ended before everything was sent. Then a heartbeat has to come first, and is rung for.
             let (releases, due) = self.shared.with_core(now, |core| {
                 let releases = core.poll_release(now, &mut batch);
                 (releases, if releases { None } else { core.handle_forward_waits(now) })
@@ -59,7 +59,7 @@ impl<'a> Forwarder<'a> {
         Ok(())
     }
 
-    /// Sends a batch and tells the core. How long to pause, if the system asks for that.
+    /// Sends a batch, tells the core, and says how long to pause, if the system asks for that.
     fn send(&mut self, batch: &Batch) -> Option<Duration> {
         let mut sent = 0;
         let halt = self.send_all(batch, &mut sent).err();

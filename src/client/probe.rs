@@ -29,7 +29,7 @@ use attempts::{Attempts, Success};
 use heartbeats::{Answer, Connection};
 use peer::{End, Heard};
 
-/// A round trip that the log tells of, and how often at most: a person looks there for the reason of slow answers.
+/// The log tells of a round trip this long, and so often at most: there a person finds the reason of slow answers.
 const SLOW_MIN: Duration = Duration::from_millis(500);
 const SLOW_GAP: Duration = Duration::from_mins(1);
 
@@ -42,7 +42,7 @@ pub(super) struct Prober<'a> {
     chosen: Option<Connection<'a>>,
     /// When the log was told last that the path is slow.
     slow_told: Option<Time>,
-    /// The log was told that nothing protects the connection.
+    /// A key protects connections, or the log was told that none does.
     plain_told: bool,
     report: &'a mut Report,
     /// Transport tcp: the frames to be written.
@@ -58,9 +58,9 @@ impl<'a> Prober<'a> {
         outgoing: Receiver<Outgoing>,
         report: &'a mut Report,
     ) -> Self {
-        let bound = shared.agents.local_addr().ok();
+        let (bound, plain_told) = (shared.agents.local_addr().ok(), key.is_some());
         let attempts = Attempts::new(config, key, resolver, bound, net::now());
-        Self { shared, config, attempts, chosen: None, slow_told: None, plain_told: false, report, outgoing }
+        Self { shared, config, attempts, chosen: None, slow_told: None, plain_told, report, outgoing }
     }
 
     /// Keeps the link until the stop.
@@ -73,7 +73,7 @@ impl<'a> Prober<'a> {
         Ok(())
     }
 
-    /// Does everything that is due. How long to wait for events after that.
+    /// Does everything that is due, and says how long to wait for events after that.
     fn act(&mut self, registry: &Registry) -> Option<Duration> {
         let now = net::now();
         self.dial(now, registry);
@@ -95,7 +95,7 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// What time alone brings about: lateness, silence, a heartbeat that is due.
+    /// Takes in the passing of time: lateness, silence, a heartbeat that is due.
     fn keep_time(&mut self, now: Time) {
         let acknowledged = self.chosen.as_ref().and_then(|connection| connection.acknowledged(now));
         let (heartbeat, silent) = self.shared.with_core(now, |core| {
@@ -120,11 +120,11 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// How long nothing is due, if no event comes.
+    /// Says how long nothing is due if no event comes.
     fn next_deadline(&self) -> Option<Duration> {
         let now = net::now();
-        // A pause may have ended since time was kept: datagrams that may be released need no heartbeat any more, and no
-        // other thread would tell `forward`.
+        // A pause may have ended since time was kept: datagrams that may be released need no heartbeat any more, and
+        // no other thread would tell `forward`.
         let (heartbeat, link) = self.shared.with_core(now, |core| {
             let heartbeat = core.next_heartbeat(now);
             core.handle_probe_waits(heartbeat);
@@ -182,8 +182,7 @@ impl<'a> Prober<'a> {
         let (now, route) = (net::now(), peer.route);
         self.attempts.handle_taken(&peer);
         log::debug!("connected to {}; datagrams go to {}", route.broker, route.target);
-        let plain = !self.attempts.has_key() && !route.broker.ip().is_loopback();
-        if plain && !std::mem::replace(&mut self.plain_told, true) {
+        if !route.broker.ip().is_loopback() && !std::mem::replace(&mut self.plain_told, true) {
             log::warn!("no key (--psk-file): heartbeats are plain");
         }
         let (connection, attached) = Connection::new(now, peer, self.shared, self.config);

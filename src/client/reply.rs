@@ -110,12 +110,12 @@ fn token_of(session: SessionName) -> Token {
     Token(usize::from(session.id))
 }
 
-/// Reads one socket, its error queue too; whether it has more than one turn takes.
+/// Reads one socket and its error queue; whether it has more than one turn takes.
 fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool {
     while let Some(error) = take_refusal(&*upstream.socket) {
         log::debug!("the network reports: {error}");
-        // A router that tells of a smaller path has thrown a datagram away, too. The system fragments for that path from
-        // here on.
+        // A router that tells of a smaller path has thrown a datagram away, too. The system fragments for that path
+        // from here on.
         let now = net::now();
         shared.with_core(now, |core| core.handle_refused(now));
     }

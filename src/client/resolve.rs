@@ -1,8 +1,8 @@
 //! Names → addresses, off the hot path.
 //!
-//! Resolving a name can block for half a minute and cannot be interrupted, so a thread does it that is never joined. The
-//! agent's socket is bound and receives long before a name is known, and a healthy link does not depend on what its name
-//! means by now.
+//! Resolving a name can block for half a minute and cannot be interrupted, so a thread does it that is never joined.
+//! The agent's socket is bound and receives long before a name is known, and a healthy link does not depend on what
+//! its name means by now.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -78,7 +78,7 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Asks for a fresh answer, unless a question is open or was asked a moment ago.
+    /// Asks for a fresh answer, unless a question was asked a moment ago or is still open.
     pub(super) fn ask(&mut self, now: Time) {
         if now < self.next_question() {
             return;
@@ -100,10 +100,7 @@ impl Resolver {
     }
 }
 
-/// Starts to resolve, if there is a name. `bell` is rung with each answer.
-///
-/// # Errors
-/// The system starts no more threads.
+/// Starts to resolve, if there is a name. `bell` is rung with each answer. Fails if the system starts no more threads.
 pub(super) fn start(config: &Config, bell: Doorbell) -> io::Result<Resolver> {
     let beside = || HostPort { host: config.server.host.clone(), port: BROKER_PORT };
     let broker = config.broker.clone().unwrap_or_else(beside);
@@ -112,7 +109,7 @@ pub(super) fn start(config: &Config, bell: Doorbell) -> io::Result<Resolver> {
     let (ask, asked) = bounded(1);
     let mut resolver = Resolver { ask: None, answers, asked: net::now() };
     if let Some(addresses) = known(&broker, server.as_ref()) {
-        // It has a place, and its receiver is here.
+        // The channel has a place, and its receiver is here.
         let _ = answer.send(Ok(addresses));
         bell.ring();
         return Ok(resolver);

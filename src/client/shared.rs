@@ -12,7 +12,7 @@ use crate::os::threads::Doorbell;
 use crate::proto::client::{Bells, ClientCore, Origin};
 use crate::proto::time::Time;
 
-/// What the threads share.
+/// The state that the threads share.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     core: Arc<Mutex<ClientCore>>,
@@ -43,7 +43,7 @@ impl Shared {
         (shared, Rung { forward: forward_rung, drained: drained_rung })
     }
 
-    /// Calls the core at the moment `now`. When the lock is free again, the threads that have got work are rung for.
+    /// Calls the core at the moment `now`. When the lock is free again, the bells of threads that have got work ring.
     pub(super) fn with_core<T>(&self, now: Time, call: impl FnOnce(&mut ClientCore) -> T) -> T {
         let (outcome, bells) = {
             let mut core = self.core.lock();

@@ -1,11 +1,11 @@
-//! The way to the end: what is held is drained, and the threads stop in order.
+//! The way to the end: held datagrams are drained, and the threads stop in order.
 //!
 //! ```text
 //!   signal ─► drain ─► `receive` turns agents away, reads its socket empty, ends ─► drain ─► all end
 //! ```
 //!
-//! A drain lasts as long as the link is up, no second signal comes, and `--drain` allows. `receive` goes on during the
-//! first. If a thread ends by itself, all end at once.
+//! Each drain lasts while the link is up, no second signal comes, and `--drain` is not over. `receive` goes on during
+//! the first drain. If a thread ends by itself, all end at once.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::proto::time::Time;
 /// Why the end of a thread is always told.
 const CREW_LISTENS: &str = "the crew keeps a sender";
 
-/// What the main thread looks at.
+/// Everything that the main thread looks at.
 pub(super) struct Shutdown<'a> {
     pub(super) shared: &'a Shared,
     pub(super) drain: Duration,
@@ -54,8 +54,8 @@ impl Shutdown<'_> {
         Ok(())
     }
 
-    /// Waits until everything held at this moment is confirmed, if the link is up. Whether that was before `until` and
-    /// before another signal.
+    /// Waits until everything held at this moment is confirmed, if the link is up. True if that comes before `until`
+    /// and before another signal.
     fn drain_held(&self, until: Time) -> Result<bool, ThreadError> {
         let now = net::now();
         let (standing, is_drained) = self.shared.with_core(now, |core| {

@@ -1,5 +1,5 @@
-//! Core → connection: the way out of transport tcp. The prober owns the connection and writes to it; this thread prepares
-//! the frames.
+//! Core → connection: the way out of transport tcp. The prober owns the connection and writes to it; this thread
+//! prepares the frames.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -119,7 +119,8 @@ impl<'a> Streamer<'a> {
         bytes
     }
 
-    /// The port of a session's UDP socket, where its replies arrive. Datagrams need no such port and do not wait for it.
+    /// The port of a session's UDP socket, where its replies arrive. Datagrams need no such port and do not wait for
+    /// it.
     fn port(&mut self, session: SessionName, target: SocketAddr) -> u16 {
         match self.upstreams.get(session, target) {
             Ok(socket) => {

@@ -87,8 +87,8 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// The session's socket, made if need be. The error [`io::ErrorKind::WouldBlock`] means that there will be a socket
-    /// when the reply thread has let go of another.
+    /// The session's socket, made if need be. The error [`io::ErrorKind::WouldBlock`] means that there will be a
+    /// socket when the reply thread has let go of another.
     pub(super) fn get(&mut self, session: SessionName, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
         let at = usize::from(session.id);
         if self.sockets.len() <= at {

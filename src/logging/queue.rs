@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A full pipe, a paused terminal or a stuck supervisor make a write to standard error wait for ever. Here only the
-//! thread `log` waits. When the queue is full, further lines are left out and counted. The count stands in the log where
-//! the lines would have stood.
+//! thread `log` waits. When the queue is full, further lines are left out and counted. The count stands in the log
+//! where the lines would have stood.
 
 use std::io::{self, Write};
 use std::sync::Arc;

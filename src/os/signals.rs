@@ -6,8 +6,6 @@ use thiserror::Error;
 
 /// The system's account of this process.
 const STATUS: &str = "/proc/self/status";
-/// Signals that may wait to be looked at.
-const SIGNALS_MAX: usize = 2;
 
 /// The system does not let signals be handled.
 #[derive(Debug, Error)]
@@ -34,7 +32,7 @@ pub fn respect_nohup() {
 /// # Errors
 /// The system does not let them be handled.
 pub fn listen() -> Result<Receiver<()>, SignalError> {
-    let (sender, receiver) = bounded(SIGNALS_MAX);
+    let (sender, receiver) = bounded(2);
     let handler = move || {
         // A third says nothing new.
         let _ = sender.try_send(());

@@ -1,8 +1,8 @@
 //! Threads: named, scoped, joined; when one ends, all end.
 //!
-//! A thread waits for exactly one thing that a stop can interrupt. Where that is a channel, the stop is another channel,
-//! which closes. Where that is the thread's sockets, the stop also rings its [`Doorbell`]. No thread wakes up to look
-//! whether something has happened.
+//! A thread waits for exactly one thing that a stop can interrupt. Where that is a channel, the stop is another
+//! channel, which closes. Where that is the thread's sockets, the stop also rings its [`Doorbell`]. No thread wakes
+//! up to look whether something has happened.
 
 mod crew;
 mod wait;

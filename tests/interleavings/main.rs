@@ -7,12 +7,13 @@
 //!   agents, network, broker server, remoted                                     made up here, with faults
 //! ```
 //!
-//! The explorer runs one thread at a time and decides at each step who is next: each lock, system call, look at the clock and ring of a bell. When
-//! all sleep (see `judge.rs`), nothing may be releasable with `forward` asleep, no heartbeat due with `probe` asleep, nothing
-//! unread with its reader asleep; and after a stop all must end without waiting for time to pass.
+//! The explorer runs one thread at a time and decides at each step who is next: each lock, system call, look at the
+//! clock and ring of a bell. When all sleep (see `judge.rs`), nothing may be releasable with `forward` asleep, no
+//! heartbeat due with `probe` asleep, nothing unread with its reader asleep; and after a stop all must end without
+//! waiting for time to pass.
 //!
-//! `SCHEDULES=100000 cargo test --release --test interleavings` explores more of them. A failed schedule is printed; with that string in a file,
-//! `SCHEDULE=file` runs it again and says what each thread does.
+//! `SCHEDULES=100000 cargo test --release --test interleavings` explores more of them. A failed schedule is printed;
+//! with that string in a file, `SCHEDULE=file` runs it again and says what each thread does.
 
 extern crate self as crossbeam_channel;
 extern crate self as mio;

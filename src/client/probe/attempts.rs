@@ -84,12 +84,8 @@ impl<'a> Attempts<'a> {
     /// Connections carry another stream from here on.
     pub(super) fn leave_stream(&mut self) {
         self.hello.stream = net::random();
-        // These have said the old name.
+        // Attempts under way have said the old name.
         self.peers.clear();
-    }
-
-    pub(super) const fn has_key(&self) -> bool {
-        self.key.is_some()
     }
 
     /// Why there is no connection.
@@ -161,12 +157,11 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether an attempt has taken too long. An overdue attempt may take longer, and has failed as far as others are
-    /// concerned.
+    /// Whether an attempt has taken too long. An overdue attempt may go on for a while, but counts as failed.
     fn is_over(&mut self, now: Time, at: usize) -> bool {
         let (timeout, peer) = (self.timeout(), &self.peers[at]);
         if peer.is_answered() {
-            // It waits for home, and no longer than the routes say.
+            // An answered attempt waits for home, and no longer than the routes say.
             return false;
         }
         let (attempt, broker) = (peer.attempt(), peer.route.broker);
@@ -241,8 +236,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Reads and writes whatever an attempt is ready for. An attempt that was answered and is to be taken is under way
-    /// no more.
+    /// Reads and writes whatever an attempt is ready for. An answered attempt that is to be taken is under way no
+    /// more.
     pub(super) fn attend(&mut self, now: Time, token: Token) -> Option<Success> {
         let at = self.position(token)?;
         let (frames, end) = self.peers[at].attend(&self.hello);
@@ -279,10 +274,10 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether a server that greets is one that this client can do with; its features if so.
+    /// The features of a server that greets, if they are enough for this client.
     fn check(&self, peer: &Peer, features: Features) -> Result<Features, End> {
-        // Whatever a server says: one that anybody on the way can play would acknowledge what never arrived, and speak to
-        // agents in remoted's name.
+        // Whatever a server says: without a key anybody on the way could acknowledge datagrams that never arrived, and
+        // speak to agents in remoted's name.
         let carries = features.has(Features::STREAM) && peer.framed.is_trusted(peer.route.broker.ip());
         if self.config.core.transport == Transport::Tcp && !carries {
             let why = "takes no datagrams over TCP: it needs a key at both ends, or both ends on one host";
@@ -295,7 +290,7 @@ impl<'a> Attempts<'a> {
         Ok(features)
     }
 
-    /// An attempt was answered. If another route has the first claim, that is asked first.
+    /// An attempt was answered. If another route has the first claim, that route is asked first.
     fn is_to_be_taken(&mut self, now: Time, at: usize, features: Features) -> bool {
         let peer = &mut self.peers[at];
         if let Stage::Greeted { at } = peer.stage {
@@ -344,8 +339,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The connection in use answers with this verdict; `refused`: remoted's host refuses datagrams. Attempts end, unless
-    /// another route may be better.
+    /// The connection in use answers with this verdict; `refused`: remoted's host refuses datagrams. Other attempts
+    /// end, unless another route may be better.
     pub(super) fn handle_answering(&mut self, now: Time, route: Route, verdict: Verdict, refused: bool) {
         self.routes.handle_answering(now, route, verdict, refused);
         if self.routes.is_worth_leaving(now) {

@@ -126,8 +126,8 @@ impl Peer {
         Attempt { begun: self.since, greeted: self.stage != Stage::Connecting }
     }
 
-    /// Does what the connection is ready for. Frames that came in before the end are heard: a refusal is often followed
-    /// by a reset.
+    /// Does what the connection is ready for. Frames that came in before the end are heard: a refusal is often
+    /// followed by a reset.
     pub(super) fn attend(&mut self, hello: &Hello) -> Heard {
         let mut frames = Vec::new();
         let written = self.write(hello);

@@ -31,11 +31,6 @@ pub(super) struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Up,
-    Down(Down),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Down {
     NoServer,
     Remote(Verdict),
     Refused,
@@ -45,9 +40,9 @@ impl State {
     const fn of(standing: Standing) -> Self {
         match standing {
             Standing::Up => Self::Up,
-            Standing::Unreachable | Standing::Unanswered => Self::Down(Down::NoServer),
-            Standing::Remote(verdict) => Self::Down(Down::Remote(verdict)),
-            Standing::Refused => Self::Down(Down::Refused),
+            Standing::Unreachable | Standing::Unanswered => Self::NoServer,
+            Standing::Remote(verdict) => Self::Remote(verdict),
+            Standing::Refused => Self::Refused,
         }
     }
 
@@ -60,7 +55,7 @@ impl Link {
     pub(super) const fn new(now: Time) -> Self {
         Self {
             told: None,
-            state: State::Down(Down::NoServer),
+            state: State::NoServer,
             since: now,
             trouble: String::new(),
             outage: Some(now),
@@ -131,27 +126,21 @@ impl Link {
 
     /// The line about the state, which was not told.
     fn tell(&mut self, snapshot: &Snapshot) -> Line {
-        let told = self.told.replace(self.state);
-        let held = (snapshot.held.datagrams > 0).then(|| amount(snapshot.held));
-        match self.state {
+        let was_down = self.told.replace(self.state).is_some_and(|told| !told.is_up());
+        let held = |suffix| match snapshot.held.datagrams {
+            0 => String::new(),
+            _ => format!("; {} {suffix}", amount(snapshot.held)),
+        };
+        let why = match self.state {
             State::Up => {
-                let outage = self.outage.take().map(|began| self.since.since(began));
-                let after = match (told, outage) {
-                    (Some(State::Down(_)), Some(span)) => format!(" after {}", duration(span)),
-                    (None | Some(_), _) => String::new(),
-                };
-                let rest = held.map_or(String::new(), |held| format!("; {held} to send"));
-                Line::info(format!("link up{after}{rest}"))
+                let outage = self.outage.take().filter(|_| was_down).map(|began| duration(self.since.since(began)));
+                let after = outage.map_or(String::new(), |span| format!(" after {span}"));
+                return Line::info(format!("link up{after}{}", held("to send")));
             }
-            State::Down(down) => {
-                let why = match down {
-                    Down::NoServer => self.trouble.clone(),
-                    Down::Remote(verdict) => format!("remoted {verdict}"),
-                    Down::Refused => "datagrams to remoted are refused, heartbeats are not".into(),
-                };
-                let so_far = held.map_or(String::new(), |held| format!("; {held} so far"));
-                Line::warn(format!("link down: {why}; holding{so_far}"))
-            }
-        }
+            State::NoServer => self.trouble.clone(),
+            State::Remote(verdict) => format!("remoted {verdict}"),
+            State::Refused => "datagrams to remoted are refused, heartbeats are not".into(),
+        };
+        Line::warn(format!("link down: {why}; holding{}", held("so far")))
     }
 }

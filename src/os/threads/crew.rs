@@ -65,10 +65,7 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         (Self { scope, ended }, reports)
     }
 
-    /// Starts a thread.
-    ///
-    /// # Errors
-    /// The system starts no more threads.
+    /// Starts a thread. Fails if the system starts no more threads.
     pub fn spawn<E: Into<Cause>>(
         &self,
         name: &'static str,
@@ -104,9 +101,7 @@ impl Drop for Report {
 /// Starts a thread that is not joined and ends with the process.
 ///
 /// It is for calls that cannot be interrupted: to resolve a name may take half a minute, and a stop must not wait.
-///
-/// # Errors
-/// The system starts no more threads.
+/// Fails if the system starts no more threads.
 pub fn detach(name: &'static str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.into()).spawn(body).map(|_| ())
 }

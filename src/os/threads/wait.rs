@@ -18,10 +18,7 @@ const EVENTS_MAX: usize = 128;
 pub struct Doorbell(Arc<Waker>);
 
 impl Doorbell {
-    /// A doorbell for the thread that will wait with `poll`.
-    ///
-    /// # Errors
-    /// The system has no descriptor for it.
+    /// A doorbell for the thread that will wait with `poll`. Fails if the system has no descriptor for it.
     pub fn new(poll: &Poll) -> io::Result<Self> {
         Waker::new(poll.registry(), DOORBELL).map(|waker| Self(Arc::new(waker)))
     }
@@ -52,9 +49,6 @@ pub struct Wait {
 
 impl Wait {
     /// A wait without sockets, and its doorbell. `what` says for people what the thread waits for.
-    ///
-    /// # Errors
-    /// The system has no descriptors for them.
     pub fn new(what: &'static str) -> io::Result<(Self, Doorbell)> {
         let poll = Poll::new()?;
         let bell = Doorbell::new(&poll)?;
@@ -67,9 +61,6 @@ impl Wait {
     }
 
     /// Waits until a socket is ready, the bell rings, a signal comes, or `limit` is over (for ever if `None`).
-    ///
-    /// # Errors
-    /// The system does not let the thread wait.
     pub fn wait(&mut self, limit: Option<Duration>) -> Result<(), WaitError> {
         match self.poll.poll(&mut self.events, limit) {
             Err(error) if error.kind() != ErrorKind::Interrupted => Err(self.error(error)),
@@ -82,7 +73,7 @@ impl Wait {
         self.events.iter().map(Event::token)
     }
 
-    /// The error of a thread that cannot wait for this reason.
+    /// The error of this wait, which fails for that reason.
     pub const fn error(&self, source: io::Error) -> WaitError {
         WaitError { what: self.what, source }
     }
