@@ -38,7 +38,7 @@ use crate::os::keyfile::{self, KeyError};
 use crate::os::net;
 use crate::os::net::udp::kernel_drops;
 use crate::os::privileges::{self, Right, UserError};
-use crate::os::threads::{Crew, Stopper, ThreadError, Wait, scope};
+use crate::os::threads::{Crew, Ended, Stopper, Wait, scope};
 use crate::proto::client::{ClientCore, Transport};
 pub use config::Config;
 use forward::Forwarder;
@@ -75,7 +75,7 @@ pub enum Error {
     #[error("cannot start a thread: {0}")]
     Start(#[source] io::Error),
     #[error(transparent)]
-    Thread(#[from] ThreadError),
+    Thread(#[from] Ended),
 }
 
 /// Runs until `signals` says stop.

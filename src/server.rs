@@ -24,7 +24,7 @@ use crate::os::keyfile;
 use crate::os::net::{self, HostPort};
 use crate::os::privileges::{self, Right};
 use crate::os::remoted::{Names, Wanted};
-use crate::os::threads::{Crew, Doorbell, Stopper, ThreadError, scope};
+use crate::os::threads::{Crew, Doorbell, Stopper, scope};
 use crate::proto::terms::{BROKER_PORT, REMOTED_PORT};
 use crate::proto::wire::Features;
 
@@ -152,7 +152,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         let outcome = select! {
             recv(signals) -> _ => { log::info!("stopping"); Ok(()) },
             recv(ended) -> report => match report {
-                Ok(ended) => Err(ThreadError::from(ended).to_string()),
+                Ok(ended) => Err(ended.to_string()),
                 Err(_) => Err("a thread ended unexpectedly".into()),
             },
         };

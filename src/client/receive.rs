@@ -38,7 +38,7 @@ pub(super) fn run(shared: &Shared, mut wait: Wait, stop: &Stop) -> Result<(), Wa
 
 /// Reads one batch; whether more may wait.
 fn take(shared: &Shared, inbox: &mut Inbox) -> bool {
-    match inbox.receive(&*shared.agents) {
+    match inbox.receive(&shared.agents) {
         Ok(0) => return false,
         Ok(_) => {}
         Err(error) => {

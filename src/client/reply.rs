@@ -110,8 +110,8 @@ fn token_of(session: SessionName) -> Token {
     Token(usize::from(session.id))
 }
 
-/// Reads one socket and its error queue; whether it has more than one turn takes.
-fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool {
+/// Reads the error queue of a socket.
+fn take_refusals(shared: &Shared, upstream: &Upstream) {
     while let Some(error) = take_refusal(&*upstream.socket) {
         log::debug!("the network reports: {error}");
         // A router that tells of a smaller path has thrown a datagram away, too. The system fragments for that path
@@ -119,6 +119,11 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool
         let now = net::now();
         shared.with_core(now, |core| core.handle_refused(now));
     }
+}
+
+/// Reads one socket; whether it has more than one turn takes.
+fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool {
+    take_refusals(shared, upstream);
     let mut errors = 0;
     for _ in 0..BATCHES_MAX {
         match inbox.receive(&*upstream.socket) {

@@ -1,6 +1,5 @@
 //! The core behind its lock, and the bells that ring when it has work for another thread.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -13,16 +12,16 @@ use crate::proto::client::{Bells, ClientCore, Origin};
 use crate::proto::time::Time;
 
 /// The state that the threads share.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Shared {
-    core: Arc<Mutex<ClientCore>>,
+    core: Mutex<ClientCore>,
     forward: Sender<()>,
     probe: Doorbell,
     drained: Sender<()>,
     /// The socket that agents send to, and get their replies from.
-    pub(super) agents: Arc<UdpSocket>,
+    pub(super) agents: UdpSocket,
     /// remoted ignores empty datagrams, says the broker server.
-    pub(super) takes_empty: Arc<AtomicBool>,
+    pub(super) takes_empty: AtomicBool,
 }
 
 /// The ends of the channels that ring.
@@ -38,8 +37,8 @@ impl Shared {
         // A bell that is rung already is enough.
         let (forward, forward_rung) = bounded(1);
         let (drained, drained_rung) = bounded(1);
-        let (core, agents) = (Arc::new(Mutex::new(core)), Arc::new(agents));
-        let shared = Self { core, forward, probe, drained, agents, takes_empty: Arc::default() };
+        let (core, takes_empty) = (Mutex::new(core), AtomicBool::default());
+        let shared = Self { core, forward, probe, drained, agents, takes_empty };
         (shared, Rung { forward: forward_rung, drained: drained_rung })
     }
 
@@ -74,7 +73,7 @@ impl Shared {
     /// Passes a reply of remoted's on to an agent.
     pub(super) fn pass_on(&self, origin: Origin, reply: &[u8]) {
         log::trace!(target: "ossec_broker::datagram", "reply of {} bytes to {}", reply.len(), origin.agent);
-        if let Err(error) = send_from(&*self.agents, origin.local, origin.agent, reply) {
+        if let Err(error) = send_from(&self.agents, origin.local, origin.agent, reply) {
             log::debug!("cannot pass a reply on to {}: {error}", origin.agent);
         }
     }

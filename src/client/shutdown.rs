@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, select};
 
 use super::shared::Shared;
 use crate::os::net;
-use crate::os::threads::{Ended, Ending, Stopper, ThreadError};
+use crate::os::threads::{Ended, Stopper};
 use crate::proto::client::link::Standing;
 use crate::proto::time::Time;
 
@@ -31,10 +31,10 @@ pub(super) struct Shutdown<'a> {
 
 impl Shutdown<'_> {
     /// Waits for the end, and brings it about in order.
-    pub(super) fn conduct(&self, stop_receive: Stopper, stop_rest: Stopper) -> Result<(), ThreadError> {
+    pub(super) fn conduct(&self, stop_receive: Stopper, stop_rest: Stopper) -> Result<(), Ended> {
         select! {
             recv(self.signals) -> _ => log::info!("stopping"),
-            recv(self.ended) -> ended => return Err(ended.expect(CREW_LISTENS).into()),
+            recv(self.ended) -> ended => return Err(ended.expect(CREW_LISTENS)),
         }
         let until = net::now() + self.drain;
         let mut in_time = self.drain_held(until)?;
@@ -42,8 +42,8 @@ impl Shutdown<'_> {
         // `receive` reads its socket empty first. Any other thread that ends here has failed.
         select! {
             recv(self.ended) -> ended => match ended.expect(CREW_LISTENS) {
-                Ended { ending: Ending::Stopped, .. } => {}
-                ended => return Err(ended.into()),
+                Ended::Stopped(_) => {}
+                ended => return Err(ended),
             },
             recv(self.signals) -> _ => in_time = false,
         }
@@ -56,7 +56,7 @@ impl Shutdown<'_> {
 
     /// Waits until everything held at this moment is confirmed, if the link is up. True if that comes before `until`
     /// and before another signal.
-    fn drain_held(&self, until: Time) -> Result<bool, ThreadError> {
+    fn drain_held(&self, until: Time) -> Result<bool, Ended> {
         let now = net::now();
         let (standing, is_drained) = self.shared.with_core(now, |core| {
             core.handle_drain();
@@ -69,7 +69,7 @@ impl Shutdown<'_> {
         select! {
             recv(self.drained) -> _ => Ok(true),
             recv(self.signals) -> _ => Ok(false),
-            recv(self.ended) -> ended => Err(ended.expect(CREW_LISTENS).into()),
+            recv(self.ended) -> ended => Err(ended.expect(CREW_LISTENS)),
             default(until.since(now)) => { Ok(false) }
         }
     }

@@ -9,7 +9,7 @@ mod wait;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
-pub use crew::{Cause, Crew, Ended, Ending, ThreadError, detach, scope};
+pub use crew::{Cause, Crew, Ended, detach, scope};
 pub use wait::{DOORBELL, Doorbell, Wait, WaitError};
 
 /// Carries nothing: its channel closes.

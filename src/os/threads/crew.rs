@@ -12,43 +12,18 @@ pub use std::thread::scope;
 /// Why a thread could not go on.
 pub type Cause = Box<dyn StdError + Send + Sync>;
 
-/// A thread has ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// Its name.
-    pub name: &'static str,
-    /// How it ended.
-    pub ending: Ending,
-}
-
-/// How a thread ended.
-#[derive(Debug)]
-pub enum Ending {
-    /// It was told to stop.
-    Stopped,
-    /// It could not go on.
-    Failed(Cause),
-    /// It panicked.
-    Panicked,
-}
-
-/// The end of a thread that nobody had told to stop.
+/// How the thread of this name has ended: an error, if nobody had told it to stop.
 #[derive(Debug, Error)]
-#[expect(missing_docs, reason = "the texts say it")]
-pub enum ThreadError {
+pub enum Ended {
+    /// It was told to stop.
+    #[error("the thread {0} ended unexpectedly")]
+    Stopped(&'static str),
+    /// It could not go on.
     #[error("{0}: {1}")]
     Failed(&'static str, #[source] Cause),
+    /// It panicked.
     #[error("the thread {0} ended unexpectedly")]
-    Unexpected(&'static str),
-}
-
-impl From<Ended> for ThreadError {
-    fn from(Ended { name, ending }: Ended) -> Self {
-        match ending {
-            Ending::Failed(cause) => Self::Failed(name, cause),
-            Ending::Stopped | Ending::Panicked => Self::Unexpected(name),
-        }
-    }
+    Panicked(&'static str),
 }
 
 /// The threads of one role. They report their end, however it comes.
@@ -71,30 +46,25 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         name: &'static str,
         body: impl FnOnce() -> Result<(), E> + Send + 'scope,
     ) -> io::Result<()> {
-        let report = Report { name, ending: Ending::Panicked, ended: self.ended.clone() };
-        let run = move || report.of(body);
+        let mut report = Report { ended: Some(Ended::Panicked(name)), reports: self.ended.clone() };
+        let run = move || {
+            report.ended = Some(body().map_or_else(|why| Ended::Failed(name, why.into()), |()| Ended::Stopped(name)));
+            drop(report);
+        };
         std::thread::Builder::new().name(name.into()).spawn_scoped(self.scope, run).map(|_| ())
     }
 }
 
 /// Tells of the end of a thread when it is dropped, which a panic does too.
 struct Report {
-    name: &'static str,
-    ending: Ending,
-    ended: Sender<Ended>,
-}
-
-impl Report {
-    fn of<E: Into<Cause>>(mut self, body: impl FnOnce() -> Result<(), E>) {
-        self.ending = body().map_or_else(|why| Ending::Failed(why.into()), |()| Ending::Stopped);
-    }
+    ended: Option<Ended>,
+    reports: Sender<Ended>,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let ending = std::mem::replace(&mut self.ending, Ending::Panicked);
         // Each thread's end has a place; without a listener nobody wants to know.
-        let _ = self.ended.try_send(Ended { name: self.name, ending });
+        let _ = self.ended.take().map(|ended| self.reports.try_send(ended));
     }
 }
 
@@ -124,7 +94,7 @@ mod tests {
             })
             .expect("a thread starts");
             drop(stopper);
-            assert!(matches!(reports.recv(), Ok(Ended { ending: Ending::Stopped, .. })));
+            assert!(matches!(reports.recv(), Ok(Ended::Stopped("waits"))));
         });
         assert!(stop.is_set());
     }
@@ -136,10 +106,10 @@ mod tests {
                 let (crew, reports) = Crew::new(scope, 2);
                 crew.spawn("panics", || -> Result<(), Cause> { panic!("on purpose") }).expect("a thread starts");
                 let ended = reports.recv().expect("its end is told");
-                assert_eq!(ThreadError::from(ended).to_string(), "the thread panics ended unexpectedly");
+                assert_eq!(ended.to_string(), "the thread panics ended unexpectedly");
                 crew.spawn("fails", || Err("no socket")).expect("a thread starts");
                 let ended = reports.recv().expect("its end is told");
-                assert_eq!(ThreadError::from(ended).to_string(), "fails: no socket");
+                assert_eq!(ended.to_string(), "fails: no socket");
             });
         });
         assert!(result.is_err(), "the scope passes the panic on");

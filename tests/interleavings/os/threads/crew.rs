@@ -2,7 +2,7 @@
 
 use std::io;
 
-pub use ossec_broker::os::threads::{Cause, Ended, Ending, ThreadError};
+pub use ossec_broker::os::threads::{Cause, Ended};
 use shuttle::thread::Scope;
 pub use shuttle::thread::scope;
 
@@ -30,8 +30,8 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         World::here().born();
         self.scope.spawn(move || {
             World::here().name(name);
-            let ending = body().map_or_else(|why| Ending::Failed(why.into()), |()| Ending::Stopped);
-            let _ = ended.try_send(Ended { name, ending });
+            let end = body().map_or_else(|why| Ended::Failed(name, why.into()), |()| Ended::Stopped(name));
+            let _ = ended.try_send(end);
             drop(ended);
             World::here().leave();
         });
