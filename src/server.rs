@@ -24,7 +24,8 @@ use crate::os::keyfile;
 use crate::os::net::{self, HostPort};
 use crate::os::privileges::{self, Right};
 use crate::os::remoted::{Names, Wanted};
-use crate::os::threads::{Crew, Doorbell, Outcome, Stopper, scope};
+use crate::os::threads::{Crew, Doorbell, Stopper, scope};
+use crate::proto::terms::{BROKER_PORT, REMOTED_PORT};
 use crate::proto::wire::Features;
 
 pub use inject::Inject;
@@ -68,9 +69,27 @@ pub struct Config {
     pub connections_max: usize,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            default_port: BROKER_PORT,
+            remoted: HostPort { host: "127.0.0.1".into(), port: REMOTED_PORT },
+            inject: Inject::Spoof,
+            allowed_sources: Vec::new(),
+            user: None,
+            names: Some(vec!["ossec-remoted".into(), "wazuh-remoted".into()]),
+            required: Vec::new(),
+            psk_file: None,
+            settle: Duration::from_secs(3),
+            connections_max: 4_096,
+        }
+    }
+}
+
 /// Runs until `signals` says stop, or until something is beyond repair. The error says what was attempted and why it failed.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
-    let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
+    let key = config.psk_file.as_deref().map(keyfile::load).transpose().map_err(|error| error.to_string())?;
     let listener = listen(config)?;
     match (&key, config.inject) {
         (None, _) => log::warn!(
@@ -109,7 +128,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
     let places = spare.saturating_sub(sockets).max(1);
     let injector = open_injector(config, key.is_some(), remoted, sockets)?;
     if let Some(user) = &config.user {
-        privileges::become_user(user, &RIGHTS)?;
+        privileges::become_user(user, &RIGHTS).map_err(|error| error.to_string())?;
     }
 
     let failed = |error: io::Error| format!("cannot set up the wait for sockets: {error}");
@@ -133,10 +152,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), String> {
         let outcome = select! {
             recv(signals) -> _ => { log::info!("stopping"); Ok(()) },
             recv(ended) -> report => match report {
-                Ok(report) => match report.outcome {
-                    Outcome::Failed(why) => Err(format!("{}: {why}", report.name)),
-                    Outcome::Stopped | Outcome::Panicked => Err(format!("the thread {} ended unexpectedly", report.name)),
-                },
+                Ok(ended) => Err(ended.to_string()),
                 Err(_) => Err("a thread ended unexpectedly".into()),
             },
         };

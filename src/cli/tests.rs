@@ -1,17 +1,22 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use super::*;
+use crate::proto::client::{FullPolicy, Transport};
+use crate::server::Inject;
 
 fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(String::from).collect()
 }
 
-fn client(line: &str) -> client::Config {
+fn client(line: &str) -> ClientConfig {
     match parse(&words(line)).map(|invocation| invocation.command) {
         Ok(Command::Client(config)) => *config,
         other => panic!("{line}: {other:?}"),
     }
 }
 
-fn server(line: &str) -> server::Config {
+fn server(line: &str) -> ServerConfig {
     match parse(&words(line)).map(|invocation| invocation.command) {
         Ok(Command::Server(config)) => config,
         other => panic!("{line}: {other:?}"),
@@ -20,7 +25,7 @@ fn server(line: &str) -> server::Config {
 
 fn wrong(line: &str) -> String {
     match parse(&words(line)) {
-        Err(Refusal::Wrong(text)) => text,
+        Err(Usage::Wrong(text)) => text,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -29,58 +34,86 @@ fn host(host: &str, port: u16) -> HostPort {
     HostPort { host: host.into(), port }
 }
 
+fn command(line: &str) -> String {
+    format!("{:?}", parse(&words(line)).unwrap_or_else(|usage| panic!("{line}: {usage:?}")).command)
+}
+
 #[test]
-fn the_client_needs_nothing_but_a_server() {
-    let config = client("client --server ossec.example");
-    assert_eq!((config.server, config.broker, config.broker_port), (host("ossec.example", 1_514), None, 1_517));
-    assert_eq!((config.listen, config.source, config.source_port), (host("127.0.0.1", 1_514), None, 1_517));
-    assert_eq!((config.receive_buffer_bytes, config.drain), (8 << 20, Duration::from_secs(2)));
-    let core = config.core;
-    assert_eq!((core.buffer_bytes, core.full, core.resend), (64 << 20, FullPolicy::DropOldest, true));
-    assert_eq!((core.max_age, core.rate, core.sessions_max), (None, None, 256));
-    let link = core.link;
-    assert_eq!((link.interval.as_millis(), link.lease.as_millis(), link.timeout.as_millis()), (1_000, 100, 2_000));
+fn what_is_not_said_is_as_the_roles_have_it() {
+    let given = host("ossec.example", 1_514);
+    let default = ClientConfig { server: given, ..ClientConfig::default() };
+    assert_eq!(command("client --server ossec.example"), format!("{:?}", Command::Client(Box::new(default))));
+    assert_eq!(command("server"), format!("{:?}", Command::Server(ServerConfig::default())));
+    let default = check::Config { broker: host("ossec.example", 1_517), ..check::Config::default() };
+    assert_eq!(command("check --broker ossec.example"), format!("{:?}", Command::Check(default)));
+}
+
+/// The options of a role, and what its help says of each.
+fn described(role: &str) -> Vec<(String, String)> {
+    let Err(Usage::Asked(help)) = parse(&words(&format!("{role} --help"))) else { panic!("{role} has help") };
+    let options = help.split_once("Options:").expect("they are listed").1;
+    let texts = options.split("\n  --").skip(1).map(|text| text.split_whitespace().collect::<Vec<_>>());
+    texts.map(|words| (words[0].to_owned(), words[1..].join(" "))).collect()
+}
+
+#[test]
+fn the_help_tells_the_defaults() {
+    let mut told = 0;
+    for (role, least) in [("client", "client --server a"), ("server", "server"), ("check", "check --broker a")] {
+        for (option, text) in described(role) {
+            let default = text.strip_suffix(')').and_then(|text| text.rsplit_once('(')).map(|(_, default)| default);
+            // The server's address depends on the host.
+            let Some(default) = default.filter(|&text| text != "off" && (role, &*option) != ("server", "listen"))
+            else {
+                continue;
+            };
+            let given: Vec<String> = default.split(", ").map(|value| format!("--{option} {value}")).collect();
+            assert_eq!(command(&format!("{least} {}", given.join(" "))), command(least), "{role} --{option}: {text}");
+            told += 1;
+        }
+    }
+    assert_eq!(told, 17, "options of all roles with a default");
 }
 
 #[test]
 fn every_option_of_the_client_arrives() {
     let config = client(
-        "client --server 10.0.0.1:2514 --broker [fd00::1]:2517 --listen [::1]:3514 --source 10.0.0.9 --source-port 40000 --transport udp \
-         --interval 500ms --lease 50ms --timeout=5s --resend never --buffer 1MiB --full drop-newest --max-age 1h --rate 100 --rcvbuf 64KiB \
-         --max-sessions 3 --drain 0 --psk-file /k --user ossec -vv",
+        "client --server 10.0.0.1:2514 --broker [fd00::1]:2517 --listen [::1]:3514 --source 10.0.0.9 \
+         --source-port 40000 --transport tcp --interval 500ms --lease 50ms --timeout=5s --resend never \
+         --buffer 1MiB --full drop-newest --max-age 1h --rate 100 --rcvbuf 64KiB --max-sessions 3 --drain 0 \
+         --psk-file /k --user ossec -vv",
     );
     assert_eq!((config.server, config.broker), (host("10.0.0.1", 2_514), Some(host("fd00::1", 2_517))));
     assert_eq!((config.listen, config.source_port), (host("::1", 3_514), 40_000));
     assert_eq!(config.source, Some("10.0.0.9".parse().expect("an address")));
-    assert_eq!((config.timeout.as_secs(), config.receive_buffer_bytes, config.drain), (5, 65_536, Duration::ZERO));
+    assert_eq!((config.receive_buffer_bytes, config.drain), (65_536, Duration::ZERO));
     assert_eq!((config.psk_file, config.user), (Some("/k".into()), Some("ossec".into())));
     let core = config.core;
     assert_eq!((core.buffer_bytes, core.full, core.resend), (1 << 20, FullPolicy::DropNewest, false));
+    assert_eq!(core.transport, Transport::Tcp);
     assert_eq!(
         (core.max_age, core.rate.map(u32::from), core.sessions_max),
         (Some(Duration::from_hours(1)), Some(100), 3)
     );
-    assert_eq!((core.link.interval.as_millis(), core.link.lease.as_millis()), (500, 50));
+    let link = core.link;
+    assert_eq!((link.interval.as_millis(), link.lease.as_millis(), link.timeout.as_secs()), (500, 50, 5));
 }
 
 #[test]
-fn the_server_needs_nothing_and_takes_all_of_its_options() {
-    let config = server("server");
-    assert_eq!((config.listen, config.default_port, config.remoted.port), (None, 1_517, 1_514));
-    assert_eq!(config.names, Some(vec!["ossec-remoted".to_string(), "wazuh-remoted".to_string()]));
-    assert_eq!((config.required.len(), config.settle.as_secs(), config.connections_max), (0, 3, 4_096));
+fn every_option_of_the_server_arrives() {
     let config = server(
-        "server --listen 127.0.0.1 --remoted 127.0.0.1:514 --process rsyslogd --process syslogd --require a --require b --settle 0 \
-         --max-connections 7 --inject spoof --allow-source 10.0.0.0/8 --allow-source fd00::5 --psk-file /k --user ossec -v",
+        "server --listen 127.0.0.1 --remoted 127.0.0.1:514 --process rsyslogd --process syslogd --require a \
+         --require b --settle 0 --max-connections 7 --inject spoof --allow-source 10.0.0.0/8 \
+         --allow-source fd00::5 --psk-file /k --user ossec -v",
     );
     let prefixes: Vec<String> = config.allowed_sources.iter().map(ToString::to_string).collect();
-    assert_eq!((config.inject, prefixes), (server::Inject::Spoof, vec!["10.0.0.0/8".into(), "fd00::5/128".into()]));
+    assert_eq!((config.inject, prefixes), (Inject::Spoof, vec!["10.0.0.0/8".into(), "fd00::5/128".into()]));
     assert_eq!((config.psk_file, config.user), (Some("/k".into()), Some("ossec".into())));
     assert_eq!((config.listen, config.remoted.port), (Some(host("127.0.0.1", 1_517)), 514));
     assert_eq!(config.names, Some(vec!["rsyslogd".to_string(), "syslogd".to_string()]));
     assert_eq!((config.required.len(), config.settle, config.connections_max), (2, Duration::ZERO, 7));
     assert_eq!(server("server --process any").names, None);
-    assert_eq!(server("server --inject local").inject, server::Inject::Local);
+    assert_eq!(server("server --inject local").inject, Inject::Local);
 }
 
 #[test]
@@ -189,7 +222,7 @@ fn an_address_of_a_link_has_its_interface() {
         assert_eq!(config.server.to_string(), whole);
     }
     let config = client("client --server a --broker [fe80::1%2]:1517 --listen [fe80::2%lo]:1514");
-    let scoped = |text: &str| text.parse::<std::net::SocketAddr>().expect("an address");
+    let scoped = |text: &str| text.parse::<SocketAddr>().expect("an address");
     assert_eq!(config.broker.and_then(|broker| broker.address()), Some(scoped("[fe80::1%2]:1517")));
     assert_eq!(config.listen.address(), None, "interfaces come and go");
     assert_eq!(config.listen.resolve().expect("every host has it"), [scoped("[fe80::2%1]:1514")]);
@@ -204,6 +237,6 @@ fn an_address_of_a_link_has_its_interface() {
 #[test]
 fn help_and_version_are_no_errors() {
     for line in ["--help", "-h", "client -h", "client --help", "server --help", "check --help", "--version"] {
-        assert!(matches!(parse(&words(line)), Err(Refusal::Asked(text)) if text.contains("ossec-broker")), "{line}");
+        assert!(matches!(parse(&words(line)), Err(Usage::Asked(text)) if text.contains("ossec-broker")), "{line}");
     }
 }

@@ -1,125 +1,119 @@
-//! ClientCore → upstream: the one way out.
+//! Core → upstream: the one way out.
 
+use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use super::Shared;
+use super::shared::Shared;
 use super::upstreams::{SHORTAGE_PAUSE, Upstreams};
 use crate::os::net;
 use crate::os::net::udp::{SendError, send_run};
 use crate::os::threads::Stop;
 use crate::proto::client::Batch;
 
-/// The system had no room for a datagram: it is tried again after this.
+/// A datagram for which the system had no room is tried again after this.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
 /// The forward thread.
 #[derive(Debug)]
 pub(super) struct Forwarder<'a> {
-    shared: Shared,
+    shared: &'a Shared,
     upstreams: Upstreams<'a>,
 }
 
-/// What stopped a batch.
+/// What stopped a batch before its end.
 enum Halt {
-    /// Nothing: it is sent.
-    Done,
-    /// The lease ended before all was sent.
+    /// The lease has ended.
     Expired,
-    /// Wait and try again.
+    /// It is to be tried again after a pause.
     Pause(Duration),
-    /// The datagram after those sent can never be sent.
+    /// The next datagram can never be sent.
     Unsendable,
-    /// The datagram after those sent, or one before it, was refused.
+    /// The next datagram, or one before it, was refused.
     Refused,
 }
 
 impl<'a> Forwarder<'a> {
-    pub(super) const fn new(shared: Shared, upstreams: Upstreams<'a>) -> Self {
+    pub(super) const fn new(shared: &'a Shared, upstreams: Upstreams<'a>) -> Self {
         Self { shared, upstreams }
     }
 
     /// Sends what may be sent, until the stop.
-    pub(super) fn run(mut self, bell: &Receiver<()>, stop: &Stop) -> Result<(), String> {
+    pub(super) fn run(mut self, bell: &Receiver<()>, stop: &Stop) -> Result<(), Infallible> {
         let mut batch = Batch::default();
         while !stop.is_set() {
             let now = net::now();
-            let mut core = self.shared.core.lock();
-            if !core.poll_release(now, &mut batch) {
-                let wait = core.handle_forward_waits(now).map(|at| at.since(now));
-                // A lease that ended before everything was sent: a heartbeat has to come first.
-                let bells = core.bells(now);
-                drop(core);
-                self.shared.ring(bells);
-                stop.wait(bell, wait);
-                continue;
-            }
-            drop(core);
-            if let Some(pause) = self.send(&batch) {
+            // A lease may have ended before everything was sent. Then a heartbeat has to come first, and is rung for.
+            let (releases, due) = self.shared.with_core(now, |core| {
+                let releases = core.poll_release(now, &mut batch);
+                (releases, if releases { None } else { core.handle_forward_waits(now) })
+            });
+            if !releases {
+                stop.wait(bell, due.map(|at| at.since(now)));
+            } else if let Some(pause) = self.send(&batch) {
                 stop.wait(&crossbeam_channel::never(), Some(pause));
             }
         }
         Ok(())
     }
 
-    /// Sends a batch and says what became of it. How long to pause, if the system asks for that.
+    /// Sends a batch, tells the core, and says how long to pause, if the system asks for that.
     fn send(&mut self, batch: &Batch) -> Option<Duration> {
-        let (sent, halt) = self.send_all(batch);
+        let mut sent = 0;
+        let halt = self.send_all(batch, &mut sent).err();
         let now = net::now();
-        let bells = {
-            let mut core = self.shared.core.lock();
+        self.shared.with_core(now, |core| {
             core.handle_sent(now, batch, sent);
             match halt {
-                Halt::Unsendable => core.handle_unsendable(batch, sent),
-                Halt::Refused => core.handle_refused(now),
-                Halt::Done | Halt::Expired | Halt::Pause(_) => {}
+                Some(Halt::Unsendable) => core.handle_unsendable(batch, sent),
+                Some(Halt::Refused) => core.handle_refused(now),
+                None | Some(Halt::Expired | Halt::Pause(_)) => {}
             }
-            core.bells(now)
-        };
-        self.shared.ring(bells);
+        });
         log::trace!(target: "ossec_broker::datagram", "sent {sent} of {} to {}", batch.len(), batch.target());
-        match halt {
-            Halt::Pause(pause) => Some(pause),
-            Halt::Done | Halt::Expired | Halt::Unsendable | Halt::Refused => None,
-        }
+        if let Some(Halt::Pause(pause)) = halt { Some(pause) } else { None }
     }
 
-    /// Sends run by run what belongs to one session.
-    fn send_all(&mut self, batch: &Batch) -> (usize, Halt) {
-        let mut sent = 0;
+    /// Sends the batch session by session, and counts in `sent`.
+    fn send_all(&mut self, batch: &Batch, sent: &mut usize) -> Result<(), Halt> {
         self.upstreams.change_ports(batch.ports());
-        while sent < batch.len() {
-            let session = batch.session(sent);
-            let run = (sent..batch.len()).take_while(|&at| batch.session(at) == session).count();
+        while *sent < batch.len() {
+            let session = batch.session(*sent);
+            let run = (*sent..batch.len()).take_while(|&at| batch.session(at) == session).count();
             let socket = match self.upstreams.get(session, batch.target()) {
                 Ok(socket) => socket,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return (sent, Halt::Pause(BUSY_PAUSE)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(Halt::Pause(BUSY_PAUSE)),
                 Err(error) => {
                     self.upstreams.tell_shortage(&error, "holding");
-                    return (sent, Halt::Pause(SHORTAGE_PAUSE));
+                    return Err(Halt::Pause(SHORTAGE_PAUSE));
                 }
             };
-            let payloads: Vec<&[u8]> = (sent..sent + run).map(|at| batch.payload(at)).collect();
-            // As late as possible: what is sent after the lease may overtake what an outage has swallowed.
+            let payloads: Vec<&[u8]> = (*sent..*sent + run).map(|at| batch.payload(at)).collect();
+            // As late as possible: after the lease a datagram may overtake others that an outage has swallowed.
             if net::now() >= batch.until() {
-                return (sent, Halt::Expired);
+                return Err(Halt::Expired);
             }
             let (done, outcome) = send_run(&*socket, batch.target(), &payloads);
-            sent += done;
-            match outcome {
-                Ok(()) => {}
-                Err(SendError::Busy) => return (sent, Halt::Pause(BUSY_PAUSE)),
-                Err(SendError::Unsendable(error)) => {
-                    log::debug!("cannot send {} bytes: {error}", batch.payload(sent).len());
-                    return (sent, Halt::Unsendable);
-                }
-                Err(SendError::Refused(error)) => {
-                    log::debug!("{} refuses: {error}", batch.target());
-                    return (sent, Halt::Refused);
-                }
-            }
+            *sent += done;
+            outcome.map_err(|error| halt(error, batch, *sent))?;
         }
-        (sent, Halt::Done)
+        Ok(())
+    }
+}
+
+/// What follows from an error at this datagram of the batch.
+fn halt(error: SendError, batch: &Batch, at: usize) -> Halt {
+    match error {
+        SendError::Busy => Halt::Pause(BUSY_PAUSE),
+        SendError::Unsendable(error) => {
+            log::debug!("cannot send {} bytes: {error}", batch.payload(at).len());
+            Halt::Unsendable
+        }
+        SendError::Refused(error) => {
+            log::debug!("{} refuses: {error}", batch.target());
+            Halt::Refused
+        }
     }
 }

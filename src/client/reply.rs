@@ -1,4 +1,4 @@
-//! Upstream → agent: what remoted answers, and what the network says of datagrams that it refused.
+//! Upstream → agent: remoted's replies, and the network's reports of refused datagrams.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use mio::{Poll, Token};
 
+use super::shared::Shared;
 use super::upstreams::{Change, Upstream};
-use super::{Shared, events};
 use crate::os::net;
 use crate::os::net::udp::{Inbox, take_refusal, unwatch, watch};
-use crate::os::threads::{DOORBELL, Stop};
+use crate::os::threads::{DOORBELL, Stop, Wait, WaitError};
 use crate::proto::terms::SessionName;
 use crate::proto::time::Time;
 
@@ -23,38 +23,32 @@ const ERRORS_MAX: usize = 64;
 /// A socket that could not be watched is tried again after this.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// The sockets of all sessions, as this thread has them.
+/// The sockets of all sessions, as far as this thread has heard of them.
 #[derive(Debug, Default)]
 struct Watched {
     upstreams: HashMap<Token, Upstream>,
-    /// The system would not watch these: their replies wait.
+    /// Sockets that the system would not watch: their replies wait.
     unwatched: Vec<Upstream>,
     retry: Time,
     told: bool,
 }
 
 /// Carries replies until the stop.
-pub(super) fn run(shared: &Shared, mut poll: Poll, changes: &Receiver<Change>, stop: &Stop) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot wait for replies: {error}");
-    let (mut events, mut inbox) = (events(), Inbox::default());
-    let mut watched = Watched::default();
+pub(super) fn run(shared: &Shared, mut wait: Wait, changes: &Receiver<Change>, stop: &Stop) -> Result<(), WaitError> {
+    let (mut inbox, mut watched) = (Inbox::default(), Watched::default());
     let mut unread: Vec<Token> = Vec::new();
     while !stop.is_set() {
         let retry = (!watched.unwatched.is_empty()).then(|| watched.retry.since(net::now()));
-        let wait = if unread.is_empty() { retry } else { Some(Duration::ZERO) };
-        match poll.poll(&mut events, wait) {
-            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(failed(error)),
-            Ok(()) | Err(_) => {}
-        }
+        wait.wait(if unread.is_empty() { retry } else { Some(Duration::ZERO) })?;
         let mut ready = std::mem::take(&mut unread);
-        for event in &events {
-            if event.token() == DOORBELL {
-                changes.try_iter().for_each(|change| watched.take(&poll, change));
-            } else if !ready.contains(&event.token()) {
-                ready.push(event.token());
+        for token in wait.ready() {
+            if token == DOORBELL {
+                changes.try_iter().for_each(|change| watched.take(wait.poll(), change));
+            } else if !ready.contains(&token) {
+                ready.push(token);
             }
         }
-        watched.try_again(&poll);
+        watched.try_again(wait.poll());
         for token in ready {
             let upstream = watched.upstreams.get(&token);
             if upstream.is_some_and(|upstream| take_replies(shared, upstream, &mut inbox)) {
@@ -116,26 +110,26 @@ fn token_of(session: SessionName) -> Token {
     Token(usize::from(session.id))
 }
 
-/// Reads one socket, its error queue too; whether it has more than one turn takes.
-fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool {
+/// Reads the error queue of a socket.
+fn take_refusals(shared: &Shared, upstream: &Upstream) {
     while let Some(error) = take_refusal(&*upstream.socket) {
         log::debug!("the network reports: {error}");
-        // Also where a router told of a smaller path: it threw a datagram away. The system fragments for that path
+        // A router that tells of a smaller path has thrown a datagram away, too. The system fragments for that path
         // from here on.
         let now = net::now();
-        let bells = {
-            let mut core = shared.core.lock();
-            core.handle_refused(now);
-            core.bells(now)
-        };
-        shared.ring(bells);
+        shared.with_core(now, |core| core.handle_refused(now));
     }
+}
+
+/// Reads one socket; whether it has more than one turn takes.
+fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool {
+    take_refusals(shared, upstream);
     let mut errors = 0;
     for _ in 0..BATCHES_MAX {
         match inbox.receive(&*upstream.socket) {
             Ok(0) => return false,
             Ok(_) => {}
-            // An error that the queue has told of: reading it has cleared it.
+            // The queue has told of this error, and the read has cleared it.
             Err(error) if errors < ERRORS_MAX => {
                 log::trace!("cannot receive a reply: {error}");
                 errors += 1;
@@ -148,12 +142,10 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool
         }
         let now = net::now();
         for reply in inbox.iter() {
-            let origin = shared.core.lock().handle_reply(now, upstream.session, reply.from);
-            let Some(origin) = origin else {
-                log::trace!("{} bytes from {} are no reply", reply.bytes.len(), reply.from);
-                continue;
-            };
-            shared.pass_on(origin, reply.bytes);
+            match shared.with_core(now, |core| core.handle_reply(now, upstream.session, reply.from)) {
+                Some(origin) => shared.pass_on(origin, reply.bytes),
+                None => log::trace!("{} bytes from {} are no reply", reply.bytes.len(), reply.from),
+            }
         }
         if !inbox.is_full() {
             return false;

@@ -1,18 +1,21 @@
 //! Names → addresses, off the hot path.
 //!
-//! Resolving a name can block for half a minute and cannot be interrupted. It has a thread of its own, which nobody
-//! waits for: the agent's socket is bound and receives long before a name is known, and a healthy link does not care
-//! what its name means by now.
+//! Resolving a name can block for half a minute and cannot be interrupted, so a thread does it that is never joined.
+//! The agent's socket is bound and receives long before a name is known, and a healthy link does not depend on what
+//! its name means by now.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use thiserror::Error;
 
-use super::Config;
+use super::config::Config;
 use crate::os::net::{self, HostPort};
 use crate::os::threads::{Doorbell, detach};
 use crate::proto::client::routes::Route;
+use crate::proto::terms::BROKER_PORT;
 use crate::proto::time::Time;
 
 /// A name is not asked for again before this is over.
@@ -20,7 +23,16 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Names are resolved again after this, for the next outage.
 const REFRESH: Duration = Duration::from_mins(5);
 
-/// What the names mean. Never empty.
+/// Why there is no way to the server.
+#[derive(Debug, Error)]
+pub(super) enum ResolveError {
+    #[error("cannot resolve {0}: {1}")]
+    Name(String, #[source] io::Error),
+    #[error("the server has no {family} address, and --source {0} is one", family = net::family(*.0))]
+    Family(IpAddr),
+}
+
+/// The addresses of the names. None of the lists is ever empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
     /// The broker server.
@@ -30,11 +42,12 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// What goes together of them. Datagrams go to the very host that the heartbeats reach, at `port`, unless the
-    /// broker server is said to stand elsewhere. From `source` nothing can be sent to an address of the other family.
-    pub(super) fn routes(&self, source: Option<IpAddr>, port: u16) -> Result<Vec<Route>, String> {
-        let fits = |target: SocketAddr| source.is_none_or(|source| source.is_ipv4() == target.is_ipv4());
-        // With its scope, where it is a link-local address.
+    /// The addresses that go together.
+    ///
+    /// Datagrams go to the very host that the heartbeats reach, at `port`, unless the broker server is said to stand
+    /// elsewhere. From `source` nothing can be sent to an address of the other family.
+    pub(super) fn routes(&self, source: Option<IpAddr>, port: u16) -> Result<Vec<Route>, ResolveError> {
+        // A link-local address keeps its scope.
         let beside = |broker: SocketAddr| {
             let mut target = broker;
             target.set_port(port);
@@ -47,28 +60,25 @@ impl Addresses {
                 targets.iter().flat_map(to).collect()
             }
         };
-        routes.retain(|route| fits(route.target));
+        routes.retain(|route| source.is_none_or(|source| source.is_ipv4() == route.target.is_ipv4()));
         match source {
-            Some(source) if routes.is_empty() => {
-                let family = net::family(source);
-                Err(format!("the server has no {family} address, and --source {source} is one"))
-            }
+            Some(source) if routes.is_empty() => Err(ResolveError::Family(source)),
             _ => Ok(routes),
         }
     }
 }
 
-/// The prober's end: ask, and look for answers.
+/// The prober's end: questions and answers.
 #[derive(Debug)]
 pub(super) struct Resolver {
+    /// `None`: there is nothing to resolve.
     ask: Option<Sender<()>>,
-    answers: Receiver<Result<Addresses, String>>,
+    answers: Receiver<Result<Addresses, ResolveError>>,
     asked: Time,
 }
 
 impl Resolver {
-    /// Asks for a fresh answer, unless that was done a moment ago. Nothing happens where there is nothing to resolve,
-    /// or when a question is open.
+    /// Asks for a fresh answer, unless a question was asked a moment ago or is still open.
     pub(super) fn ask(&mut self, now: Time) {
         if now < self.next_question() {
             return;
@@ -79,51 +89,51 @@ impl Resolver {
         }
     }
 
-    /// When it may be asked again.
+    /// When the next question may be asked.
     pub(super) fn next_question(&self) -> Time {
         self.asked + PAUSE
     }
 
     /// The next answer that has come.
-    pub(super) fn answer(&self) -> Option<Result<Addresses, String>> {
+    pub(super) fn answer(&self) -> Option<Result<Addresses, ResolveError>> {
         self.answers.try_recv().ok()
     }
 }
 
-/// Starts to resolve, if there is a name; `bell` is rung with each answer.
-pub(super) fn start(config: &Config, bell: Doorbell) -> Result<Resolver, String> {
-    let broker = config
-        .broker
-        .clone()
-        .unwrap_or_else(|| HostPort { host: config.server.host.clone(), port: config.broker_port });
+/// Starts to resolve, if there is a name. `bell` is rung with each answer. Fails if the system starts no more threads.
+pub(super) fn start(config: &Config, bell: Doorbell) -> io::Result<Resolver> {
+    let beside = || HostPort { host: config.server.host.clone(), port: BROKER_PORT };
+    let broker = config.broker.clone().unwrap_or_else(beside);
     let server = config.broker.is_some().then(|| config.server.clone());
     let (answer, answers) = bounded(1);
-    if let (Some(broker), Some(server)) =
-        (broker.address(), server.as_ref().map_or(Some(None), |name| name.address().map(Some)))
-    {
-        let fixed = Addresses { broker: vec![broker], server: server.map(|address| vec![address]) };
-        answer.send(Ok(fixed)).map_err(|_| "the resolver's channel is closed".to_string())?;
-        bell.ring();
-        return Ok(Resolver { ask: None, answers, asked: net::now() });
-    }
     let (ask, asked) = bounded(1);
-    let body = move || {
-        loop {
-            if answer.send(resolve(&broker, server.as_ref())).is_err() {
-                return;
-            }
+    let mut resolver = Resolver { ask: None, answers, asked: net::now() };
+    if let Some(addresses) = known(&broker, server.as_ref()) {
+        // The channel has a place, and its receiver is here.
+        let _ = answer.send(Ok(addresses));
+        bell.ring();
+        return Ok(resolver);
+    }
+    resolver.ask = Some(ask);
+    detach("resolve", move || {
+        while answer.send(resolve(&broker, server.as_ref())).is_ok() {
             bell.ring();
             if asked.recv_timeout(REFRESH) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
         }
-    };
-    detach("resolve", body).map_err(|error| format!("cannot start a thread: {error}"))?;
-    Ok(Resolver { ask: Some(ask), answers, asked: net::now() })
+    })?;
+    Ok(resolver)
 }
 
-fn resolve(broker: &HostPort, server: Option<&HostPort>) -> Result<Addresses, String> {
-    let all = |name: &HostPort| name.resolve().map_err(|error| format!("cannot resolve {}: {error}", name.host));
+/// The addresses, if all names are addresses.
+fn known(broker: &HostPort, server: Option<&HostPort>) -> Option<Addresses> {
+    let all = |name: &HostPort| name.address().map(|address| vec![address]);
+    Some(Addresses { broker: all(broker)?, server: server.map_or(Some(None), |name| all(name).map(Some))? })
+}
+
+fn resolve(broker: &HostPort, server: Option<&HostPort>) -> Result<Addresses, ResolveError> {
+    let all = |name: &HostPort| name.resolve().map_err(|error| ResolveError::Name(name.host.clone(), error));
     Ok(Addresses { broker: all(broker)?, server: server.map(all).transpose()? })
 }
 
@@ -139,14 +149,15 @@ mod tests {
         let routes = |broker: &[SocketAddr], server: Option<&[SocketAddr]>, source: Option<SocketAddr>| {
             let addresses = Addresses { broker: broker.to_vec(), server: server.map(<[_]>::to_vec) };
             let routes = addresses.routes(source.map(|source| source.ip()), PORT);
-            routes.map(|routes| routes.iter().map(|route| (route.broker, route.target)).collect::<Vec<_>>())
+            Some(routes.ok()?.iter().map(|route| (route.broker, route.target)).collect::<Vec<_>>())
         };
         let beside = |address: SocketAddr| (address, SocketAddr::new(address.ip(), PORT));
-        assert_eq!(routes(&[v6, v4], None, None), Ok(vec![beside(v6), beside(v4)]));
-        assert_eq!(routes(&[v6, v4], None, Some(v4)), Ok(vec![beside(v4)]));
-        assert_eq!(routes(&[v6, v4], Some(&[v4]), Some(v4)), Ok(vec![(v6, v4), (v4, v4)]));
-        assert_eq!(routes(&[v4], Some(&[v6, v4]), None), Ok(vec![(v4, v6), (v4, v4)]), "each is tried");
-        assert_eq!(routes(&[v4], Some(&[v6, v4]), Some(v4)), Ok(vec![(v4, v4)]));
-        assert!(routes(&[v6], None, Some(v4)).is_err_and(|why| why.contains("--source 10.0.0.1")));
+        assert_eq!(routes(&[v6, v4], None, None), Some(vec![beside(v6), beside(v4)]));
+        assert_eq!(routes(&[v6, v4], None, Some(v4)), Some(vec![beside(v4)]));
+        assert_eq!(routes(&[v6, v4], Some(&[v4]), Some(v4)), Some(vec![(v6, v4), (v4, v4)]));
+        assert_eq!(routes(&[v4], Some(&[v6, v4]), None), Some(vec![(v4, v6), (v4, v4)]), "each is tried");
+        assert_eq!(routes(&[v4], Some(&[v6, v4]), Some(v4)), Some(vec![(v4, v4)]));
+        let apart = Addresses { broker: vec![v6], server: None }.routes(Some(v4.ip()), PORT);
+        assert!(apart.is_err_and(|why| why.to_string().contains("--source 10.0.0.1")));
     }
 }

@@ -1,24 +1,27 @@
-//! ClientCore → connection: the way out of transport tcp. The prober owns the connection and writes to it; this thread prepares what it writes.
+//! Core → connection: the way out of transport tcp. The prober owns the connection and writes to it; this thread
+//! prepares the frames.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::net::UdpSocket;
 
-use super::Shared;
+use super::shared::Shared;
 use super::upstreams::Upstreams;
 use crate::os::net;
 use crate::os::net::udp::send_batch;
-use crate::os::threads::Stop;
+use crate::os::threads::{Doorbell, Stop};
 use crate::proto::client::Batch;
 use crate::proto::terms::SessionName;
 use crate::proto::time::Time;
 use crate::proto::wire::{DataWriter, Frame, Session};
 
-/// Stateful firewalls and NAT forget a UDP port that nothing goes out from; most after half a minute.
+/// Stateful firewalls and NAT forget a UDP port that nothing leaves from; most forget it after half a minute.
 const EMPTY_GAP: Duration = Duration::from_secs(20);
 
 /// Frames on their way to the prober.
@@ -32,58 +35,64 @@ pub(super) struct Outgoing {
 /// The forward thread of transport tcp.
 #[derive(Debug)]
 pub(super) struct Streamer<'a> {
-    shared: Shared,
+    shared: &'a Shared,
     upstreams: Upstreams<'a>,
     outgoing: Sender<Outgoing>,
+    prober: Doorbell,
     /// Agents that the connection knows in this epoch.
     named: HashMap<u16, Session>,
     epoch: u64,
-    /// Where replies come from, and when its firewalls were last opened for them.
+    /// Where replies come from.
     target: Option<SocketAddr>,
+    /// When the firewalls between were opened last for replies.
     opened: Time,
 }
 
 impl<'a> Streamer<'a> {
-    pub(super) fn new(shared: Shared, upstreams: Upstreams<'a>, outgoing: Sender<Outgoing>) -> Self {
-        Self { shared, upstreams, outgoing, named: HashMap::new(), epoch: 0, target: None, opened: net::now() }
+    pub(super) fn new(
+        shared: &'a Shared,
+        upstreams: Upstreams<'a>,
+        outgoing: Sender<Outgoing>,
+        prober: Doorbell,
+    ) -> Self {
+        let (named, opened) = (HashMap::new(), net::now());
+        Self { shared, upstreams, outgoing, prober, named, epoch: 0, target: None, opened }
     }
 
     /// Hands over what may be sent, until the stop.
-    pub(super) fn run(mut self, bell: &Receiver<()>, stop: &Stop) -> Result<(), String> {
+    pub(super) fn run(mut self, bell: &Receiver<()>, stop: &Stop) -> Result<(), Infallible> {
         let mut batch = Batch::default();
         while !stop.is_set() {
             let now = net::now();
             if now.since(self.opened) >= EMPTY_GAP {
                 self.open_all(now);
             }
-            let mut core = self.shared.core.lock();
-            let epoch = if core.poll_release(now, &mut batch) { core.stream_epoch(&batch) } else { None };
+            let (epoch, due) = self.shared.with_core(now, |core| {
+                let epoch = if core.poll_release(now, &mut batch) { core.stream_epoch(&batch) } else { None };
+                (epoch, if epoch.is_none() { core.handle_forward_waits(now) } else { None })
+            });
             let Some(epoch) = epoch else {
-                let release = core.handle_forward_waits(now).map(|at| at.since(now));
-                let bells = core.bells(now);
-                drop(core);
-                self.shared.ring(bells);
-                let open = self.target.map(|_| (self.opened + EMPTY_GAP).since(now));
-                stop.wait(bell, release.into_iter().chain(open).min());
+                let open = self.target.map(|_| self.opened + EMPTY_GAP);
+                stop.wait(bell, due.into_iter().chain(open).min().map(|at| at.since(now)));
                 continue;
             };
-            drop(core);
-            let bytes = self.encode(&batch, epoch);
-            let now = net::now();
-            let bells = {
-                let mut core = self.shared.core.lock();
-                // Before it goes out: the answer may be quicker than this thread, and acknowledges only what counts as sent.
-                core.handle_sent(now, &batch, batch.len());
-                core.bells(now)
-            };
-            self.shared.ring(bells);
-            // Waits while the connection is congested. It fails when the prober has ended, and then this thread is about to be told so.
-            if self.outgoing.send(Outgoing { epoch: batch.epoch(), bytes }).is_err() {
-                return Ok(());
+            if !self.hand_over(&batch, epoch) {
+                break;
             }
-            self.shared.probe.ring();
         }
         Ok(())
+    }
+
+    /// Hands a batch to the prober, which may take a while when the connection is congested. Fails when the prober has
+    /// ended: then this thread is about to be stopped.
+    fn hand_over(&mut self, batch: &Batch, epoch: u32) -> bool {
+        let bytes = self.encode(batch, epoch);
+        let now = net::now();
+        // Before it goes out: the answer may be quicker than this thread, and acknowledges only what counts as sent.
+        self.shared.with_core(now, |core| core.handle_sent(now, batch, batch.len()));
+        let taken = self.outgoing.send(Outgoing { epoch: batch.epoch(), bytes }).is_ok();
+        self.prober.ring();
+        taken
     }
 
     /// The batch as frames, with the names of its agents in front.
@@ -96,7 +105,7 @@ impl<'a> Streamer<'a> {
         let mut bytes = Vec::new();
         for at in 0..batch.len() {
             let session = batch.session(at);
-            // It may have given up its socket since, or has got one only now.
+            // The session's port may be another than before: its socket was given up, or comes only now.
             let named = Session { name: session, port: self.port(session, batch.target()) };
             if self.named.insert(session.id, named) != Some(named) {
                 Frame::Session(named).encode(&mut bytes);
@@ -110,11 +119,12 @@ impl<'a> Streamer<'a> {
         bytes
     }
 
-    /// Where a session gets its replies: the port of its UDP socket. Its datagrams need none, and do not wait for it.
+    /// The port of a session's UDP socket, where its replies arrive. Datagrams need no such port and do not wait for
+    /// it.
     fn port(&mut self, session: SessionName, target: SocketAddr) -> u16 {
         match self.upstreams.get(session, target) {
             Ok(socket) => {
-                let port = socket.local_addr().map_or(0, |own| own.port());
+                let port = socket.local_addr().map_or(0, |local| local.port());
                 if self.named.get(&session.id).is_none_or(|named| named.port != port) {
                     self.open(&socket, target);
                 }
@@ -140,9 +150,9 @@ impl<'a> Streamer<'a> {
         }
     }
 
-    /// remoted ignores an empty datagram; what lies between takes it for the beginning of a conversation.
+    /// remoted ignores an empty datagram; a firewall between takes it for the beginning of a conversation.
     fn open(&self, socket: &UdpSocket, target: SocketAddr) {
-        if self.shared.takes_empty.load(std::sync::atomic::Ordering::Relaxed)
+        if self.shared.takes_empty.load(Ordering::Relaxed)
             && let (0, Err(error)) = send_batch(socket, target, &[b""])
         {
             log::debug!("cannot open the way for replies from {target}: {error}");

@@ -1,4 +1,4 @@
-//! A UDP socket for each session, towards remoted: what it answers finds back by them.
+//! A UDP socket for each session, towards remoted: by its socket a reply finds its session.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,48 +9,46 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use mio::net::UdpSocket;
 
-use super::Config;
+use super::config::Config;
 use crate::os::net;
 use crate::os::net::udp::discard;
 use crate::os::threads::Doorbell;
 use crate::proto::terms::SessionName;
 use crate::proto::time::Time;
 
-/// There was no descriptor for a new socket.
+/// A session for whose socket there was no descriptor tries again after this.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// Ports tried from `--source-port` upward.
 const PORTS_TRIED_MAX: u16 = 1_024;
-/// After a search that found none of them free, the system chooses the ports for so long.
+/// After a search that found no port free, the system chooses the ports for so long.
 const CROWDED_PAUSE: Duration = Duration::from_mins(1);
 
 /// The socket of a session, on its way to the reply thread.
 #[derive(Clone, Debug)]
 pub(super) struct Upstream {
-    /// Whose it is.
     pub(super) session: SessionName,
-    /// The socket itself.
     pub(super) socket: Arc<UdpSocket>,
     ipv4: bool,
     port: u16,
-    /// When it was used last, as a count of uses.
+    /// The number of its last use, as all sockets are counted together.
     used: u64,
 }
 
-/// What the reply thread is told.
+/// News for the reply thread.
 #[derive(Debug)]
 pub(super) enum Change {
     /// A session has a socket.
     Open(Upstream),
-    /// The socket of this place is another agent's from here on.
+    /// The socket in this session's place belongs to this session from here on.
     Pass(SessionName),
-    /// It has none any more: the reply thread lets go of it, too.
+    /// The session has no socket any more: the reply thread lets go of it, too.
     Close(SessionName),
 }
 
 /// The sockets of all sessions.
 ///
-/// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. Nobody waits
-/// then, and no reply is lost that came before the session's turn was over.
+/// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. No session
+/// waits then, and replies that came before the end of a session's turn are not lost.
 #[derive(Debug)]
 pub(super) struct Upstreams<'a> {
     config: &'a Config,
@@ -64,8 +62,9 @@ pub(super) struct Upstreams<'a> {
     turns_told: bool,
     crowded_until: Time,
     crowded_told: bool,
-    /// How often all have got other ports, and the ports that they had before.
+    /// How often all sockets have got other ports.
     ports: u32,
+    /// The ports before that, which are not taken again.
     left: HashSet<u16>,
 }
 
@@ -88,8 +87,8 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// The session's socket, made if need be. [`io::ErrorKind::WouldBlock`]: there will be one when the reply thread
-    /// has let go of another.
+    /// The session's socket, made if need be. The error [`io::ErrorKind::WouldBlock`] means that there will be a
+    /// socket when the reply thread has let go of another.
     pub(super) fn get(&mut self, session: SessionName, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
         let at = usize::from(session.id);
         if self.sockets.len() <= at {
@@ -103,13 +102,17 @@ impl<'a> Upstreams<'a> {
             let socket = Arc::clone(&upstream.socket);
             // Where agents give way to one another all the time, a new socket for each would cost more than all else.
             if std::mem::replace(&mut upstream.session, session) != session {
-                // What has come for the agent before is not for this one.
+                // Replies to the agent before are not for this agent.
                 discard(&socket);
                 self.tell(Change::Pass(session));
             }
             return Ok(socket);
         }
         self.close(at);
+        self.open(session, target)
+    }
+
+    fn open(&mut self, session: SessionName, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
         if self.open >= self.sockets_max {
             self.give_way();
         }
@@ -117,11 +120,11 @@ impl<'a> Upstreams<'a> {
             Err(error) if net::is_shortage(&error) && self.give_way() => return Err(io::ErrorKind::WouldBlock.into()),
             outcome => Arc::new(outcome?),
         };
-        let port = socket.local_addr().map_or(0, |own| own.port());
+        let port = socket.local_addr().map_or(0, |local| local.port());
         log::debug!("session {} sends from port {port}", session.id);
         let (ipv4, used) = (target.is_ipv4(), self.uses);
         let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4, port, used };
-        self.sockets[at] = Some(upstream.clone());
+        self.sockets[usize::from(session.id)] = Some(upstream.clone());
         self.open += 1;
         self.tell(Change::Open(upstream));
         Ok(socket)
@@ -137,7 +140,7 @@ impl<'a> Upstreams<'a> {
         (0..self.sockets.len()).for_each(|at| self.close(at));
     }
 
-    /// All there are.
+    /// All sockets.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Upstream> {
         self.sockets.iter().flatten()
     }
@@ -168,12 +171,12 @@ impl<'a> Upstreams<'a> {
     }
 
     fn tell(&self, change: Change) {
-        // Fails only when the reply thread has ended, and then this one is about to be told so.
+        // Fails only when the reply thread has ended, and then this thread is about to be stopped.
         let _ = self.changes.send(change);
         self.reply_bell.ring();
     }
 
-    /// Says that there can be no other at the moment, and what comes of it, once a minute.
+    /// Says once a minute that a session gets no socket at the moment, and what follows.
     pub(super) fn tell_shortage(&mut self, error: &io::Error, so: &str) {
         let now = net::now();
         if self.shortage_told.is_none_or(|told| now.since(told) >= Duration::from_mins(1)) {
@@ -182,8 +185,8 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// The first free port from `--source-port` upward: a restarted client finds the ports that remoted replies to.
-    /// Where there is none, any.
+    /// Takes the first free port from `--source-port` upward, so that a restarted client finds the ports that remoted
+    /// replies to; where there is none, any port.
     fn bind(&mut self, target: SocketAddr) -> io::Result<UdpSocket> {
         let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         let ip = self.config.source.unwrap_or(any);
@@ -211,10 +214,10 @@ impl<'a> Upstreams<'a> {
 
     fn bind_wanted(&self, ip: IpAddr) -> io::Result<UdpSocket> {
         let first = self.config.source_port;
-        let own: HashSet<u16> = self.iter().map(|upstream| upstream.port).collect();
+        let taken: HashSet<u16> = self.iter().map(|upstream| upstream.port).collect();
         let mut last_error = io::ErrorKind::AddrInUse.into();
         for port in (first..=first.saturating_add(PORTS_TRIED_MAX))
-            .filter(|port| !own.contains(port) && !self.left.contains(port))
+            .filter(|port| !taken.contains(port) && !self.left.contains(port))
         {
             match net::bind_upstream(SocketAddr::new(ip, port)) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last_error = error,
@@ -225,7 +228,7 @@ impl<'a> Upstreams<'a> {
     }
 }
 
-/// The port is somebody else's, or only for those with rights.
+/// The port is taken, or needs a right to be bound.
 fn is_unavailable(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
 }

@@ -1,11 +1,12 @@
-//! From a thread that logs to standard error, without waiting for whoever reads it.
+//! From a thread that logs to standard error, without a wait for its reader.
 //!
 //! ```text
 //!   any thread ──line──► queue (bounded) ──► thread `log` ──write──► standard error
 //! ```
 //!
-//! A full pipe, a paused terminal or a stuck supervisor make a write to standard error wait for ever. Here only the thread `log` waits. When
-//! the queue is full, further lines are left out and counted; the count stands in the log where the lines would have stood.
+//! A full pipe, a paused terminal or a stuck supervisor make a write to standard error wait for ever. Here only the
+//! thread `log` waits. When the queue is full, further lines are left out and counted. The count stands in the log
+//! where the lines would have stood.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ const FINISH_MAX: Duration = Duration::from_secs(1);
 /// Why lines are left out when the queue is full.
 const UNREAD: &str = "standard error was not read fast enough";
 
-/// What waits for the thread `log`.
+/// An order for the thread `log`.
 #[derive(Debug)]
 enum Entry {
     Line {
@@ -29,18 +30,18 @@ enum Entry {
         /// Lines that were left out right before this one.
         left_out: u64,
     },
-    /// Everything before this is to be written; then the sender is dropped.
+    /// When everything before this is written, the sender is dropped.
     Finish(Sender<()>),
 }
 
-/// The end where lines go in. Each call of `write` is a whole line.
+/// The end of the queue where lines go in. Each call of `write` is a whole line.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     entries: Sender<Entry>,
     left_out: Arc<AtomicU64>,
 }
 
-/// The end where they come out.
+/// The end of the queue where lines come out.
 #[derive(Debug)]
 pub(super) struct Lines {
     entries: Receiver<Entry>,
@@ -54,7 +55,7 @@ pub(super) fn queue() -> (Queue, Lines) {
 }
 
 impl Queue {
-    /// Waits until everything that was logged is written, but not for longer than somebody who ends a process has patience.
+    /// Waits until every logged line is written, for as long as a person who ends a process has patience.
     pub(super) fn finish(&self) {
         let late = after(FINISH_MAX);
         let (done, finished) = bounded(0);
@@ -95,7 +96,7 @@ impl Lines {
                 Ok(entry) => entry,
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {
-                    // It flows again, and perhaps nobody logs anything for hours.
+                    // The reader has caught up, and perhaps no thread logs anything for hours.
                     pen.leave_out(self.left_out.swap(0, Ordering::Relaxed));
                     let Ok(entry) = self.entries.recv() else {
                         return;
@@ -114,7 +115,7 @@ impl Lines {
     }
 }
 
-/// Writes, and remembers what could not be written.
+/// Writes lines, and counts the lines that could not be written.
 struct Pen<W, N> {
     out: W,
     note: N,
@@ -124,7 +125,7 @@ struct Pen<W, N> {
 }
 
 impl<W: Write, N: Fn(&str) -> Vec<u8>> Pen<W, N> {
-    /// Writes a line. If that fails, as on a full disk, the next one that succeeds has a note before it.
+    /// Writes a line. If that fails, as on a full disk, the next line that is written has a note before it.
     fn write(&mut self, line: &[u8]) {
         let mut text = if self.lost > 0 { (self.note)(&left_out(self.lost, &self.why)) } else { Vec::new() };
         text.extend_from_slice(line);

@@ -1,60 +1,75 @@
 //! The file with the pre-shared key.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, geteuid};
+use thiserror::Error;
 
+use crate::os::threads::Cause;
 use crate::proto::seal::Key;
 
-/// A key file is one line; more is none.
+/// A key file is one line; a larger file is none.
 const FILE_BYTES_MAX: u64 = 1_024;
-/// Permissions of everybody, and of the group to write.
-const OTHERS: u32 = 0o027;
+/// The permissions that make a key file useless: everybody's, and the group's to write.
+const REFUSED_MODE: u32 = 0o027;
+
+/// Why there is no key.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
+pub enum KeyError {
+    #[error("there is no key {path}: `ossec-broker genkey` makes one", path = .0.display())]
+    Missing(PathBuf),
+    #[error("cannot read the key {path}: {1}", path = .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error("cannot use the key {path}: {1}", path = .0.display())]
+    Unfit(PathBuf, #[source] Cause),
+    #[error("cannot make a key: {0}")]
+    Random(#[from] getrandom::Error),
+}
 
 /// Reads the key.
 ///
 /// # Errors
-/// Says which file, and why: it cannot be read, it is somebody else's, everybody may read it, it holds no key.
-pub fn load(path: &Path) -> Result<Key, String> {
-    let cannot = |error: std::io::Error| format!("cannot read the key {}: {error}", path.display());
-    let file = File::open(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => format!("there is no key {}: `ossec-broker genkey` makes one", path.display()),
-        _ => cannot(error),
-    })?;
+/// The error names the file and what is wrong with it.
+pub fn load(path: &Path) -> Result<Key, KeyError> {
+    let cannot = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => KeyError::Missing(path.into()),
+        _ => KeyError::Read(path.into(), error),
+    };
+    let unfit = |why: Cause| KeyError::Unfit(path.into(), why);
+    let file = File::open(path).map_err(cannot)?;
     let metadata = file.metadata().map_err(cannot)?;
     if metadata.is_dir() {
         return Err(cannot(ErrorKind::IsADirectory.into()));
     }
-    if !is_trusted(Uid::from_raw(metadata.uid()), geteuid()) {
-        let own = geteuid();
-        let whose = if own.is_root() { "root".to_string() } else { format!("root or to user {own}, that runs this") };
-        let (path, owner) = (path.display(), metadata.uid());
-        return Err(format!("cannot use the key {path}: it belongs to user {owner}, and must belong to {whose}"));
+    let (owner, user) = (metadata.uid(), geteuid());
+    if !is_trusted(Uid::from_raw(owner), user) {
+        let trusted = if user.is_root() { "root".into() } else { format!("root or to user {user}, that runs this") };
+        return Err(unfit(format!("it belongs to user {owner}, and must belong to {trusted}").into()));
     }
-    if metadata.permissions().mode() & OTHERS != 0 {
-        return Err(format!("cannot use the key {}: others may read or write it; chmod 600 it", path.display()));
+    if metadata.permissions().mode() & REFUSED_MODE != 0 {
+        return Err(unfit("others may read or write it; chmod 600 it".into()));
     }
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(cannot)?;
-    Key::from_text(&String::from_utf8_lossy(&bytes))
-        .map_err(|why| format!("cannot use the key {}: {why}", path.display()))
+    Key::from_text(&String::from_utf8_lossy(&bytes)).map_err(|why| unfit(why.into()))
 }
 
-/// Whoever owns the file knows the key and can change it at any time, whatever its permissions say.
-const fn is_trusted(owner: Uid, own: Uid) -> bool {
-    owner.is_root() || owner.as_raw() == own.as_raw()
+/// A file's owner knows the key and can change it at any time, whatever the permissions say.
+const fn is_trusted(owner: Uid, user: Uid) -> bool {
+    owner.is_root() || owner.as_raw() == user.as_raw()
 }
 
 /// A key that nobody has.
 ///
 /// # Errors
 /// The system gives no random numbers.
-pub fn generate() -> Result<Key, String> {
+pub fn generate() -> Result<Key, KeyError> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| format!("cannot make a key: {error}"))?;
+    getrandom::fill(&mut bytes)?;
     Ok(Key::new(bytes))
 }
 
@@ -84,6 +99,11 @@ mod tests {
         }
     }
 
+    /// Why the key is not used.
+    fn refusal(path: &Path) -> String {
+        load(path).expect_err("it is not used").to_string()
+    }
+
     #[test]
     fn a_key_file_belongs_to_root_or_to_who_runs_this() {
         let [root, user, other] = [0, 1_000, 1_001].map(Uid::from_raw);
@@ -95,21 +115,23 @@ mod tests {
         // Only root can give a file away.
         let key = Scratch::new(&generate().expect("the system gives random numbers").to_text(), 0o600);
         std::os::unix::fs::chown(&key.0, Some(4_711), None).expect("root may");
-        assert!(load(&key.0).is_err_and(|why| why.contains("belongs to user 4711")));
+        assert!(refusal(&key.0).contains("belongs to user 4711"));
     }
 
     #[test]
     fn a_key_is_read_unless_everybody_may() {
         let key = generate().expect("the system gives random numbers");
-        assert_eq!(load(&Scratch::new(&(key.to_text() + "\n"), 0o600).0), Ok(key.clone()));
-        assert_eq!(load(&Scratch::new(&key.to_text(), 0o640).0), Ok(key.clone()));
-        let refused = load(&Scratch::new(&key.to_text(), 0o644).0);
-        assert!(refused.is_err_and(|why| why.contains("others may read or write it") && !why.contains(&key.to_text())));
-        assert!(load(&Scratch::new("secret", 0o600).0).is_err_and(|why| !why.contains("secret")));
-        assert!(load(&Scratch::new("\u{fffd}", 0o600).0).is_err_and(|why| why.contains("genkey")));
-        assert!(load(Path::new("/nowhere")).is_err_and(|why| why.contains("/nowhere") && why.contains("genkey")));
-        assert!(load(&std::env::temp_dir()).is_err_and(|why| why.contains("directory")));
+        for (text, mode) in [(key.to_text() + "\n", 0o600), (key.to_text(), 0o640)] {
+            assert_eq!(load(&Scratch::new(&text, mode).0).ok(), Some(key.clone()));
+        }
+        let refused = refusal(&Scratch::new(&key.to_text(), 0o644).0);
+        assert!(refused.contains("others may read or write it") && !refused.contains(&key.to_text()), "{refused}");
+        assert!(!refusal(&Scratch::new("secret", 0o600).0).contains("secret"));
+        assert!(refusal(&Scratch::new("\u{fffd}", 0o600).0).contains("genkey"));
+        let missing = refusal(Path::new("/nowhere"));
+        assert!(missing.contains("/nowhere") && missing.contains("genkey"), "{missing}");
+        assert!(refusal(&std::env::temp_dir()).contains("directory"));
         assert!(load(&Scratch::new(&key.to_text(), 0o660).0).is_err());
-        assert_ne!(generate(), Ok(key));
+        assert_ne!(generate().ok(), Some(key));
     }
 }

@@ -2,14 +2,21 @@
 
 use crossbeam_channel::{Receiver, bounded};
 use nix::sys::signal::{SigSet, Signal};
+use thiserror::Error;
 
-/// What the system says of this process.
+/// The system's account of this process.
 const STATUS: &str = "/proc/self/status";
 
-/// Keeps SIGHUP ignored if this process was started so, as `nohup` does it. To be called before any thread is started.
+/// The system does not let signals be handled.
+#[derive(Debug, Error)]
+#[error("cannot handle signals: {0}")]
+pub struct SignalError(#[from] ctrlc::Error);
+
+/// Keeps SIGHUP ignored if this process was started so, as `nohup` does it. This comes before any thread is started.
 ///
-/// [`listen`] handles SIGHUP in any case; a blocked signal is never handled, and threads inherit what is blocked. Other signals are
-/// handled even if they were ignored: a shell ignores SIGINT for its background jobs, and `kill -INT` must stop them.
+/// [`listen`] handles SIGHUP in any case. A blocked signal is never handled, and threads inherit the mask of blocked
+/// signals. Other signals are handled even if they were ignored: a shell ignores SIGINT for its background jobs, and
+/// `kill -INT` must stop them.
 pub fn respect_nohup() {
     let status = std::fs::read_to_string(STATUS).unwrap_or_default();
     if is_ignored(&status, Signal::SIGHUP) {
@@ -20,21 +27,21 @@ pub fn respect_nohup() {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP. The first asks for an orderly stop, the second ends what is still being drained.
+/// SIGINT, SIGTERM and SIGHUP. The first asks for an orderly stop; the second ends the drain.
 ///
 /// # Errors
 /// The system does not let them be handled.
-pub fn listen() -> Result<Receiver<()>, String> {
+pub fn listen() -> Result<Receiver<()>, SignalError> {
     let (sender, receiver) = bounded(2);
     let handler = move || {
         // A third says nothing new.
         let _ = sender.try_send(());
     };
-    ctrlc::set_handler(handler).map_err(|error| format!("cannot handle signals: {error}"))?;
+    ctrlc::set_handler(handler)?;
     Ok(receiver)
 }
 
-/// Whether `/proc/PID/status` has this signal in its mask of ignored ones. Signal 1 is the lowest bit.
+/// Whether `/proc/PID/status` has this signal in its mask of ignored signals. Signal 1 is the lowest bit.
 fn is_ignored(status: &str, signal: Signal) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or("0");
     u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask >> (signal as u32 - 1) & 1 == 1)

@@ -1,42 +1,20 @@
 //! Threads: named, scoped, joined; when one ends, all end.
 //!
-//! A thread waits for exactly one thing that a stop can interrupt: a channel (then the stop is another channel, which closes), or its sockets
-//! (then the stop also rings its [`Doorbell`]). Nobody wakes up to look whether something has happened.
+//! A thread waits for exactly one thing that a stop can interrupt. Where that is a channel, the stop is another
+//! channel, which closes. Where that is the thread's sockets, the stop also rings its [`Doorbell`]. No thread wakes
+//! up to look whether something has happened.
 
 mod crew;
-
-use std::io;
-use std::sync::Arc;
+mod wait;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-use mio::{Poll, Token, Waker};
 
-pub use crew::{Crew, Ended, Outcome, detach, scope};
-
-/// The token under which a thread's own doorbell shows among its sockets.
-pub const DOORBELL: Token = Token(usize::MAX);
+pub use crew::{Cause, Crew, Ended, detach, scope};
+pub use wait::{DOORBELL, Doorbell, Wait, WaitError};
 
 /// Carries nothing: its channel closes.
 #[derive(Debug)]
 pub enum Never {}
-
-/// Wakes a thread that waits for sockets.
-#[derive(Clone, Debug)]
-pub struct Doorbell(Arc<Waker>);
-
-impl Doorbell {
-    /// A doorbell for the thread that will wait with `poll`.
-    pub fn new(poll: &Poll) -> io::Result<Self> {
-        Waker::new(poll.registry(), DOORBELL).map(|waker| Self(Arc::new(waker)))
-    }
-
-    /// Rings. Rings before the thread looks again count as one.
-    pub fn ring(&self) {
-        if let Err(error) = self.0.wake() {
-            log::error!("cannot wake a thread: {error}");
-        }
-    }
-}
 
 /// Stops threads: they stop when this is dropped.
 #[derive(Debug)]
@@ -45,7 +23,7 @@ pub struct Stopper {
     doorbells: Vec<Doorbell>,
 }
 
-/// What a thread looks at to learn that it must stop.
+/// Tells a thread that it must stop.
 #[derive(Clone, Debug)]
 pub struct Stop {
     closed: Receiver<Never>,
@@ -54,7 +32,7 @@ pub struct Stop {
 }
 
 impl Stopper {
-    /// A stopper, and what its threads look at. `doorbells` are those of threads that wait for sockets.
+    /// A stopper, and the stop that its threads look at. `doorbells` belong to the threads that wait for sockets.
     pub fn new(doorbells: Vec<Doorbell>) -> (Self, Stop) {
         let (sender, receiver) = bounded(0);
         let stop = Stop { closed: receiver, _doorbells: doorbells.clone() };

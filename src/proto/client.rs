@@ -82,6 +82,22 @@ pub struct Config {
     pub link: link::Settings,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // Hours of an agent that sends a few events a second.
+            buffer_bytes: 64 << 20,
+            full: FullPolicy::default(),
+            max_age: None,
+            rate: None,
+            resend: true,
+            sessions_max: 256,
+            transport: Transport::default(),
+            link: link::Settings::default(),
+        }
+    }
+}
+
 /// Which threads have something to do that they do not know of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bells {

@@ -5,6 +5,11 @@ use std::time::Duration;
 /// Longest UDP payload over IPv4: 65,535 less 20 bytes of IP and 8 of UDP header.
 pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 
+/// The port that remoted receives at, unless it is set to another.
+pub const REMOTED_PORT: u16 = 1_514;
+/// The port of the broker server, unless it is set to another.
+pub const BROKER_PORT: u16 = 1_517;
+
 /// No grant lives longer, at either end: a server must not keep one booked for a client that is gone.
 pub const LEASE_MAX: Duration = Duration::from_secs(10);
 

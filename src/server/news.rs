@@ -1,7 +1,6 @@
 //! What the log says of remoted, and when: at each change. Pure.
 
-use log::Level;
-
+use crate::os::line::Line;
 use crate::proto::server::judge::{Judge, Owner, Sample};
 use crate::proto::terms::{Incarnation, Port, Reason, Verdict};
 
@@ -12,13 +11,6 @@ pub(super) struct News {
     life: Incarnation,
     /// Who owned remoted's sockets when it was up.
     owners: Vec<Owner>,
-}
-
-/// A line of the log.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) level: Level,
-    pub(super) text: String,
 }
 
 impl News {
@@ -37,13 +29,15 @@ impl News {
         }
         Some(match (verdict, &sample.missing) {
             (Verdict::Up, _) => self.up(judge, sample),
-            (Verdict::Starting(Reason::Settling), _) => Line { level: Level::Info, text: format!("remoted {verdict}") },
-            (Verdict::Starting(Reason::RequiredMissing), Some(name)) => warn(format!("remoted {verdict}: {name}")),
-            (Verdict::NoProcess(Port::Taken), _) => warn(format!(
+            (Verdict::Starting(Reason::Settling), _) => Line::info(format!("remoted {verdict}")),
+            (Verdict::Starting(Reason::RequiredMissing), Some(name)) => {
+                Line::warn(format!("remoted {verdict}: {name}"))
+            }
+            (Verdict::NoProcess(Port::Taken), _) => Line::warn(format!(
                 "remoted {verdict}: its owner has another name (--process NAME), or cannot be seen from here, as from \
                  a container or with hidepid (--process any; or run the server beside it, as root)"
             )),
-            (_, _) => warn(format!("remoted {verdict}")),
+            (_, _) => Line::warn(format!("remoted {verdict}")),
         })
     }
 
@@ -62,12 +56,8 @@ impl News {
         let text = format!("remoted up: {who}receive buffer {buffer} bytes{whom}");
         // What is left goes on, and what it does not receive is lost.
         let partly = !gone.is_empty() && !left.is_empty();
-        Line { level: if partly { Level::Warn } else { Level::Info }, text }
+        if partly { Line::warn(text) } else { Line::info(text) }
     }
-}
-
-const fn warn(text: String) -> Line {
-    Line { level: Level::Warn, text }
 }
 
 /// `process 11`, `processes 11, 12`.
@@ -79,6 +69,8 @@ fn processes(owners: &[Owner]) -> String {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use log::Level;
 
     use super::*;
     use crate::proto::server::judge::{Presence, Socket};

@@ -8,8 +8,8 @@ use ossec_broker::proto::time::Time;
 use crate::system::{DATAGRAMS, System};
 use crate::world::{Micros, Sleeper, World};
 
-/// `forward` may sleep for so long with something that could be sent: under a rate it takes along what falls due within this, and it pauses for less
-/// when the system had no room for a datagram.
+/// `forward` may sleep for so long with something that could be sent: under a rate it takes along what falls due
+/// within this, and it pauses for less when the system had no room for a datagram.
 const PAUSE_MAX: Duration = Duration::from_millis(5);
 
 /// Nobody moves, and no alarm is about to go off. What may be done must not wait for somebody who does not know of it.
@@ -37,7 +37,8 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
             Micros(now)
         );
     }
-    // In a pause `forward` has something to release that it has not given up: it asks for a heartbeat itself if its lease ends meanwhile.
+    // In a pause `forward` has something to release that it has not given up: it asks for a heartbeat itself if its
+    // lease ends meanwhile.
     let pauses = sleepers.iter().any(|sleeper| sleeper.name == "forward" && sleeper.alarm.is_some());
     if let Some(at) = core.next_heartbeat(now).filter(|_| !pauses) {
         assert!(

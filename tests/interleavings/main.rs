@@ -7,12 +7,13 @@
 //!   agents, network, broker server, remoted                                     made up here, with faults
 //! ```
 //!
-//! The explorer runs one thread at a time and decides at each step who is next: each lock, system call, look at the clock and ring of a bell. When
-//! all sleep (see `judge.rs`), nothing may be releasable with `forward` asleep, no heartbeat due with `probe` asleep, nothing
-//! unread with its reader asleep; and after a stop all must end without waiting for time to pass.
+//! The explorer runs one thread at a time and decides at each step who is next: each lock, system call, look at the
+//! clock and ring of a bell. When all sleep (see `judge.rs`), nothing may be releasable with `forward` asleep, no
+//! heartbeat due with `probe` asleep, nothing unread with its reader asleep; and after a stop all must end without
+//! waiting for time to pass.
 //!
-//! `SCHEDULES=100000 cargo test --release --test interleavings` explores more of them. A failed schedule is printed; with that string in a file,
-//! `SCHEDULE=file` runs it again and says what each thread does.
+//! `SCHEDULES=100000 cargo test --release --test interleavings` explores more of them. A failed schedule is printed;
+//! with that string in a file, `SCHEDULE=file` runs it again and says what each thread does.
 
 extern crate self as crossbeam_channel;
 extern crate self as mio;
@@ -30,7 +31,11 @@ mod poll;
 mod system;
 mod world;
 
-use std::net::IpAddr;
+/// A room of `mio`.
+mod event {
+    pub(crate) use crate::poll::Event;
+}
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,30 +61,17 @@ fn config(transport: proto::client::Transport, rate: Option<NonZeroU32>) -> clie
     let local = |port| HostPort { host: "127.0.0.1".into(), port };
     client::Config {
         server: local(1_514),
-        broker: None,
-        broker_port: 1_517,
         listen: local(1_515),
-        source: None::<IpAddr>,
         source_port: 0,
-        timeout: Duration::from_secs(2),
-        receive_buffer_bytes: 1 << 20,
         drain: Duration::from_mins(10),
-        psk_file: None,
-        user: None,
         core: proto::client::Config {
             buffer_bytes: 1 << 20,
-            full: proto::client::FullPolicy::DropOldest,
-            max_age: None,
             rate,
-            resend: true,
             sessions_max: 2,
             transport,
-            link: proto::client::link::Settings {
-                interval: Duration::from_secs(1),
-                lease: Duration::from_millis(100),
-                timeout: Duration::from_secs(2),
-            },
+            ..proto::client::Config::default()
         },
+        ..client::Config::default()
     }
 }
 

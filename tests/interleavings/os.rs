@@ -2,7 +2,12 @@
 
 #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "stands in for what can fail")]
 pub(crate) mod net;
-#[expect(unreachable_pub, dead_code, reason = "a room of the library; what only the server uses is unused")]
+#[expect(
+    unreachable_pub,
+    unused_imports,
+    dead_code,
+    reason = "a room of the library; what only the server uses is unused"
+)]
 #[expect(clippy::unnecessary_wraps, reason = "stands in for what can fail")]
 pub(crate) mod threads;
 

@@ -70,13 +70,8 @@ impl Events {
     pub(crate) fn with_capacity(places: usize) -> Self {
         Self(Vec::with_capacity(places))
     }
-}
 
-impl<'a> IntoIterator for &'a Events {
-    type Item = &'a Event;
-    type IntoIter = std::slice::Iter<'a, Event>;
-
-    fn into_iter(self) -> Self::IntoIter {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Event> {
         self.0.iter()
     }
 }

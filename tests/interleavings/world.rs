@@ -1,7 +1,8 @@
 //! Time and sleep of the made-up system.
 //!
-//! Time stands still while nobody looks at the clock, and moves by a random step when somebody does: a thread may lose the processor at any
-//! moment. When every thread sleeps, the [`World`] is asked whether that is right; then time goes on to the next alarm.
+//! Time stands still while nobody looks at the clock, and moves by a random step when somebody does: a thread may
+//! lose the processor at any moment. When every thread sleeps, the [`World`] is asked whether that is right; then
+//! time goes on to the next alarm.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,7 +19,8 @@ std::thread_local! {
     static WORLD: std::cell::RefCell<Option<Arc<World>>> = const { std::cell::RefCell::new(None) };
 }
 
-/// What all threads of a schedule share. Its own locks are held between two steps of a schedule only, so nobody ever waits for them.
+/// What all threads of a schedule share. Its own locks are held between two steps of a schedule only, so nobody ever
+/// waits for them.
 #[derive(Debug)]
 pub(crate) struct World {
     state: Mutex<State>,

@@ -185,21 +185,9 @@ impl Plan {
 
     /// What the client's command line says.
     pub(crate) fn config(&self) -> Config {
-        let link = Settings {
-            interval: Duration::from_secs(1),
-            lease: Duration::from_nanos(LEASE),
-            timeout: Duration::from_secs(2),
-        };
-        let mut config = Config {
-            buffer_bytes: 16 << 20,
-            full: FullPolicy::DropOldest,
-            max_age: None,
-            rate: None,
-            resend: true,
-            sessions_max: 4,
-            transport: self.transport,
-            link,
-        };
+        let link = Settings { lease: Duration::from_nanos(LEASE), ..Settings::default() };
+        let mut config =
+            Config { buffer_bytes: 16 << 20, sessions_max: 4, transport: self.transport, link, ..Config::default() };
         match self.options {
             Options::Defaults => {}
             Options::SmallBuffer(bytes, full) => (config.buffer_bytes, config.full) = (bytes, full),

@@ -30,7 +30,9 @@ impl Role {
         let command = cli::parse(&words).expect("the command line is right").command;
         let (signals, signalled) = bounded(2);
         let (name, body): (_, Box<dyn FnOnce() -> Result<(), String> + Send>) = match command {
-            Command::Client(config) => ("client", Box::new(move || client::run(keep(config), &signalled))),
+            Command::Client(config) => {
+                ("client", Box::new(move || client::run(keep(config), &signalled).map_err(|error| error.to_string())))
+            }
             Command::Server(config) => ("server", Box::new(move || server::run(keep(Box::new(config)), &signalled))),
             Command::Check(_) | Command::Genkey => panic!("a check is no role"),
         };

@@ -1,14 +1,15 @@
 //! Attempts to connect: which address, when, for how long, and what comes of it.
 //!
-//! What is decided is decided in `link`: by the [`Dialer`] when, by the [`Routes`] where, by the [`Segments`] how.
+//! The core decides: the [`Dialer`] when, the [`Routes`] where, the [`Segments`] how.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
 
 use super::peer::{End, Heard, Peer, Stage};
-use crate::client::Config;
+use crate::client::config::Config;
 use crate::client::resolve::Resolver;
 use crate::os::net;
 use crate::os::threads::DOORBELL;
@@ -21,7 +22,7 @@ use crate::proto::terms::Verdict;
 use crate::proto::time::Time;
 use crate::proto::wire::{Features, Frame, Hello, Target, VERSION};
 
-/// The attempts under way, and all that they go by.
+/// The attempts under way, and everything that guides them.
 pub(super) struct Attempts<'a> {
     config: &'a Config,
     key: Option<Key>,
@@ -32,7 +33,7 @@ pub(super) struct Attempts<'a> {
     /// Under way, the oldest first.
     peers: Vec<Peer>,
     tokens: usize,
-    /// What a connection begins with; where its datagrams go is filled in by each.
+    /// The greeting of a connection; each fills in where its datagrams go.
     hello: Hello,
     /// Why there is no connection, for the log.
     trouble: String,
@@ -75,7 +76,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// What connections begin with.
+    /// The greeting of connections.
     pub(super) const fn hello(&self) -> &Hello {
         &self.hello
     }
@@ -83,12 +84,8 @@ impl<'a> Attempts<'a> {
     /// Connections carry another stream from here on.
     pub(super) fn leave_stream(&mut self) {
         self.hello.stream = net::random();
-        // These have said the old name.
+        // Attempts under way have said the old name.
         self.peers.clear();
-    }
-
-    pub(super) const fn has_key(&self) -> bool {
-        self.key.is_some()
     }
 
     /// Why there is no connection.
@@ -96,12 +93,8 @@ impl<'a> Attempts<'a> {
         &self.trouble
     }
 
-    pub(super) fn owns(&self, token: Token) -> bool {
-        self.peers.iter().any(|peer| peer.token == token)
-    }
-
-    /// Does what is due: gives attempts up, asks for names, starts an attempt. `in_use` is the token of the
-    /// connection in use, and `answering` says that it answers: then another is of use only if it is better.
+    /// Does what is due: gives attempts up, asks for names, starts an attempt. `in_use` is the token of the connection
+    /// in use. If that is `answering`, another connection is of use only if it is better.
     pub(super) fn act(
         &mut self,
         now: Time,
@@ -133,58 +126,63 @@ impl<'a> Attempts<'a> {
             Some(_) => self.next_start(now),
             None => Some(self.resolver.next_question()),
         };
-        let timeout = self.config.timeout;
+        let timeout = self.timeout();
         let over = |peer: &Peer| peer.since + if peer.is_overdue { timeout.max(PATIENCE_MAX) } else { timeout };
         let over = self.peers.iter().filter(|peer| !peer.is_answered()).map(over).min();
         let waits = self.routes.waits_until().filter(|_| self.peers.iter().any(Peer::is_answered));
         [dial, over, waits].into_iter().flatten().min()
     }
 
+    const fn timeout(&self) -> Duration {
+        self.config.core.link.timeout
+    }
+
     fn next_start(&self, now: Time) -> Option<Time> {
-        let young = self.peers.iter().filter(|peer| now.since(peer.since) < self.config.timeout).count();
+        let young = self.peers.iter().filter(|peer| now.since(peer.since) < self.timeout()).count();
         Some(self.dialer.next_start(young)?.max(self.routes.free_from()?))
     }
 
-    /// Attempts that have taken too long. One that may take longer has failed all the same, as far as others are
-    /// concerned.
+    /// Removes attempts that have taken too long.
     fn give_up(&mut self, now: Time) {
-        let timeout = self.config.timeout;
         let mut at = 0;
-        while let Some(peer) = self.peers.get(at) {
-            if peer.is_answered() {
-                // It waits for home, and no longer than the routes say.
-                at += 1;
-                continue;
-            }
-            let (attempt, broker) = (peer.attempt(), peer.route.broker);
-            let others = self.peers.iter().filter(|other| other.route.broker == broker).map(Peer::attempt);
-            let (over, overdue) = (attempt.is_over(now, timeout, others), now.since(attempt.begun) >= timeout);
-            let (route, was_overdue) = (peer.route, peer.is_overdue);
-            if overdue && !was_overdue {
-                self.trouble = match peer.stage {
-                    Stage::Connecting => format!("no answer from {broker} within {timeout:?}"),
-                    Stage::Greeted { .. } | Stage::Answered { .. } => {
-                        format!("{broker} takes the connection and does not answer within {timeout:?}")
-                    }
-                };
-                self.routes.handle_failed(now, broker, attempt.begun);
-            }
-            if over {
-                self.peers.remove(at);
-                if attempt.greeted {
-                    self.routes.handle_fruitless(now, route, self.dialer.pause());
+        while at < self.peers.len() {
+            if self.is_over(now, at) {
+                let peer = self.peers.remove(at);
+                if peer.attempt().greeted {
+                    self.routes.handle_fruitless(now, peer.route, self.dialer.pause());
                 }
             } else {
-                self.peers[at].is_overdue |= overdue;
                 at += 1;
             }
         }
     }
 
+    /// Whether an attempt has taken too long. An overdue attempt may go on for a while, but counts as failed.
+    fn is_over(&mut self, now: Time, at: usize) -> bool {
+        let (timeout, peer) = (self.timeout(), &self.peers[at]);
+        if peer.is_answered() {
+            // An answered attempt waits for home, and no longer than the routes say.
+            return false;
+        }
+        let (attempt, broker) = (peer.attempt(), peer.route.broker);
+        let others = self.peers.iter().filter(|other| other.route.broker == broker).map(Peer::attempt);
+        let over = attempt.is_over(now, timeout, others);
+        let peer = &mut self.peers[at];
+        if now.since(attempt.begun) >= timeout && !std::mem::replace(&mut peer.is_overdue, true) {
+            self.trouble = if attempt.greeted {
+                format!("{broker} takes the connection and does not answer within {timeout:?}")
+            } else {
+                format!("no answer from {broker} within {timeout:?}")
+            };
+            self.routes.handle_failed(now, broker, attempt.begun);
+        }
+        over
+    }
+
     fn dial(&mut self, now: Time, registry: &Registry, route: Route, in_use: Option<Token>) {
-        let (token, broker) = (self.free_token(in_use), route.broker);
+        let (token, broker, source) = (self.free_token(in_use), route.broker, self.config.source);
         let segment_bytes_max = self.segments.bytes_max(now);
-        let begun = net::dial(broker, self.config.source, segment_bytes_max).and_then(|stream| {
+        let begun = net::dial(broker, source, segment_bytes_max).and_then(|stream| {
             let mut peer = Peer::new(stream, self.key.as_ref(), route, token, now);
             peer.segment_bytes_max = segment_bytes_max;
             registry.register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
@@ -199,7 +197,7 @@ impl<'a> Attempts<'a> {
             }
             Err(error) => {
                 self.routes.handle_failed(now, broker, now);
-                self.trouble = if error.kind() == ErrorKind::AddrNotAvailable && self.config.source.is_some() {
+                self.trouble = if error.kind() == ErrorKind::AddrNotAvailable && source.is_some() {
                     format!("cannot connect to {broker}: --source is no address of this host")
                 } else {
                     format!("cannot connect to {broker}: {error}")
@@ -213,13 +211,17 @@ impl<'a> Attempts<'a> {
         loop {
             let token = Token(self.tokens);
             self.tokens = (self.tokens + 1) % DOORBELL.0;
-            if in_use != Some(token) && !self.owns(token) {
+            if in_use != Some(token) && self.position(token).is_none() {
                 return token;
             }
         }
     }
 
-    /// What the resolver has found meanwhile.
+    fn position(&self, token: Token) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.token == token)
+    }
+
+    /// Takes in what the resolver has found meanwhile.
     pub(super) fn take_answers(&mut self) {
         while let Some(answer) = self.resolver.answer() {
             let config = self.config;
@@ -229,65 +231,66 @@ impl<'a> Attempts<'a> {
                         log::debug!("broker server at {}", listed(&routes));
                     }
                 }
-                Err(error) => self.trouble = error,
+                Err(error) => self.trouble = error.to_string(),
             }
         }
     }
 
-    /// Reads and writes what an attempt is ready for. One that was answered and is to be taken is under way no more.
+    /// Reads and writes whatever an attempt is ready for. An answered attempt that is to be taken is under way no
+    /// more.
     pub(super) fn attend(&mut self, now: Time, token: Token) -> Option<Success> {
-        let at = self.peers.iter().position(|peer| peer.token == token)?;
+        let at = self.position(token)?;
         let (frames, end) = self.peers[at].attend(&self.hello);
         let mut frames = frames.into_iter();
         while let Some(frame) = frames.next() {
-            let broker = self.peers[at].route.broker;
-            match frame {
-                Frame::Welcome(welcome) if welcome.version != VERSION => {
-                    self.refuse(now, at, format!("{broker} speaks version {} of the protocol", welcome.version));
-                    return None;
-                }
-                Frame::Welcome(welcome) => {
-                    if let Err(why) = self.check(&self.peers[at], welcome.features) {
-                        self.refuse(now, at, format!("{broker} {why}"));
-                        return None;
-                    }
-                    if self.is_to_be_taken(now, at, welcome.features) {
+            match self.take(at, frame) {
+                Ok(None) => {}
+                Ok(Some(features)) => {
+                    if self.is_to_be_taken(now, at, features) {
                         return Some(Success { peer: self.peers.remove(at), heard: (frames.collect(), end) });
                     }
                     break;
                 }
-                Frame::Refusal(refusal) => {
-                    self.refuse(now, at, format!("{broker} refuses: {}", refusal.text));
-                    return None;
-                }
-                // One that waits for home is told what it will ask for when it is taken.
-                Frame::Notice(_) => {}
-                _ => {
-                    self.refuse(now, at, format!("{broker} is not a broker server"));
+                Err(end) => {
+                    self.end(now, at, &end);
                     return None;
                 }
             }
         }
         // The others may have been given up for home, whose attempt begins at once.
-        let at = self.peers.iter().position(|peer| peer.token == token)?;
-        self.end(now, at, end?);
+        self.end(now, self.position(token)?, &end?);
         None
     }
 
-    /// Whether a server that greets is one that this client can do with.
-    fn check(&self, peer: &Peer, features: Features) -> Result<(), &'static str> {
-        // Whatever it says: one that anybody on the way can play would acknowledge what never arrived, and speak to agents in remoted's name.
-        let carries = features.has(Features::STREAM) && peer.framed.is_trusted(peer.route.broker.ip());
-        if self.config.core.transport == Transport::Tcp && !carries {
-            return Err("takes no datagrams over TCP: it needs a key at both ends, or both ends on one host");
+    /// Takes in a frame; the features of a server that takes the connection.
+    fn take(&self, at: usize, frame: Frame) -> Result<Option<Features>, End> {
+        match frame {
+            Frame::Welcome(welcome) if welcome.version != VERSION => Err(End::Version(welcome.version)),
+            Frame::Welcome(welcome) => self.check(&self.peers[at], welcome.features).map(Some),
+            Frame::Refusal(refusal) => Err(End::Refused(refusal.text)),
+            // An attempt that waits for home is told what it will ask for when it is taken.
+            Frame::Notice(_) => Ok(None),
+            _ => Err(End::Stranger),
         }
-        if self.bound.is_some_and(|bound| net::comes_back(bound, peer.route.target)) {
-            return Err("is this host, and what is sent to it comes back to --listen: give that another port");
-        }
-        Ok(())
     }
 
-    /// An attempt was answered. If another route has the first claim, that is asked first.
+    /// The features of a server that greets, if they are enough for this client.
+    fn check(&self, peer: &Peer, features: Features) -> Result<Features, End> {
+        // Whatever a server says: without a key anybody on the way could acknowledge datagrams that never arrived, and
+        // speak to agents in remoted's name.
+        let carries = features.has(Features::STREAM) && peer.framed.is_trusted(peer.route.broker.ip());
+        if self.config.core.transport == Transport::Tcp && !carries {
+            let why = "takes no datagrams over TCP: it needs a key at both ends, or both ends on one host";
+            return Err(End::Unfit(why));
+        }
+        if self.bound.is_some_and(|bound| net::comes_back(bound, peer.route.target)) {
+            let why = "is this host, and what is sent to it comes back to --listen: give that another port";
+            return Err(End::Unfit(why));
+        }
+        Ok(features)
+    }
+
+    /// An attempt was answered. If another route has the first claim, that route is asked first.
     fn is_to_be_taken(&mut self, now: Time, at: usize, features: Features) -> bool {
         let peer = &mut self.peers[at];
         if let Stage::Greeted { at } = peer.stage {
@@ -302,36 +305,28 @@ impl<'a> Attempts<'a> {
         taken
     }
 
-    /// An attempt is of no use, and the next one there will be of none either.
-    fn refuse(&mut self, now: Time, at: usize, why: String) {
-        let peer = self.peers.remove(at);
-        self.handle_refused(now, peer.route, why);
-    }
-
     /// An attempt has ended.
-    fn end(&mut self, now: Time, at: usize, end: End) {
-        let broker = self.peers[at].route.broker;
-        let why = match end {
-            End::Closed => format!("{broker} closed the connection"),
-            End::Trouble(trouble) if trouble.is_refusal() => {
-                return self.refuse(now, at, format!("{broker}: {trouble}"));
-            }
-            End::Trouble(trouble) => format!("{broker}: {trouble}"),
-        };
-        let peer = self.peers.remove(at);
-        log::debug!("attempt failed: {why}");
-        self.trouble = why;
-        self.routes.handle_failed(now, broker, peer.since);
-        if peer.stage != Stage::Connecting {
-            self.routes.handle_fruitless(now, peer.route, self.dialer.pause());
+    fn end(&mut self, now: Time, at: usize, end: &End) {
+        let Peer { route, since, stage, .. } = self.peers.remove(at);
+        if end.is_refusal() {
+            return self.handle_refused(now, route, end);
+        }
+        self.fail(route, end);
+        self.routes.handle_failed(now, route.broker, since);
+        if stage != Stage::Connecting {
+            self.routes.handle_fruitless(now, route, self.dialer.pause());
         }
     }
 
-    /// A server refuses.
-    pub(super) fn handle_refused(&mut self, now: Time, route: Route, why: String) {
-        log::debug!("attempt failed: {why}");
-        self.trouble = why;
+    /// A server refuses: its route is not tried again at once.
+    fn handle_refused(&mut self, now: Time, route: Route, end: &End) {
+        self.fail(route, end);
         self.routes.handle_refused(now, route, self.dialer.pause());
+    }
+
+    fn fail(&mut self, route: Route, end: &End) {
+        self.trouble = end.of(route.broker);
+        log::debug!("attempt failed: {}", self.trouble);
     }
 
     /// The link goes over this connection: no other is needed.
@@ -344,8 +339,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The connection in use answers, and its server says this of remoted; `refused`: datagrams are not taken there.
-    /// Attempts end, unless another route may be better.
+    /// The connection in use answers with this verdict; `refused`: remoted's host refuses datagrams. Other attempts
+    /// end, unless another route may be better.
     pub(super) fn handle_answering(&mut self, now: Time, route: Route, verdict: Verdict, refused: bool) {
         self.routes.handle_answering(now, route, verdict, refused);
         if self.routes.is_worth_leaving(now) {
@@ -364,15 +359,19 @@ impl<'a> Attempts<'a> {
         self.dialer.handle_outage(now);
     }
 
-    /// The connection in use is gone.
-    pub(super) fn handle_lost(&mut self, now: Time, why: String) {
-        self.trouble = why;
+    /// The connection in use has ended.
+    pub(super) fn handle_lost(&mut self, now: Time, route: Route, end: &End) {
+        self.trouble = end.of(route.broker);
+        log::debug!("connection lost: {}", self.trouble);
         self.routes.handle_lost();
         self.dialer.handle_outage(now);
+        if end.is_refusal() {
+            self.handle_refused(now, route, end);
+        }
     }
 }
 
-/// For people.
+/// The brokers of routes, for people.
 fn listed(routes: &[Route]) -> String {
     let mut brokers: Vec<SocketAddr> = routes.iter().map(|route| route.broker).collect();
     brokers.dedup();

@@ -1,5 +1,6 @@
 //! One connection to a broker server, from the first packet on.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::Token;
@@ -13,8 +14,8 @@ use crate::proto::seal::Key;
 use crate::proto::time::Time;
 use crate::proto::wire::{Features, Frame, Hello};
 
-/// Fills in a row, of 64 KiB each. A server answers each small frame with one, and carries what remoted answers: more
-/// at once is none.
+/// Fills in a row, of 64 KiB each. A server answers each small frame with one frame, and carries remoted's replies; no
+/// server has more to say at once.
 const FILLS_MAX: usize = 64;
 
 /// How far a connection has come.
@@ -28,45 +29,61 @@ pub(super) enum Stage {
     Answered { round_trip: Duration, features: Features },
 }
 
-/// What came in over a connection, and how it ended after that, if it did.
+/// The frames that came in over a connection, and how it ended after them, if it did.
 pub(super) type Heard = (Vec<Frame>, Option<End>);
 
-/// The end of a connection.
+/// Why a connection, or an attempt at one, has ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The peer has closed it.
+    /// The server has closed it.
     Closed,
-    /// It is of no more use.
-    Trouble(Trouble),
-}
-
-/// Why a connection is of no more use.
-#[derive(Debug)]
-pub(super) enum Trouble {
     Broken(Broken),
-    /// More than any server sends.
+    /// It broke when something was written to it.
+    Unwritten(Broken),
+    /// The server sends more than any server does.
     TooMuch,
+    /// The server refuses, for this reason.
+    Refused(String),
+    /// A server would not say this.
+    Stranger,
+    /// The server speaks this version of the protocol.
+    Version(u16),
+    /// The server cannot do what this client needs.
+    Unfit(&'static str),
+    /// Transport tcp: another process sends in the stream of this process.
+    Foreign,
 }
 
-impl Trouble {
+impl End {
     /// The server is there and will say the same next time.
     pub(super) const fn is_refusal(&self) -> bool {
-        matches!(self, Self::Broken(Broken::Seal(_) | Broken::Wire(_)))
-    }
-}
-
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Broken(broken) => broken.fmt(f),
-            Self::TooMuch => f.write_str("it sends too much"),
+            Self::Broken(Broken::Seal(_) | Broken::Wire(_))
+            | Self::Refused(_)
+            | Self::Stranger
+            | Self::Version(_)
+            | Self::Unfit(_) => true,
+            Self::Closed
+            | Self::Broken(Broken::Io(_) | Broken::SlowReader)
+            | Self::Unwritten(_)
+            | Self::TooMuch
+            | Self::Foreign => false,
         }
     }
-}
 
-impl From<Broken> for Trouble {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
+    /// The end of a connection to this server, for people.
+    pub(super) fn of(&self, broker: SocketAddr) -> String {
+        match self {
+            Self::Closed => format!("{broker} closed the connection"),
+            Self::Broken(broken) => format!("{broker}: {broken}"),
+            Self::Unwritten(broken) => broken.to_string(),
+            Self::TooMuch => format!("{broker}: it sends too much"),
+            Self::Refused(why) => format!("{broker} refuses: {why}"),
+            Self::Stranger => format!("{broker} is not a broker server"),
+            Self::Version(version) => format!("{broker} speaks version {version} of the protocol"),
+            Self::Unfit(why) => format!("{broker} {why}"),
+            Self::Foreign => "another process has sent in its stream".into(),
+        }
     }
 }
 
@@ -99,60 +116,56 @@ impl Peer {
         }
     }
 
-    /// The server has answered, and it waits to be taken.
+    /// The server has answered, and the attempt waits to be taken.
     pub(super) const fn is_answered(&self) -> bool {
         matches!(self.stage, Stage::Answered { .. })
     }
 
-    /// As its patience goes.
+    /// The attempt, as far as its patience goes.
     pub(super) fn attempt(&self) -> Attempt {
         Attempt { begun: self.since, greeted: self.stage != Stage::Connecting }
     }
 
-    /// Does what the connection is ready for. What came in before it ended is heard: a refusal is often followed by a
-    /// reset.
+    /// Does what the connection is ready for. Frames that came in before the end are heard: a refusal is often
+    /// followed by a reset.
     pub(super) fn attend(&mut self, hello: &Hello) -> Heard {
         let mut frames = Vec::new();
         let written = self.write(hello);
         let read = match self.stage {
-            Stage::Connecting if written.is_ok() => Ok(None),
+            Stage::Connecting if written.is_ok() => Ok(()),
             _ => self.read(&mut frames),
         };
-        let end = match (read, written) {
-            (Ok(None), Err(trouble)) | (Err(trouble), _) => Some(End::Trouble(trouble)),
-            (Ok(end), _) => end,
-        };
-        (frames, end)
+        (frames, read.and(written.map_err(End::Broken)).err())
     }
 
-    /// Sends the greeting once the network has connected, and what waits to be written.
-    fn write(&mut self, hello: &Hello) -> Result<(), Trouble> {
+    /// Sends the greeting once the network has connected, and then whatever waits to be written.
+    fn write(&mut self, hello: &Hello) -> Result<(), Broken> {
         if self.stage == Stage::Connecting && !self.greet(hello)? {
             return Ok(());
         }
-        Ok(self.framed.flush()?)
+        self.framed.flush()
     }
 
-    fn read(&mut self, frames: &mut Vec<Frame>) -> Result<Option<End>, Trouble> {
+    fn read(&mut self, frames: &mut Vec<Frame>) -> Result<(), End> {
         for _ in 0..FILLS_MAX {
             let filled = self.framed.fill();
-            while let Some(frame) = self.framed.next_frame().map_err(Broken::from)? {
+            while let Some(frame) = self.framed.next_frame().map_err(|error| End::Broken(error.into()))? {
                 frames.push(frame);
             }
-            match filled? {
-                Filled::Dry => return Ok(None),
-                Filled::Ended => return Ok(Some(End::Closed)),
+            match filled.map_err(End::Broken)? {
+                Filled::Dry => return Ok(()),
+                Filled::Ended => return Err(End::Closed),
                 Filled::More => {}
             }
         }
-        Err(Trouble::TooMuch)
+        Err(End::TooMuch)
     }
 
     /// Sends the greeting once the network has connected; whether it has.
-    fn greet(&mut self, hello: &Hello) -> Result<bool, Trouble> {
+    fn greet(&mut self, hello: &Hello) -> Result<bool, Broken> {
         match self.framed.stream().take_error() {
             Ok(None) => {}
-            Ok(Some(error)) | Err(error) => return Err(Broken::from(error).into()),
+            Ok(Some(error)) | Err(error) => return Err(error.into()),
         }
         if self.framed.stream().peer_addr().is_err() {
             return Ok(false);

@@ -1,7 +1,11 @@
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::text::{duration, size};
 use super::*;
-use crate::proto::client::Counters;
 use crate::proto::client::buffer::Tally;
-use crate::proto::terms::Port;
+use crate::proto::client::link::Standing;
+use crate::proto::client::{Counters, DropReason};
+use crate::proto::terms::{Port, Verdict};
 
 const WALL: u64 = 1_795_485_600;
 

@@ -1,30 +1,29 @@
 //! A role's threads, from their start to the report of their end.
 
+use std::error::Error as StdError;
 use std::io;
 use std::thread::Scope;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use thiserror::Error;
 
 pub use std::thread::scope;
 
-/// A thread has ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// Its name.
-    pub name: &'static str,
-    /// How.
-    pub outcome: Outcome,
-}
+/// Why a thread could not go on.
+pub type Cause = Box<dyn StdError + Send + Sync>;
 
-/// How a thread ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
+/// How the thread of this name has ended: an error, if nobody had told it to stop.
+#[derive(Debug, Error)]
+pub enum Ended {
     /// It was told to stop.
-    Stopped,
-    /// It could not go on; one line that says why.
-    Failed(String),
+    #[error("the thread {0} ended unexpectedly")]
+    Stopped(&'static str),
+    /// It could not go on.
+    #[error("{0}: {1}")]
+    Failed(&'static str, #[source] Cause),
     /// It panicked.
-    Panicked,
+    #[error("the thread {0} ended unexpectedly")]
+    Panicked(&'static str),
 }
 
 /// The threads of one role. They report their end, however it comes.
@@ -41,45 +40,38 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         (Self { scope, ended }, reports)
     }
 
-    /// Starts a thread.
-    pub fn spawn(
+    /// Starts a thread. Fails if the system starts no more threads.
+    pub fn spawn<E: Into<Cause>>(
         &self,
         name: &'static str,
-        body: impl FnOnce() -> Result<(), String> + Send + 'scope,
+        body: impl FnOnce() -> Result<(), E> + Send + 'scope,
     ) -> io::Result<()> {
-        let report = Report { name, outcome: Outcome::Panicked, ended: self.ended.clone() };
-        let run = move || report.of(body);
+        let mut report = Report { ended: Some(Ended::Panicked(name)), reports: self.ended.clone() };
+        let run = move || {
+            report.ended = Some(body().map_or_else(|why| Ended::Failed(name, why.into()), |()| Ended::Stopped(name)));
+            drop(report);
+        };
         std::thread::Builder::new().name(name.into()).spawn_scoped(self.scope, run).map(|_| ())
     }
 }
 
 /// Tells of the end of a thread when it is dropped, which a panic does too.
 struct Report {
-    name: &'static str,
-    outcome: Outcome,
-    ended: Sender<Ended>,
-}
-
-impl Report {
-    fn of(mut self, body: impl FnOnce() -> Result<(), String>) {
-        self.outcome = match body() {
-            Ok(()) => Outcome::Stopped,
-            Err(why) => Outcome::Failed(why),
-        };
-    }
+    ended: Option<Ended>,
+    reports: Sender<Ended>,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let outcome = std::mem::replace(&mut self.outcome, Outcome::Panicked);
-        // There is a place for each thread's end; without a listener nobody wants to know.
-        let _ = self.ended.try_send(Ended { name: self.name, outcome });
+        // Each thread's end has a place; without a listener nobody wants to know.
+        let _ = self.ended.take().map(|ended| self.reports.try_send(ended));
     }
 }
 
-/// Starts a thread that may outlive its usefulness: it is not joined, and ends with the process.
+/// Starts a thread that is not joined and ends with the process.
 ///
-/// For calls that the system gives no way to interrupt (resolving a name may take half a minute). A stop must not wait for them.
+/// It is for calls that cannot be interrupted: to resolve a name may take half a minute, and a stop must not wait.
+/// Fails if the system starts no more threads.
 pub fn detach(name: &'static str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.into()).spawn(body).map(|_| ())
 }
@@ -98,11 +90,11 @@ mod tests {
             let watched = stop.clone();
             crew.spawn("waits", move || {
                 watched.wait(&rung, None);
-                if watched.is_set() { Ok(()) } else { Err("woken for nothing".into()) }
+                if watched.is_set() { Ok(()) } else { Err("woken for nothing") }
             })
             .expect("a thread starts");
             drop(stopper);
-            assert_eq!(reports.recv().map(|ended| ended.outcome), Ok(Outcome::Stopped));
+            assert!(matches!(reports.recv(), Ok(Ended::Stopped("waits"))));
         });
         assert!(stop.is_set());
     }
@@ -112,12 +104,12 @@ mod tests {
         let result = std::panic::catch_unwind(|| {
             scope(|scope| {
                 let (crew, reports) = Crew::new(scope, 2);
-                crew.spawn("panics", || panic!("on purpose")).expect("a thread starts");
+                crew.spawn("panics", || -> Result<(), Cause> { panic!("on purpose") }).expect("a thread starts");
                 let ended = reports.recv().expect("its end is told");
-                assert_eq!((ended.name, ended.outcome), ("panics", Outcome::Panicked));
-                crew.spawn("fails", || Err("no socket".into())).expect("a thread starts");
+                assert_eq!(ended.to_string(), "the thread panics ended unexpectedly");
+                crew.spawn("fails", || Err("no socket")).expect("a thread starts");
                 let ended = reports.recv().expect("its end is told");
-                assert_eq!((ended.name, ended.outcome), ("fails", Outcome::Failed("no socket".into())));
+                assert_eq!(ended.to_string(), "fails: no socket");
             });
         });
         assert!(result.is_err(), "the scope passes the panic on");

@@ -9,20 +9,7 @@ const TARGET: ([u8; 4], u16) = ([10, 0, 0, 2], 1_514);
 const SMALL: u64 = 832;
 
 fn config() -> Config {
-    Config {
-        buffer_bytes: buffer::BUFFER_BYTES_MIN,
-        full: FullPolicy::DropOldest,
-        max_age: None,
-        rate: None,
-        resend: true,
-        sessions_max: 4,
-        transport: Transport::Udp,
-        link: link::Settings {
-            interval: Duration::from_secs(1),
-            lease: Duration::from_millis(100),
-            timeout: Duration::from_secs(2),
-        },
-    }
+    Config { buffer_bytes: buffer::BUFFER_BYTES_MIN, sessions_max: 4, ..Config::default() }
 }
 
 const fn ms(n: u64) -> Time {

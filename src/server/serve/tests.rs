@@ -4,7 +4,6 @@ use std::net::{TcpStream, UdpSocket};
 use crossbeam_channel::bounded;
 
 use super::*;
-use crate::os::net::HostPort;
 use crate::os::remoted::Names;
 use crate::proto::terms::{Port, Verdict};
 use crate::server::Inject;
@@ -14,19 +13,7 @@ use crate::server::inject::Means;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn config() -> Config {
-    Config {
-        listen: None,
-        default_port: 1_517,
-        remoted: HostPort { host: "127.0.0.1".into(), port: 1_514 },
-        inject: Inject::Spoof,
-        allowed_sources: Vec::new(),
-        user: None,
-        names: None,
-        required: Vec::new(),
-        psk_file: None,
-        settle: Duration::ZERO,
-        connections_max: 4,
-    }
+    Config { names: None, settle: Duration::ZERO, connections_max: 4, ..Config::default() }
 }
 
 /// A server that finds nobody, and a connection to it that was not accepted yet.

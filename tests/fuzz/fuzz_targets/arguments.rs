@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::cli::{Command, Invocation, Refusal, parse};
+use ossec_broker::cli::{Command, Invocation, Usage, parse};
 use ossec_broker::proto::client::{FullPolicy, Transport};
 use ossec_broker::{client, server};
 use ossec_broker_fuzz::Plan;
@@ -50,7 +50,7 @@ fn as_value(before: &[&str], option: &str, value: &str) {
 fn look_at(words: &[String]) {
     match parse(words) {
         Ok(invocation) => survives(&invocation, words),
-        Err(Refusal::Asked(text) | Refusal::Wrong(text)) => assert!(text.ends_with('\n'), "{text:?}"),
+        Err(Usage::Asked(text) | Usage::Wrong(text)) => assert!(text.ends_with('\n'), "{text:?}"),
     }
 }
 
@@ -68,7 +68,7 @@ fn survives(invocation: &Invocation, words: &[String]) {
     };
     written.extend((0..invocation.verbosity).map(|_| "-v".to_string()));
     if durations.into_iter().all(|span| span <= EXACT_MAX) {
-        let again = parse(&written).unwrap_or_else(|refusal| panic!("{words:?} as {written:?}: {refusal:?}"));
+        let again = parse(&written).unwrap_or_else(|usage| panic!("{words:?} as {written:?}: {usage:?}"));
         assert_eq!(shown(&again), shown(invocation), "{words:?} as {written:?}");
     }
 }

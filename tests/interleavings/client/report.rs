@@ -2,13 +2,9 @@
 
 use std::time::SystemTime;
 
+use ossec_broker::os::line::Line;
 use ossec_broker::proto::client::Snapshot;
 use ossec_broker::proto::time::Time;
-
-pub(super) struct Line {
-    pub(super) level: log::Level,
-    pub(super) text: String,
-}
 
 pub(super) struct Report;
 
@@ -34,6 +30,8 @@ impl Report {
     }
 }
 
-pub(super) fn size(bytes: u64) -> String {
-    bytes.to_string()
+pub(super) mod text {
+    pub(in crate::client) fn size(bytes: u64) -> String {
+        bytes.to_string()
+    }
 }

@@ -14,8 +14,8 @@ use mio::{Poll, Token};
 use ossec_broker::os::net::udp::{Inbox, SendError, send_run, take_refusal, watch};
 use ossec_broker::os::net::{self};
 use ossec_broker::proto::client::dial::{ATTEMPTS_MAX, Dialer};
-use ossec_broker::proto::client::link::{self, Probe};
-use ossec_broker::proto::client::{Batch, ClientCore, Config, Counters, FullPolicy, Origin, Transport};
+use ossec_broker::proto::client::link::{Probe, Settings};
+use ossec_broker::proto::client::{Batch, ClientCore, Config, Counters, Origin, Transport};
 use ossec_broker::proto::seal::Key;
 use ossec_broker::proto::terms::SessionName;
 use ossec_broker::proto::time::Time;
@@ -28,13 +28,6 @@ use crate::traffic::{Load, Traffic};
 /// Tokens of a client: its UDP socket, the connection in use, the attempts at a better one.
 pub(crate) const SLOTS: usize = 2 + ATTEMPTS_MAX;
 
-/// The defaults of the command line.
-const SETTINGS: link::Settings = link::Settings {
-    interval: Duration::from_secs(1),
-    lease: Duration::from_millis(100),
-    timeout: Duration::from_secs(2),
-};
-const BUFFER_BYTES: usize = 64 << 20;
 /// The system had no room for a datagram: it is tried again after this.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
@@ -93,16 +86,7 @@ impl Client {
             Ok(socket)
         });
         let upstream = upstream.map_err(|error| format!("cannot bind {own}: {}", net::explain(&error)))?;
-        let core = Config {
-            buffer_bytes: BUFFER_BYTES,
-            full: FullPolicy::DropOldest,
-            max_age: None,
-            rate: None,
-            resend: true,
-            sessions_max: 1,
-            transport: ground.transport,
-            link: SETTINGS,
-        };
+        let core = Config { sessions_max: 1, transport: ground.transport, ..Config::default() };
         let stream = net::random();
         let phase = f64::from(stream as u32) / f64::from(u32::MAX);
         let traffic = Traffic::new(now, format!("{:04}", index + 1), load, phase);
@@ -157,7 +141,7 @@ impl Client {
             return;
         };
         let features = if ground.transport == Transport::Tcp { Features::STREAM } else { Features::NONE };
-        match peer.attend(features, self.stream, SETTINGS.interval) {
+        match peer.attend(features, self.stream, Settings::default().interval) {
             Ok(frames) => frames.iter().for_each(|frame| self.take_frame(token, frame, ground)),
             Err(_) => self.drop_peer(token),
         }

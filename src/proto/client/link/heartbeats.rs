@@ -24,6 +24,12 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1), lease: Duration::from_millis(100), timeout: Duration::from_secs(2) }
+    }
+}
+
 /// A heartbeat under way. Neither `Copy` nor `Clone`: its pong redeems it once, or its connection takes it along.
 #[derive(Debug)]
 pub struct Probe {

@@ -134,7 +134,8 @@ impl Inbox {
     }
 }
 
-/// To remoted. At times there is no room for all, or the network reports that one was refused (by a host that is not remoted's, since all arrive).
+/// To remoted. At times there is no room for all, or the network reports that one was refused (by a host that is not
+/// remoted's, since all arrive).
 pub(crate) fn send_batch(socket: &UdpSocket, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
     let (world, system) = (World::here(), System::here());
     world.step();

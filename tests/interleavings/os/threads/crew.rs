@@ -2,7 +2,7 @@
 
 use std::io;
 
-pub use ossec_broker::os::threads::{Ended, Outcome};
+pub use ossec_broker::os::threads::{Cause, Ended};
 use shuttle::thread::Scope;
 pub use shuttle::thread::scope;
 
@@ -21,17 +21,17 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         (Self { scope, ended }, reports)
     }
 
-    pub fn spawn(
+    pub fn spawn<E: Into<Cause>>(
         &self,
         name: &'static str,
-        body: impl FnOnce() -> Result<(), String> + Send + 'scope,
+        body: impl FnOnce() -> Result<(), E> + Send + 'scope,
     ) -> io::Result<()> {
         let ended = self.ended.clone();
         World::here().born();
         self.scope.spawn(move || {
             World::here().name(name);
-            let outcome = body().map_or_else(Outcome::Failed, |()| Outcome::Stopped);
-            let _ = ended.try_send(Ended { name, outcome });
+            let end = body().map_or_else(|why| Ended::Failed(name, why.into()), |()| Ended::Stopped(name));
+            let _ = ended.try_send(end);
             drop(ended);
             World::here().leave();
         });

@@ -3,10 +3,11 @@
 use mio::{Interest, Token};
 use ossec_broker::os::net::{self};
 use ossec_broker::proto::client::Transport;
+use ossec_broker::proto::client::link::Settings;
 use ossec_broker::proto::time::Time;
 use ossec_broker::proto::wire::{Attach, Frame, Pong};
 
-use super::{Client, Ground, SETTINGS, SLOTS};
+use super::{Client, Ground, SLOTS};
 use crate::peer::Peer;
 
 impl Client {
@@ -17,14 +18,14 @@ impl Client {
     /// When an attempt is to be started or given up.
     pub(super) fn next_dial(&self) -> Option<Time> {
         let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen);
-        let given_up = attempts.map(|peer| peer.since + SETTINGS.timeout).min();
+        let given_up = attempts.map(|peer| peer.since + Settings::default().timeout).min();
         given_up.into_iter().chain(self.dialer.next_start(self.attempts())).min()
     }
 
     /// Gives up attempts that have not been answered, and starts one if that is due.
     pub(super) fn dial(&mut self, now: Time, ground: &Ground) {
         let chosen = self.chosen;
-        self.peers.retain(|peer| Some(peer.token) == chosen || now.since(peer.since) < SETTINGS.timeout);
+        self.peers.retain(|peer| Some(peer.token) == chosen || now.since(peer.since) < Settings::default().timeout);
         if self.dialer.next_start(self.attempts()).is_none_or(|at| at > now) {
             return;
         }

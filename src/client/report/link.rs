@@ -1,0 +1,146 @@
+//! The link: up, or down with a reason.
+
+use super::text::{LASTING, SUMMARY, amount, duration};
+use crate::os::line::Line;
+use crate::proto::client::Snapshot;
+use crate::proto::client::link::Standing;
+use crate::proto::terms::Verdict;
+use crate::proto::time::Time;
+
+/// Lines about the link in a minute.
+const LINES_MAX: u32 = 6;
+
+/// The link, as the log tells it.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// The state that was told last; `None` before the first line.
+    told: Option<State>,
+    state: State,
+    /// When the state began.
+    since: Time,
+    /// Why there is no connection.
+    trouble: String,
+    /// When the outage began that was told.
+    outage: Option<Time>,
+    /// Beginning of the minute in which lines are counted, and their number.
+    minute: (Time, u32),
+    /// Outages that were over before they were told.
+    flaps: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    NoServer,
+    Remote(Verdict),
+    Refused,
+}
+
+impl State {
+    const fn of(standing: Standing) -> Self {
+        match standing {
+            Standing::Up => Self::Up,
+            Standing::Unreachable | Standing::Unanswered => Self::NoServer,
+            Standing::Remote(verdict) => Self::Remote(verdict),
+            Standing::Refused => Self::Refused,
+        }
+    }
+
+    const fn is_up(self) -> bool {
+        matches!(self, Self::Up)
+    }
+}
+
+impl Link {
+    pub(super) const fn new(now: Time) -> Self {
+        Self {
+            told: None,
+            state: State::NoServer,
+            since: now,
+            trouble: String::new(),
+            outage: Some(now),
+            minute: (now, 0),
+            flaps: 0,
+        }
+    }
+
+    pub(super) const fn is_up(&self) -> bool {
+        self.state.is_up()
+    }
+
+    /// Outages so far that were over before they were told.
+    pub(super) const fn flaps(&self) -> u64 {
+        self.flaps
+    }
+
+    /// Takes in the state. A state that has lasted is a line.
+    pub(super) fn observe(&mut self, now: Time, snapshot: &Snapshot, trouble: &str) -> Option<Line> {
+        if self.trouble != trouble {
+            self.trouble = trouble.into();
+        }
+        self.handle_standing(now, snapshot.standing);
+        if self.next_deadline().is_none_or(|due| now < due) {
+            return None;
+        }
+        if now.since(self.minute.0) >= SUMMARY {
+            self.minute = (now, 0);
+        }
+        self.minute.1 += 1;
+        Some(self.tell(snapshot))
+    }
+
+    /// The state at the end, if it was not told; unless nothing ever was.
+    pub(super) fn farewell(&mut self, now: Time, snapshot: &Snapshot) -> Option<Line> {
+        self.handle_standing(now, snapshot.standing);
+        self.told.is_some_and(|told| told != self.state).then(|| self.tell(snapshot))
+    }
+
+    /// When the state is told, if it lasts. A link that changes all the time is told of a few times a minute.
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let lasting = self.since + LASTING;
+        let (began, lines) = self.minute;
+        let due = if lines < LINES_MAX { lasting } else { lasting.max(began + SUMMARY) };
+        (self.told != Some(self.state)).then_some(due)
+    }
+
+    fn handle_standing(&mut self, now: Time, standing: Standing) {
+        let state = State::of(standing);
+        if state == self.state {
+            return;
+        }
+        if state.is_up() != self.state.is_up() {
+            if !state.is_up() && self.outage.is_none() {
+                self.outage = Some(now);
+            }
+            if state.is_up() && self.told.is_some_and(State::is_up) {
+                self.flaps += 1;
+                self.outage = None;
+            }
+            self.since = now;
+        } else if now.since(self.since) >= LASTING {
+            // From one reason to the next within an outage.
+            self.since = now;
+        }
+        self.state = state;
+    }
+
+    /// The line about the state, which was not told.
+    fn tell(&mut self, snapshot: &Snapshot) -> Line {
+        let was_down = self.told.replace(self.state).is_some_and(|told| !told.is_up());
+        let held = |suffix| match snapshot.held.datagrams {
+            0 => String::new(),
+            _ => format!("; {} {suffix}", amount(snapshot.held)),
+        };
+        let why = match self.state {
+            State::Up => {
+                let outage = self.outage.take().filter(|_| was_down).map(|began| duration(self.since.since(began)));
+                let after = outage.map_or(String::new(), |span| format!(" after {span}"));
+                return Line::info(format!("link up{after}{}", held("to send")));
+            }
+            State::NoServer => self.trouble.clone(),
+            State::Remote(verdict) => format!("remoted {verdict}"),
+            State::Refused => "datagrams to remoted are refused, heartbeats are not".into(),
+        };
+        Line::warn(format!("link down: {why}; holding{}", held("so far")))
+    }
+}

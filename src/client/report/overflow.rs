@@ -1,0 +1,74 @@
+//! Times during which the buffer overflowed: a line when one begins, and a line when it is over.
+
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_seconds;
+
+use super::text::{LASTING, SUMMARY, amount};
+use crate::os::line::Line;
+use crate::proto::client::{DropReason, Snapshot};
+use crate::proto::time::Time;
+
+/// `2026-11-24T`.
+const DATE_BYTES: usize = 11;
+
+#[derive(Debug, Default)]
+pub(super) struct Overflows {
+    current: Option<Overflow>,
+    /// Drops that were taken in.
+    dropped: u64,
+}
+
+/// A time during which the buffer overflowed.
+#[derive(Clone, Copy, Debug)]
+struct Overflow {
+    began: Time,
+    from: SystemTime,
+    to: SystemTime,
+    dropped: u64,
+    /// The newest drop.
+    latest: Time,
+}
+
+impl Overflows {
+    /// Takes in the drops; the line about an overflow that begins or ends.
+    pub(super) fn observe(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot, up: bool) -> Option<Line> {
+        let total = snapshot.counters.dropped(DropReason::Overflow);
+        let dropped = total - std::mem::replace(&mut self.dropped, total);
+        if dropped == 0 {
+            return if self.next_deadline(up)? <= now { self.end(wall) } else { None };
+        }
+        let begins = self.current.is_none();
+        let overflow =
+            self.current.get_or_insert(Overflow { began: now, from: wall, to: wall, dropped: 0, latest: now });
+        overflow.dropped += dropped;
+        (overflow.to, overflow.latest) = (wall, now);
+        let why = if snapshot.short { ", the system gives no more memory" } else { "" };
+        begins.then(|| Line::warn(format!("buffer is full with {}{why}: dropping", amount(snapshot.held))))
+    }
+
+    /// The overflow is over, if there is one.
+    pub(super) fn end(&mut self, wall: SystemTime) -> Option<Line> {
+        self.current.take().map(|overflow| overflow.line(wall))
+    }
+
+    /// When the overflow counts as over, if nothing more is dropped.
+    ///
+    /// A full and idle buffer is still full: an agent that says something now and then must not cause two lines each
+    /// time. A link that is `up` makes room, and even then two lines a minute are enough.
+    pub(super) fn next_deadline(&self, up: bool) -> Option<Time> {
+        let overflow = self.current.as_ref()?;
+        let lull = if up { LASTING } else { SUMMARY };
+        Some((overflow.latest + lull).max(overflow.began + SUMMARY))
+    }
+}
+
+impl Overflow {
+    fn line(&self, wall: SystemTime) -> Line {
+        let [from, to, said] = [self.from, self.to, wall].map(|at| format_rfc3339_seconds(at).to_string());
+        // Times of the day on which this is said need no date.
+        let is_today = [&from, &to].iter().all(|at| at[..DATE_BYTES] == said[..DATE_BYTES]);
+        let begin = if is_today { DATE_BYTES } else { 0 };
+        Line::warn(format!("buffer was full from {} to {}: {} dropped", &from[begin..], &to[begin..], self.dropped))
+    }
+}

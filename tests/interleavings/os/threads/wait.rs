@@ -1,0 +1,1 @@
+../../../../src/os/threads/wait.rs
