@@ -6,7 +6,7 @@
 //! | [`remoted`] | what the system says of remoted's processes and sockets |
 //! | [`threads`], [`signals`] | named and joined threads, doorbells, the stop |
 //! | [`keyfile`], [`privileges`] | a key from a file; another user instead of root |
-//! | [`line`] | a line of the log |
+//! | [`mod@line`] | a line of the log |
 
 pub mod keyfile;
 pub mod line;

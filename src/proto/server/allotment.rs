@@ -2,7 +2,7 @@
 //!
 //! There are only so many. When all are taken, an agent gets that of another one if
 //!
-//! * the other one has not sent for [`IDLE_MIN`], or
+//! * the other one has not sent for `IDLE_MIN`, or
 //! * its client has fewer than an equal part: then the client that has most gives the one that it has not used for longest.
 //!
 //! Any other agent shares a socket, whose replies cannot be told apart and are lost. So a client with more agents than there are sockets costs

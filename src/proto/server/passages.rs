@@ -12,7 +12,7 @@
 //!     └─────────────────┴─────────────────── no canary arrives ────────────────────────────────────┘
 //! ```
 //!
-//! The table is bounded: by the connections there are, and by [`LEFT_MAX`] addresses that have none.
+//! The table is bounded: by the connections there are, and by `LEFT_MAX` addresses that have none.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;

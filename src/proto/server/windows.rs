@@ -8,8 +8,8 @@
 //!   grants included, never to more than what is usable of it.
 //! * Where senders without a broker fill the buffer no window helps, and clients go on regardless of what lies in it.
 //! * They are shared among the source addresses that have something unsent; a host does not get more by connecting more often.
-//! * Where a share would be too small to be useful (under [`SHARE_DATAGRAMS_MIN`] datagrams, or under one of the largest asked for), clients
-//!   take turns: who has waited longest is next, a turn is [`TURN`] long, and somebody always has one.
+//! * Where a share would be too small to be useful (under `SHARE_DATAGRAMS_MIN` datagrams, or under one of the largest asked for), clients
+//!   take turns: who has waited longest is next, a turn is `TURN` long, and somebody always has one.
 //! * A grant takes room from all others until it expires, used or not. So nobody gets much more than it shows a need for, except for what is
 //!   its share if all known clients wanted something.
 //!

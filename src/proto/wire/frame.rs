@@ -181,7 +181,7 @@ pub struct Resume {
     pub reached: Seq,
     /// How much may be sent and not acknowledged, in bytes of buffer cost.
     pub window: u64,
-    /// The [`digest`] of the last datagram below `from`; 0 where nothing is known of it. A client that sent another one has a stream in common with
+    /// The digest of the last datagram below `from`; 0 where nothing is known of it. A client that sent another one has a stream in common with
     /// somebody.
     pub digest: u64,
 }

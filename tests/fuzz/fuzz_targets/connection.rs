@@ -14,11 +14,12 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::proto::server::ServerCore;
 use ossec_broker::proto::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
-use ossec_broker::proto::time::Time;
+use ossec_broker::proto::server::delivery::Delivery;
 use ossec_broker::proto::server::judge::{Owner, Presence, Sample, Socket};
 use ossec_broker::proto::terms::ConnectionId;
-use ossec_broker::proto::wire::{Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, Pong, Refusal, VERSION, Welcome};
 use ossec_broker::proto::terms::{LEASE_MAX, Verdict};
+use ossec_broker::proto::time::Time;
+use ossec_broker::proto::wire::{Assembler, FRAME_BYTES_MAX, Features, Frame, Hello, Pong, Refusal, VERSION, Welcome};
 use ossec_broker_fuzz::Plan;
 
 const BUFFER: u64 = 212_992;
@@ -70,7 +71,7 @@ impl Server {
             0xd0..0xe0 => self.answer(low & 1 == 1),
             0xe0..0xf0 => self.pass(Duration::from_millis(1 << low)),
             0xf0..0xf4 => {
-                self.look(u64::from(u16::from_be_bytes([plan.byte(), plan.byte()])) * 8, 0, Presence::Running)
+                self.look(u64::from(u16::from_be_bytes([plan.byte(), plan.byte()])) * 8, 0, Presence::Running);
             }
             0xf4..0xf8 => self.look(self.sample.sockets[0].rx_queue, u32::from(low & 1), Presence::Running),
             0xf8..0xfc => self.look(self.sample.sockets[0].rx_queue, 0, Presence::Stopped),
@@ -136,8 +137,14 @@ impl Server {
         match question {
             Question::Plain => conn.answer_plain(self.now, up),
             Question::Ping(ping) => {
-                let pong =
-                    self.core.handle_ping(self.now, conn.id, conn.address(), None, &ping, Duration::from_millis(1));
+                let pong = self.core.handle_ping(
+                    self.now,
+                    conn.id,
+                    conn.address(),
+                    Delivery::Direct(None),
+                    &ping,
+                    Duration::from_millis(1),
+                );
                 let advice = pong.window > 0 || pong.ask_again_ms > 0;
                 assert!(
                     advice || conn.attached || ping.unsent == 0 || pong.verdict != Verdict::Up,

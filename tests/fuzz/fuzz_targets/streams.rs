@@ -13,13 +13,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::proto::server::streams::{Streams, Told};
 use ossec_broker::proto::terms::StreamId;
+use ossec_broker::proto::terms::{Incarnation, Seq, SessionName};
 use ossec_broker::proto::time::Time;
 use ossec_broker::proto::wire::{Data, DataItem, Session};
-use ossec_broker::proto::terms::{Incarnation, Seq, SessionName};
 use ossec_broker_fuzz::Plan;
 
 const CONNECTIONS: u64 = 6;
-const STREAMS: u128 = 3;
+const STREAMS: u8 = 3;
 const COST: u64 = 832;
 
 /// What is known of a stream from outside.
@@ -43,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
         let connection = u64::from(plan.byte()) % CONNECTIONS;
         match step % 8 {
             0 => {
-                let stream = u128::from(plan.byte()) % STREAMS;
+                let stream = u128::from(plan.byte() % STREAMS);
                 carried.retain(|_, carries| *carries != stream);
                 streams.handle_attach(Time::ZERO, connection, stream, IpAddr::V4(Ipv4Addr::LOCALHOST), false);
                 carried.insert(connection, stream);
@@ -120,7 +120,7 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
         }
-        assert!(streams.waiting_cost() < STREAMS as u64 * (10 << 20), "{} wait", streams.waiting_cost());
+        assert!(streams.waiting_cost() < u64::from(STREAMS) * (10 << 20), "{} wait", streams.waiting_cost());
     }
 });
 
