@@ -9,14 +9,13 @@
 //! The threads call one method each time they have something, under one lock, and do their input and output without it. Nothing here
 //! waits, reads a clock or knows a socket, so the same code runs in the simulation on virtual time.
 //!
-//! **Accounting.** `received = confirmed + held + dropped (by reason)`, checked at each step of a debug build.
-//!
 //! **Order.** There is one buffer, one cursor and one batch out at a time: nothing can overtake.
 
 mod batch;
 pub mod buffer;
 mod counters;
 pub mod dial;
+mod held;
 pub mod link;
 mod pace;
 mod recency;
@@ -30,6 +29,7 @@ mod tests;
 
 pub use batch::Batch;
 pub use counters::{Counters, DropReason};
+pub use held::FullPolicy;
 pub use link::Transport;
 pub use sessions::Origin;
 
@@ -37,12 +37,13 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::proto::client::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
-use crate::proto::client::link::{Flight, Foreign, Link, Outcome, Probe, Resumption, Rewind, Standing, Work};
 use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{Seq, SessionName, Verdict, digest};
 use crate::proto::time::Time;
 use crate::proto::wire::{Ack, Ping, Pong, Resume};
+use buffer::{Buffer, SessionId, Tally};
+use held::{Held, Rules};
+use link::{Foreign, Link, Outcome, Probe, Rewind, Standing, Work};
 use pace::Pace;
 use sessions::Sessions;
 use suspicion::Suspicion;
@@ -50,16 +51,6 @@ use suspicion::Suspicion;
 /// With `--rate`: so many round trips between two pauses that gather a burst. Each takes a grace, which the rate makes good, and a round trip, which
 /// it does not.
 const GATHER_ROUND_TRIPS: u32 = 50;
-
-/// What to do with an arrival when the buffer is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FullPolicy {
-    /// Make room by dropping the oldest.
-    #[default]
-    DropOldest,
-    /// Drop the arrival.
-    DropNewest,
-}
 
 /// What the command line says of the core.
 #[derive(Clone, Copy, Debug)]
@@ -129,15 +120,9 @@ pub struct Snapshot {
 /// The client's logic. See the head of this file.
 #[derive(Debug)]
 pub struct ClientCore {
-    config: Config,
-    buffer: Buffer,
+    held: Held,
     link: Link,
-    sessions: Sessions,
-    counters: Counters,
     target: Option<SocketAddr>,
-    /// Buffer cost of what is released and not confirmed, `abandoned` included.
-    unconfirmed_cost: u64,
-    abandoned: Option<Abandoned>,
     pace: Pace,
     /// The rate outruns the window as long as the path is not known to be prompt, and its steady trickle could never prove that. So every now and
     /// then it gathers for a burst.
@@ -158,26 +143,14 @@ pub struct ClientCore {
     draining: Option<Seq>,
 }
 
-/// What had been released when a full buffer dropped it. It still takes its place in the window: it is on its way, or lies in remoted's socket.
-#[derive(Clone, Copy, Debug)]
-struct Abandoned {
-    oldest: Seq,
-    /// All of it is below this.
-    end: Seq,
-    cost: u64,
-}
-
 impl ClientCore {
     /// An empty core without a link.
     pub fn new(config: Config) -> Self {
+        let rules = Rules { full: config.full, max_age: config.max_age, resend: config.resend };
         Self {
-            buffer: Buffer::new(config.buffer_bytes),
+            held: Held::new(rules, Buffer::new(config.buffer_bytes), Sessions::new(config.sessions_max)),
             link: Link::new(config.transport, config.link),
-            sessions: Sessions::new(config.sessions_max),
-            counters: Counters::default(),
             target: None,
-            unconfirmed_cost: 0,
-            abandoned: None,
             pace: Pace::new(config.rate),
             gathering: false,
             gather_again: Time::ZERO,
@@ -188,47 +161,17 @@ impl ClientCore {
             forward_waits: None,
             probe_waits: None,
             draining: None,
-            config,
         }
     }
 
     /// A datagram came in from an agent.
     pub fn handle_datagram(&mut self, now: Time, origin: Origin, bytes: &[u8]) {
-        self.counters.received += 1;
-        let Some(session) = self.sessions.admit(origin, bytes) else {
-            self.counters.drop(DropReason::NoSession);
-            return;
-        };
-        self.expire(now);
-        loop {
-            match self.buffer.push(now, session, bytes) {
-                Ok(_) => {
-                    self.sessions.handle_held(session);
-                    break;
-                }
-                Err(Full::ByItself) => {
-                    self.counters.drop(DropReason::TooLarge);
-                    break;
-                }
-                Err(Full::ByOthers) => {
-                    let gone = match self.config.full {
-                        FullPolicy::DropOldest => self.buffer.pop(),
-                        FullPolicy::DropNewest => None,
-                    };
-                    let Some(gone) = gone else {
-                        self.counters.drop(DropReason::Overflow);
-                        break;
-                    };
-                    self.forget(gone, DropReason::Overflow);
-                }
-            }
-        }
-        self.audit();
+        self.held.handle_datagram(now, origin, bytes);
     }
 
     /// A connection to the broker server was made and greeted in `round_trip`; datagrams go to `target`.
     pub fn handle_connected(&mut self, now: Time, round_trip: Duration, target: SocketAddr) {
-        let rewind = self.link.handle_connected(now, round_trip, self.flight());
+        let rewind = self.link.handle_connected(now, round_trip, self.held.flight());
         self.target = Some(target);
         self.replies_carried = false;
         self.apply(rewind);
@@ -237,7 +180,7 @@ impl ClientCore {
 
     /// The connection is gone.
     pub fn handle_disconnected(&mut self, now: Time) {
-        let rewind = self.link.handle_disconnected(now, self.flight());
+        let rewind = self.link.handle_disconnected(now, self.held.flight());
         self.apply(rewind);
         self.note_standing(now);
     }
@@ -252,43 +195,42 @@ impl ClientCore {
     /// What may be released at this moment needs no heartbeat before it, but one after it: asking once more in between would cost an agent with
     /// a few events a second half as many heartbeats again.
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
-        let hurry = self.draining.is_some() && self.buffer.held().datagrams > 0;
-        let unsent = if self.buffer.unsent().datagrams > 0 { self.wants_heartbeat(now) } else { None };
-        self.link.next_heartbeat(Work { unsent, hurry, under_way: self.flight().is_open() })
+        let hurry = self.draining.is_some() && self.held.tally().datagrams > 0;
+        let unsent = if self.held.buffer.unsent().datagrams > 0 { self.wants_heartbeat(now) } else { None };
+        self.link.next_heartbeat(Work { unsent, hurry, under_way: self.held.flight().is_open() })
     }
 
     /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
     pub fn begin_heartbeat(&mut self, now: Time) -> Option<(Probe, Ping)> {
-        self.expire(now);
-        let probe = self.link.begin(now, self.flight())?;
+        self.held.expire(now);
+        let probe = self.link.begin(now, self.held.flight())?;
         let ping = Ping {
             number: probe.number(),
-            oldest: self.buffer.oldest(),
-            next: self.buffer.next(),
-            tail: self.buffer.tail(),
-            held: self.buffer.held().datagrams,
-            held_bytes: self.buffer.held().bytes,
-            unsent: self.buffer.unsent().datagrams,
-            dropped: self.counters.dropped_total(),
-            next_cost: self.buffer.peek().map_or(0, |entry| buffer_cost(entry.bytes.len())),
-            unconfirmed_cost: self.unconfirmed_cost,
+            oldest: self.held.buffer.oldest(),
+            next: self.held.buffer.next(),
+            tail: self.held.buffer.tail(),
+            held: self.held.tally().datagrams,
+            held_bytes: self.held.tally().bytes,
+            unsent: self.held.buffer.unsent().datagrams,
+            dropped: self.held.counters.dropped_total(),
+            next_cost: self.held.next_cost().unwrap_or(0),
+            unconfirmed_cost: self.held.unconfirmed_cost(),
             // Rounded up: what the server books must not end before the lease does.
             lease_ms: u32::try_from(probe.lease().as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX),
         };
-        self.counters.heartbeats += 1;
+        self.held.counters.heartbeats += 1;
         Some((probe, ping))
     }
 
     /// A heartbeat was answered.
     pub fn handle_pong(&mut self, now: Time, probe: Probe, pong: &Pong) -> Outcome {
-        let outcome = self.link.handle_pong(now, probe, pong, self.flight());
+        let outcome = self.link.handle_pong(now, probe, pong, self.held.flight());
         self.apply(outcome.rewind);
-        self.counters.others_drops = self.counters.others_drops.saturating_add(outcome.others_drops);
+        self.held.counters.others_drops = self.held.counters.others_drops.saturating_add(outcome.others_drops);
         if let Some(bound) = outcome.confirm.filter(|_| !self.suspicion.withholds()) {
-            self.confirm(bound, outcome.doubtful || self.suspicion.doubts());
+            self.held.confirm(bound, outcome.doubtful || self.suspicion.doubts());
         }
         self.note_standing(now);
-        self.audit();
         outcome
     }
 
@@ -297,13 +239,13 @@ impl ClientCore {
     /// # Errors
     /// It says that of somebody else: nothing has changed, and the connection is of no use.
     pub fn handle_resume(&mut self, resume: &Resume) -> Result<(), Foreign> {
-        let flight = self.flight();
-        let last = resume.from.and_then(|from| from.0.checked_sub(1)).and_then(|last| self.buffer.entry(Seq(last)));
+        let flight = self.held.flight();
+        let last =
+            resume.from.and_then(|from| from.0.checked_sub(1)).and_then(|last| self.held.buffer.entry(Seq(last)));
         let digest = last.map(|entry| digest(entry.bytes));
         if let Some(resumption) = self.link.handle_resume(resume, flight, digest)? {
-            self.go_on_from(resumption);
+            self.held.go_on_from(resumption);
         }
-        self.audit();
         Ok(())
     }
 
@@ -312,11 +254,10 @@ impl ClientCore {
     /// # Errors
     /// Of somebody else's: nothing has changed, and the connection is of no use.
     pub fn handle_ack(&mut self, ack: &Ack) -> Result<(), Foreign> {
-        let flight = self.flight();
+        let flight = self.held.flight();
         if let Some(bound) = self.link.handle_ack(ack, flight)? {
-            self.confirm(bound, ack.doubtful);
+            self.held.confirm(bound, ack.doubtful);
         }
-        self.audit();
         Ok(())
     }
 
@@ -337,7 +278,7 @@ impl ClientCore {
 
     /// Time has passed: see [`Self::next_deadline`].
     pub fn handle_time(&mut self, now: Time) {
-        let rewind = self.link.handle_time(now, self.flight());
+        let rewind = self.link.handle_time(now, self.held.flight());
         self.apply(rewind);
         self.note_standing(now);
         self.suspect(now);
@@ -363,7 +304,7 @@ impl ClientCore {
     /// The cursor moves when the batch has been sent: a heartbeat that begins in between must not cover it.
     pub fn poll_release(&mut self, now: Time, batch: &mut Batch) -> bool {
         batch.clear();
-        self.expire(now);
+        self.held.expire(now);
         let (Some(permit), Some(target)) = (self.link.permit(now), self.target) else {
             return false;
         };
@@ -371,10 +312,10 @@ impl ClientCore {
             return false;
         }
         batch.begin(permit.epoch, permit.until, target, self.ports);
-        let mut cost = self.unconfirmed_cost;
+        let mut cost = self.held.unconfirmed_cost();
         let mut pace = self.pace;
         let mut stopped = false;
-        for entry in self.buffer.unsent_entries() {
+        for entry in self.held.buffer.unsent_entries() {
             let more = u64::from(buffer_cost(entry.bytes.len()));
             let alone = cost == 0;
             let fits = alone || (!permit.single && cost + more <= permit.window);
@@ -387,7 +328,7 @@ impl ClientCore {
             }
             pace.handle_sent(now, 1);
             cost += more;
-            batch.push(&entry, self.sessions.reference(entry.session));
+            batch.push(&entry, self.held.session(&entry));
         }
         self.gathering = stopped && now >= self.gather_again && self.due_soon(now) > permit.window;
         if self.gathering {
@@ -403,56 +344,30 @@ impl ClientCore {
 
     /// The first `sent` datagrams of the batch have been sent.
     pub fn handle_sent(&mut self, now: Time, batch: &Batch, sent: usize) {
-        if sent == 0 {
+        let is_current = batch.epoch() == self.link.epoch();
+        // Over tcp a batch of an epoch that is over goes nowhere.
+        if sent == 0 || (self.link.transport() == Transport::Tcp && !is_current) {
             return;
         }
-        if self.link.transport() == Transport::Tcp && batch.epoch() != self.link.epoch() {
-            // It goes nowhere: the connection sends nothing of an epoch that is over.
-            return;
-        }
-        self.counters.sent += sent as u64;
+        self.held.counters.sent += sent as u64;
         self.pace.handle_sent(now, sent as u32);
-        // After a rewind they count as never sent: they come again, in their order, before anything newer; or never.
-        if batch.epoch() == self.link.epoch() {
-            let before = self.unconfirmed_cost;
-            for at in 0..sent {
-                if self.is_next(batch.seq(at))
-                    && let Some(gone) = self.buffer.advance()
-                {
-                    self.unconfirmed_cost += gone_cost(&gone);
-                    self.sessions.handle_released(now, gone.session, self.up_since.unwrap_or(now));
-                } else {
-                    // Dropped while it was being sent.
-                    let cost = u64::from(buffer_cost(batch.payload(at).len()));
-                    self.unconfirmed_cost += cost;
-                    self.abandon(batch.seq(at), cost);
-                }
-            }
-            self.link.handle_released(now, self.unconfirmed_cost - before, before == 0);
-        } else if self.config.resend {
-            self.counters.copies += sent as u64;
+        if is_current {
+            let released = self.held.handle_released(now, batch, sent, self.up_since.unwrap_or(now));
+            self.link.handle_released(now, released.cost, released.first);
         } else {
-            for at in 0..sent {
-                if self.is_next(batch.seq(at)) {
-                    self.drop_next(DropReason::NotResent);
-                }
-            }
+            self.held.handle_sent_before_rewind(batch, sent);
         }
-        self.audit();
     }
 
     /// The system will never send the `at`-th datagram of the batch (too large for it, say).
     pub fn handle_unsendable(&mut self, batch: &Batch, at: usize) {
-        if self.is_next(batch.seq(at)) {
-            self.drop_next(DropReason::Unsendable);
-        }
-        self.audit();
+        self.held.drop_if_next(batch.seq(at), DropReason::Unsendable);
     }
 
     /// A datagram was refused, by the far end or by the own system.
     pub fn handle_refused(&mut self, now: Time) {
-        self.counters.refusals += 1;
-        let rewind = self.link.handle_refused(now, self.flight());
+        self.held.counters.refusals += 1;
+        let rewind = self.link.handle_refused(now, self.held.flight());
         self.apply(rewind);
         self.note_standing(now);
     }
@@ -473,8 +388,8 @@ impl ClientCore {
     }
 
     fn take_reply(&mut self, now: Time, session: SessionName) -> Option<Origin> {
-        let origin = self.sessions.handle_reply(now, session, self.up_since)?;
-        self.counters.replies += 1;
+        let origin = self.held.sessions.handle_reply(now, session, self.up_since)?;
+        self.held.counters.replies += 1;
         Some(origin)
     }
 
@@ -485,12 +400,12 @@ impl ClientCore {
 
     /// The program is about to stop: what is held at this moment is to be confirmed as soon as possible. More may still come in.
     pub const fn handle_drain(&mut self) {
-        self.draining = Some(self.buffer.tail());
+        self.draining = Some(self.held.buffer.tail());
     }
 
     /// What was held at the drain's beginning is confirmed, or was dropped.
     pub fn is_drained(&self) -> bool {
-        self.draining.is_some_and(|end| self.buffer.oldest() >= end)
+        self.draining.is_some_and(|end| self.held.buffer.oldest() >= end)
     }
 
     /// The forward thread is about to wait until the returned moment, or until it is rung for.
@@ -530,12 +445,12 @@ impl ClientCore {
         let standing = self.link.standing(now);
         Snapshot {
             standing,
-            held: self.buffer.held(),
-            unsent: self.buffer.unsent(),
-            short: self.buffer.is_short(),
-            counters: self.counters,
+            held: self.held.tally(),
+            unsent: self.held.buffer.unsent(),
+            short: self.held.buffer.is_short(),
+            counters: self.held.counters,
             replies_missing: if self.up_since.is_some() && !self.replies_carried {
-                self.sessions.silent(now)
+                self.held.sessions.silent(now)
             } else {
                 0
             },
@@ -551,9 +466,9 @@ impl ClientCore {
     /// Transport udp: where replies have stopped, what is sent may lead nowhere.
     fn suspect(&mut self, now: Time) {
         let is_udp = self.link.transport() == Transport::Udp;
-        if is_udp && self.up_since.is_some() && self.suspicion.handle_time(now, self.sessions.all_silent(now)) {
+        if is_udp && self.up_since.is_some() && self.suspicion.handle_time(now, self.held.sessions.all_silent(now)) {
             self.ports += 1;
-            let rewind = self.link.handle_silence(now, self.flight());
+            let rewind = self.link.handle_silence(now, self.held.flight());
             self.apply(rewind);
         }
     }
@@ -571,20 +486,20 @@ impl ClientCore {
         if self.gathers() {
             return false;
         }
-        let cost = self.unconfirmed_cost;
+        let cost = self.held.unconfirmed_cost();
         let fits = |more: u32| cost == 0 || (!permit.single && cost + u64::from(more) <= permit.window);
-        self.buffer.peek().is_some_and(|entry| fits(buffer_cost(entry.bytes.len())))
+        self.held.buffer.peek().is_some_and(|entry| fits(buffer_cost(entry.bytes.len())))
     }
 
     /// Nothing goes out until what is under way is confirmed: the burst that follows may prove the path to be prompt.
     const fn gathers(&self) -> bool {
-        self.gathering && self.unconfirmed_cost > 0
+        self.gathering && self.held.unconfirmed_cost() > 0
     }
 
     /// What falls due under `--rate` until something that is released at this moment is confirmed, in buffer cost.
     fn due_soon(&mut self, now: Time) -> u64 {
         let soon = self.pace.due_within(2 * self.link.grace(now) + self.link.round_trip());
-        let each = self.buffer.peek().map_or(0, |entry| u64::from(buffer_cost(entry.bytes.len())));
+        let each = self.held.buffer.peek().map_or(0, |entry| u64::from(buffer_cost(entry.bytes.len())));
         soon * each
     }
 
@@ -597,123 +512,9 @@ impl ClientCore {
         Some(due.map_or(Time::ZERO, |at| at.before(self.link.round_trip())))
     }
 
-    fn flight(&self) -> Flight {
-        let oldest = self.abandoned.map_or(self.buffer.oldest(), |abandoned| abandoned.oldest);
-        Flight { oldest, next: self.buffer.next() }
-    }
-
     fn apply(&mut self, rewind: Option<Rewind>) {
-        if rewind.is_none() || !self.flight().is_open() {
-            return;
-        }
-        self.counters.rewinds += 1;
-        if self.config.resend {
-            self.counters.copies += self.buffer.held().datagrams - self.buffer.unsent().datagrams;
-            self.buffer.rewind();
-        } else {
-            let bound = self.buffer.next();
-            while let Some(gone) = self.buffer.pop_released(bound) {
-                self.forget(gone, DropReason::NotResent);
-            }
-        }
-        self.unconfirmed_cost = 0;
-        self.abandoned = None;
-        self.audit();
-    }
-
-    /// Everything below `bound` has been read.
-    fn confirm(&mut self, bound: Seq, doubtful: bool) {
-        self.confirm_abandoned(bound);
-        while let Some(gone) = self.buffer.pop_released(bound) {
-            self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(gone_cost(&gone));
-            self.sessions.handle_settled(gone.session);
-            self.counters.confirmed += 1;
-            self.counters.doubtful += u64::from(doubtful);
+        if rewind.is_some() {
+            self.held.rewind();
         }
     }
-
-    /// What is below `from` stays released, the rest counts as never sent. Of that, what is below `reached` may have reached remoted.
-    fn go_on_from(&mut self, Resumption { from, reached }: Resumption) {
-        let end = self.buffer.next();
-        // The server has none of it any more but what remoted has not read, and that is not counted against the window there.
-        self.abandoned = None;
-        self.unconfirmed_cost = 0;
-        self.buffer.rewind();
-        while self.buffer.peek().is_some_and(|entry| entry.seq < from.min(end))
-            && let Some(gone) = self.buffer.advance()
-        {
-            self.unconfirmed_cost += gone_cost(&gone);
-        }
-        self.counters.rewinds += u64::from(self.buffer.next() < end);
-        let doubtful = |entry: &Entry<'_>| entry.seq < reached.min(end);
-        if self.config.resend {
-            self.counters.copies += self.buffer.unsent_entries().take_while(doubtful).count() as u64;
-        } else {
-            while self.buffer.peek().is_some_and(|entry| doubtful(&entry)) {
-                self.drop_next(DropReason::NotResent);
-            }
-        }
-    }
-
-    /// Drops what has become too old, as far as it is not under way.
-    fn expire(&mut self, now: Time) {
-        let Some(max_age) = self.config.max_age else {
-            return;
-        };
-        while self.buffer.peek().is_some_and(|entry| now.since(entry.arrived) > max_age) {
-            self.drop_next(DropReason::Expired);
-        }
-    }
-
-    /// Whether this datagram is the next to release.
-    fn is_next(&mut self, seq: Seq) -> bool {
-        self.buffer.peek().is_some_and(|entry| entry.seq == seq)
-    }
-
-    /// Drops the next datagram to release.
-    fn drop_next(&mut self, reason: DropReason) {
-        if let Some(gone) = self.buffer.strike() {
-            self.sessions.handle_settled(gone.session);
-            self.counters.drop(reason);
-        }
-    }
-
-    /// A datagram has left the buffer unconfirmed.
-    fn forget(&mut self, gone: Gone, reason: DropReason) {
-        if gone.released {
-            self.abandon(gone.seq, gone_cost(&gone));
-        }
-        self.sessions.handle_settled(gone.session);
-        self.counters.drop(reason);
-    }
-
-    /// What is under way was dropped.
-    fn abandon(&mut self, seq: Seq, cost: u64) {
-        let before = self.abandoned.get_or_insert(Abandoned { oldest: seq, end: seq, cost: 0 });
-        (before.end, before.cost) = (before.end.max(seq.next()), before.cost + cost);
-    }
-
-    /// Everything below `bound` has been read.
-    fn confirm_abandoned(&mut self, bound: Seq) {
-        if let Some(abandoned) = &mut self.abandoned {
-            if abandoned.end <= bound {
-                self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(abandoned.cost);
-                self.abandoned = None;
-            } else {
-                abandoned.oldest = abandoned.oldest.max(bound);
-            }
-        }
-    }
-
-    fn audit(&self) {
-        debug_assert_eq!(
-            self.counters.received,
-            self.counters.confirmed + self.buffer.held().datagrams + self.counters.dropped_total(),
-            "every datagram is accounted for"
-        );
-    }
-}
-
-fn gone_cost(gone: &Gone) -> u64 {
-    u64::from(buffer_cost(gone.length))
 }

@@ -201,7 +201,7 @@ fn what_a_full_buffer_drops_on_its_way_still_takes_its_place_in_the_window() {
     assert_eq!(bench.release(), [0, 1, 2]);
     // Enough to push out all that is under way.
     bench.arrive(3..20_000);
-    assert!(bench.core.buffer.oldest().0 > 3, "{:?}", bench.counters());
+    assert!(bench.core.held.buffer.oldest().0 > 3, "{:?}", bench.counters());
     assert_eq!(bench.release(), Vec::<u32>::new(), "remoted's socket is still as full");
     bench.later_beat();
     bench.later_beat();
@@ -217,7 +217,7 @@ fn what_a_full_buffer_drops_while_it_is_being_sent_takes_its_place_in_the_window
     let mut batch = Batch::default();
     assert!(bench.core.poll_release(bench.now(), &mut batch));
     bench.arrive(3..20_000);
-    assert!(bench.core.buffer.oldest().0 > 3, "{:?}", bench.counters());
+    assert!(bench.core.held.buffer.oldest().0 > 3, "{:?}", bench.counters());
     bench.core.handle_sent(bench.now(), &batch, batch.len());
     assert_eq!(bench.release(), Vec::<u32>::new(), "it is on its way all the same");
     bench.later_beat();

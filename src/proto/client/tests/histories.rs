@@ -232,7 +232,7 @@ impl History {
         };
         let (now, number, begun, until) =
             (self.bench.now(), probe.number(), probe.begun(), probe.begun() + probe.lease());
-        let (confirmed, oldest) = (self.bench.counters().confirmed, self.bench.core.buffer.oldest());
+        let (confirmed, oldest) = (self.bench.counters().confirmed, self.bench.core.held.buffer.oldest());
         let outcome = self.bench.core.handle_pong(now, probe, &Pong { number, ..pong });
         let in_time = now <= until;
         assert!(in_time || self.bench.core.link.epoch() > epoch, "late, and nothing was rewound");
@@ -292,16 +292,16 @@ impl History {
         let core = &self.bench.core;
         assert!(now < batch.until() && batch.until() <= self.until, "without a lease");
         let seqs: Vec<Seq> = (0..batch.len()).map(|at| batch.seq(at)).collect();
-        let unsent: Vec<Seq> = core.buffer.unsent_entries().map(|entry| entry.seq).take(batch.len()).collect();
+        let unsent: Vec<Seq> = core.held.buffer.unsent_entries().map(|entry| entry.seq).take(batch.len()).collect();
         assert_eq!(seqs, unsent, "in their order, and none left out");
         assert!(self.newest.is_none_or(|newest| newest < seqs[0]), "{newest:?} was sent before", newest = self.newest);
         if self.newest.is_none() {
-            let front = core.buffer.front().map(|entry| entry.seq);
+            let front = core.held.buffer.front().map(|entry| entry.seq);
             assert_eq!(Some(seqs[0]), front, "what is doubtful comes before anything newer");
         }
         let cost: u64 = (0..batch.len()).map(|at| u64::from(buffer_cost(batch.payload(at).len()))).sum();
-        let alone = core.unconfirmed_cost == 0 && batch.len() == 1;
-        assert!(core.unconfirmed_cost + cost <= self.window || alone, "{cost} more in {}", self.window);
+        let alone = core.held.unconfirmed_cost() == 0 && batch.len() == 1;
+        assert!(core.held.unconfirmed_cost() + cost <= self.window || alone, "{cost} more in {}", self.window);
         self.batch = Some(batch);
     }
 

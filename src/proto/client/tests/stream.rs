@@ -75,7 +75,7 @@ fn what_another_process_has_sent_in_the_same_stream_is_not_taken_for_ones_own() 
 #[test]
 fn ones_own_stream_is_known_by_its_last_datagram_and_by_how_far_it_ever_came() {
     let mut bench = sent(over_tcp());
-    let ours = bench.core.buffer.entry(Seq(5)).map(|entry| digest(entry.bytes)).expect("it is held");
+    let ours = bench.core.held.buffer.entry(Seq(5)).map(|entry| digest(entry.bytes)).expect("it is held");
     bench.core.handle_disconnected(bench.now());
     resumed(&mut bench, &Resume { digest: ours, ..resume(2, Some(6), 6) });
     assert_eq!(bench.release(), [6, 7, 8, 9]);
