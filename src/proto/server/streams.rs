@@ -21,19 +21,22 @@
 
 mod kept;
 mod steps;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod turns;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+pub use stream::{Offence, Told};
+
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::proto::cost::buffer_cost;
-use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, Incarnation, Seq, StreamId, digest};
+use crate::proto::terms::{ConnectionId, Incarnation, StreamId};
 use crate::proto::time::Time;
-use crate::proto::wire::{Ack, Data, DataItem, Resume, Session};
-use kept::{Item, Kept};
+use crate::proto::wire::{Data, Session};
+use kept::cost;
 use steps::{Span, Steps};
+use stream::{Injected, Stream};
 use turns::Turns;
 
 /// Most that one client may have sent and not seen acknowledged, in bytes of buffer cost: 5,000 small datagrams, or what 50,000 a second are over a
@@ -43,10 +46,6 @@ const WINDOW_MAX: u64 = 4 << 20;
 const WINDOWS_TOTAL: u64 = 64 << 20;
 /// The least part: 20 small datagrams.
 const WINDOW_MIN: u64 = 16 << 10;
-/// What a single datagram may cost.
-const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX) as u64;
-/// Frames of one stream that wait, however small.
-const QUEUED_MAX: usize = 16_384;
 /// Streams that have something to inject, when the next one that loses its connection loses that too.
 const WAITING_MAX: usize = 1_024;
 /// Streams remembered. The one that has been without a connection for longest is forgotten first: if it comes back it sends again what it has not
@@ -71,68 +70,6 @@ pub struct Streams {
     repeated: u64,
 }
 
-/// One client's stream.
-#[derive(Debug)]
-struct Stream {
-    connection: Option<ConnectionId>,
-    /// Where its newest connection comes from.
-    address: IpAddr,
-    /// Its client wants nothing injected twice.
-    once: bool,
-    /// Frames of another epoch were under way when it ended.
-    epoch: u32,
-    /// What was injected and may have been dropped; what of it is to be injected again comes before the queue.
-    kept: Kept,
-    queue: VecDeque<Queued>,
-    /// Buffer cost of what is to be injected, or injected again.
-    queued_cost: u64,
-    /// The largest window that the client was told of in this epoch.
-    granted: u64,
-    /// Agents named by the connection in this epoch, and those whose datagrams are next.
-    named: HashSet<u16>,
-    sessions: HashMap<u16, Session>,
-    /// All numbers; `None` until the first datagram of a client that nothing is known of.
-    known: Option<Known>,
-    /// The connection is to be told where to go on.
-    resumes: bool,
-    /// Some of what was read since the last acknowledgement may have been dropped instead.
-    doubtful: bool,
-    parted: Time,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    /// Everything below has been read.
-    read: Seq,
-    /// The digests of the last datagrams below `read` and below `injected`; 0 where they are not known.
-    read_digest: u64,
-    injected_digest: u64,
-    /// Everything below was injected into this life of remoted, or read before; some of it is perhaps to be injected again.
-    injected: Seq,
-    /// Everything below may have been injected into some life.
-    reached: Seq,
-    /// No datagram below it may come any more in this epoch.
-    expected: Seq,
-}
-
-#[derive(Debug)]
-enum Queued {
-    /// A place gets another agent: from here on.
-    Session(Session),
-    /// Datagrams; so many bytes of them were injected.
-    Data(Data, usize),
-}
-
-/// A datagram that was injected.
-#[derive(Clone, Copy, Debug)]
-struct Injected {
-    /// From there on nothing had been, unless it is injected again.
-    from: Seq,
-    seq: Seq,
-    cost: u64,
-    digest: u64,
-}
-
 /// What a sample showed of the streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -155,39 +92,6 @@ pub struct Volley<'a> {
     pub payloads: Vec<&'a [u8]>,
 }
 
-/// What a connection must not send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offence {
-    /// Datagrams on a connection that carries no stream.
-    Unattached,
-    /// Numbers that do not grow.
-    Order,
-    /// More than any window.
-    TooMuch,
-    /// A datagram of an agent that was not named.
-    Unnamed,
-}
-
-impl std::fmt::Display for Offence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unattached => "datagrams of no stream",
-            Self::Order => "datagrams out of their order",
-            Self::TooMuch => "more datagrams than it was allowed",
-            Self::Unnamed => "a datagram of an agent that was not named",
-        })
-    }
-}
-
-/// What a connection is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Where to go on.
-    Resume(Resume),
-    /// What was read.
-    Ack(Ack),
-}
-
 impl Streams {
     /// This connection carries this stream from here on. The one that did before, if any, is of no more use. `once`: its client wants nothing
     /// injected twice, whatever may have been dropped.
@@ -207,22 +111,7 @@ impl Streams {
             let leaders = self.by_id.iter().filter(|(_, stream)| left(stream));
             leaders.for_each(|(&leader, _)| self.turns.follow(id, leader));
         }
-        let stream = self.by_id.entry(id).or_insert_with(|| Stream {
-            connection: None,
-            address,
-            once,
-            epoch: 0,
-            kept: Kept::default(),
-            queue: VecDeque::new(),
-            queued_cost: 0,
-            granted: 0,
-            named: HashSet::new(),
-            sessions: HashMap::new(),
-            known: None,
-            resumes: false,
-            doubtful: false,
-            parted: now,
-        });
+        let stream = self.by_id.entry(id).or_insert_with(|| Stream::new(now, address, once));
         (stream.address, stream.once) = (address, once);
         let before = stream.connection.replace(connection).filter(|&before| before != connection);
         self.waiting_cost -= stream.begin_epoch();
@@ -266,50 +155,17 @@ impl Streams {
 
     /// An agent behind a client.
     pub fn handle_session(&mut self, connection: ConnectionId, session: Session) -> Result<(), Offence> {
-        let (_, stream) = self.attached(connection)?;
-        if stream.queue.len() > QUEUED_MAX {
-            return Err(Offence::TooMuch);
-        }
-        stream.named.insert(session.name.id);
-        stream.queue.push_back(Queued::Session(session));
-        Ok(())
+        self.attached(connection)?.1.handle_session(session)
     }
 
     /// Datagrams of a client.
     pub fn handle_data(&mut self, connection: ConnectionId, data: Data) -> Result<(), Offence> {
         let (id, stream) = self.attached(connection)?;
-        let (Some(first), Some(last)) = (data.items().next(), data.items().last()) else {
-            return Ok(());
-        };
-        if data.epoch != stream.epoch {
-            // Sent before the client knew where to go on.
-            return Ok(());
+        let more = stream.handle_data(data)?;
+        if more > 0 {
+            self.waiting_cost += more;
+            self.turns.join(id);
         }
-        let known = stream.known.get_or_insert(Known {
-            read: first.seq,
-            read_digest: 0,
-            injected_digest: 0,
-            injected: first.seq,
-            reached: first.seq,
-            expected: first.seq,
-        });
-        if first.seq < known.expected {
-            return Err(Offence::Order);
-        }
-        if data.items().any(|item| !stream.named.contains(&item.session)) {
-            return Err(Offence::Unnamed);
-        }
-        known.expected = last.seq.next();
-        let more = data.items().map(|item| cost(item.bytes)).sum::<u64>();
-        stream.queued_cost += more;
-        // One datagram is always allowed.
-        if stream.queued_cost > stream.granted + DATAGRAM_COST_MAX || stream.queue.len() > QUEUED_MAX {
-            stream.queued_cost -= more;
-            return Err(Offence::TooMuch);
-        }
-        stream.queue.push_back(Queued::Data(data, 0));
-        self.waiting_cost += more;
-        self.turns.join(id);
         Ok(())
     }
 
@@ -475,26 +331,14 @@ impl Streams {
         loop {
             let &connection = self.told.first()?;
             let stream = self.connections.get(&connection).and_then(|id| self.by_id.get_mut(id));
-            if let Some(stream) = stream {
-                let known = stream.known;
-                stream.granted = stream.granted.max(window);
-                if std::mem::take(&mut stream.resumes) {
-                    let resume = Resume {
-                        epoch: stream.epoch,
-                        from: known.map(|known| known.injected),
-                        reached: known.map_or(Seq(u64::MAX), |known| known.reached),
-                        window,
-                        digest: known.map_or(0, |known| known.injected_digest),
-                    };
-                    return Some((connection, Told::Resume(resume)));
-                }
+            let told = stream.and_then(|stream| stream.poll_told(window));
+            // What was read follows where to go on.
+            if !matches!(told, Some(Told::Resume(_))) {
                 self.told.remove(&connection);
-                if let Some(known) = known {
-                    let doubtful = std::mem::take(&mut stream.doubtful);
-                    return Some((connection, Told::Ack(Ack { read: known.read, window, doubtful })));
-                }
             }
-            self.told.remove(&connection);
+            if let Some(told) = told {
+                return Some((connection, told));
+            }
         }
     }
 
@@ -543,105 +387,4 @@ impl Streams {
             self.steps.forget(id);
         }
     }
-}
-
-impl Stream {
-    /// What was under way to be injected counts for nothing, all but what is kept: the client is told where to go on. Returns the buffer cost of
-    /// what waited.
-    fn begin_epoch(&mut self) -> u64 {
-        self.epoch = self.epoch.wrapping_add(1);
-        self.granted = 0;
-        // Their memory goes too.
-        (self.queue, self.named, self.sessions) = (VecDeque::new(), HashSet::new(), HashMap::new());
-        self.resumes = true;
-        if let Some(known) = &mut self.known {
-            known.expected = known.injected;
-        }
-        let left = self.kept.again_cost();
-        std::mem::replace(&mut self.queued_cost, left) - left
-    }
-
-    /// Nothing is injected again. Returns the buffer cost of what was to be.
-    fn forget_kept(&mut self) -> u64 {
-        let cost = std::mem::take(&mut self.kept).again_cost();
-        self.queued_cost -= cost;
-        cost
-    }
-
-    /// Nothing is to be injected, and nothing may have been dropped.
-    fn has_nothing_left(&self) -> bool {
-        self.queued_cost == 0 && self.kept.is_empty()
-    }
-
-    /// Takes what is no datagram off the front of the queue; whether a datagram is left to inject.
-    fn settle(&mut self) -> bool {
-        loop {
-            match self.queue.front() {
-                Some(Queued::Session(session)) => {
-                    self.sessions.insert(session.name.id, *session);
-                    self.queue.pop_front();
-                }
-                Some(Queued::Data(data, injected)) if data.items_from(*injected).next().is_some() => return true,
-                Some(Queued::Data(..)) => {
-                    self.queue.pop_front();
-                }
-                None => return self.kept.again().next().is_some(),
-            }
-        }
-    }
-
-    /// The next datagrams to inject, and whose they are: what is injected again, and then one frame's.
-    fn upcoming(&self) -> impl Iterator<Item = (Session, &[u8])> {
-        let again = self.kept.again().map(|item| (item.session, &item.bytes[..]));
-        let fresh = self.items().map_while(|item| Some((*self.sessions.get(&item.session)?, item.bytes)));
-        again.chain(fresh)
-    }
-
-    /// The datagrams at the front, one frame's.
-    fn items(&self) -> impl Iterator<Item = DataItem<'_>> {
-        let front = match self.queue.front() {
-            Some(Queued::Data(data, injected)) => Some(data.items_from(*injected)),
-            Some(Queued::Session(_)) | None => None,
-        };
-        front.into_iter().flatten()
-    }
-
-    /// The next datagram was injected. `is_last`: no other one with it.
-    fn advance(&mut self, is_last: bool) -> Option<Injected> {
-        let again = self.kept.again().next().map(|item| {
-            let digest = if is_last { digest(&item.bytes) } else { 0 };
-            Injected { from: item.seq, seq: item.seq, cost: item.cost(), digest }
-        });
-        let injected = if let Some(injected) = again {
-            self.kept.handle_injected_again();
-            injected
-        } else {
-            self.advance_queue(is_last)?
-        };
-        self.queued_cost -= injected.cost;
-        Some(injected)
-    }
-
-    fn advance_queue(&mut self, is_last: bool) -> Option<Injected> {
-        let item = self.items().next()?;
-        let (seq, cost, span) = (item.seq, cost(item.bytes), item.span());
-        let session = *self.sessions.get(&item.session)?;
-        let digest = if is_last { digest(item.bytes) } else { 0 };
-        let kept = (!self.once).then(|| Item { seq, session, bytes: item.bytes.into() });
-        if let Some(Queued::Data(_, injected)) = self.queue.front_mut() {
-            *injected += span;
-        }
-        if let Some(item) = kept {
-            self.kept.handle_injected(item);
-        }
-        let known = self.known.as_mut()?;
-        let from = std::mem::replace(&mut known.injected, seq.next());
-        known.injected_digest = digest;
-        known.reached = known.reached.max(known.injected);
-        Some(Injected { from, seq, cost, digest })
-    }
-}
-
-fn cost(bytes: &[u8]) -> u64 {
-    u64::from(buffer_cost(bytes.len()))
 }

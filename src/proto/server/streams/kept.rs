@@ -31,8 +31,13 @@ pub(super) struct Item {
 
 impl Item {
     pub(super) fn cost(&self) -> u64 {
-        u64::from(buffer_cost(self.bytes.len()))
+        cost(&self.bytes)
     }
+}
+
+/// What a datagram costs in a receive buffer, in bytes.
+pub(super) fn cost(bytes: &[u8]) -> u64 {
+    u64::from(buffer_cost(bytes.len()))
 }
 
 impl Kept {

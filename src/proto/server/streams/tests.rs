@@ -1,7 +1,10 @@
 use std::net::Ipv4Addr;
 
+use super::stream::*;
 use super::*;
 use crate::proto::terms::SessionName;
+use crate::proto::terms::{Seq, digest};
+use crate::proto::wire::{Ack, DataItem, Resume};
 
 const LIFE: Incarnation = Incarnation(1);
 const OTHER_LIFE: Incarnation = Incarnation(2);

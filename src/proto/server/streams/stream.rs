@@ -1,0 +1,286 @@
+//! One client's stream: what it has brought, what of it was injected, and what its connection is told.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+
+use super::kept::{Item, Kept, cost};
+use crate::proto::cost::buffer_cost;
+use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, Seq, digest};
+use crate::proto::time::Time;
+use crate::proto::wire::{Ack, Data, DataItem, Resume, Session};
+
+/// What a single datagram may cost.
+pub(super) const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX) as u64;
+/// Frames of one stream that wait, however small.
+const QUEUED_MAX: usize = 16_384;
+/// What a connection must not send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offence {
+    /// Datagrams on a connection that carries no stream.
+    Unattached,
+    /// Numbers that do not grow.
+    Order,
+    /// More than any window.
+    TooMuch,
+    /// A datagram of an agent that was not named.
+    Unnamed,
+}
+
+impl std::fmt::Display for Offence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unattached => "datagrams of no stream",
+            Self::Order => "datagrams out of their order",
+            Self::TooMuch => "more datagrams than it was allowed",
+            Self::Unnamed => "a datagram of an agent that was not named",
+        })
+    }
+}
+
+/// What a connection is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Where to go on.
+    Resume(Resume),
+    /// What was read.
+    Ack(Ack),
+}
+
+/// One client's stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) connection: Option<ConnectionId>,
+    /// Where its newest connection comes from.
+    pub(super) address: IpAddr,
+    /// Its client wants nothing injected twice.
+    pub(super) once: bool,
+    /// Frames of another epoch were under way when it ended.
+    epoch: u32,
+    /// What was injected and may have been dropped; what of it is to be injected again comes before the queue.
+    pub(super) kept: Kept,
+    queue: VecDeque<Queued>,
+    /// Buffer cost of what is to be injected, or injected again.
+    pub(super) queued_cost: u64,
+    /// The largest window that the client was told of in this epoch.
+    granted: u64,
+    /// Agents named by the connection in this epoch, and those whose datagrams are next.
+    pub(super) named: HashSet<u16>,
+    pub(super) sessions: HashMap<u16, Session>,
+    /// All numbers; `None` until the first datagram of a client that nothing is known of.
+    pub(super) known: Option<Known>,
+    /// The connection is to be told where to go on.
+    resumes: bool,
+    /// Some of what was read since the last acknowledgement may have been dropped instead.
+    pub(super) doubtful: bool,
+    pub(super) parted: Time,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// Everything below has been read.
+    pub(super) read: Seq,
+    /// The digests of the last datagrams below `read` and below `injected`; 0 where they are not known.
+    pub(super) read_digest: u64,
+    pub(super) injected_digest: u64,
+    /// Everything below was injected into this life of remoted, or read before; some of it is perhaps to be injected again.
+    pub(super) injected: Seq,
+    /// Everything below may have been injected into some life.
+    reached: Seq,
+    /// No datagram below it may come any more in this epoch.
+    expected: Seq,
+}
+
+#[derive(Debug)]
+enum Queued {
+    /// A place gets another agent: from here on.
+    Session(Session),
+    /// Datagrams; so many bytes of them were injected.
+    Data(Data, usize),
+}
+
+/// A datagram that was injected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Injected {
+    /// From there on nothing had been, unless it is injected again.
+    pub(super) from: Seq,
+    pub(super) seq: Seq,
+    pub(super) cost: u64,
+    pub(super) digest: u64,
+}
+
+impl Stream {
+    pub(super) fn new(now: Time, address: IpAddr, once: bool) -> Self {
+        Self {
+            connection: None,
+            address,
+            once,
+            epoch: 0,
+            kept: Kept::default(),
+            queue: VecDeque::new(),
+            queued_cost: 0,
+            granted: 0,
+            named: HashSet::new(),
+            sessions: HashMap::new(),
+            known: None,
+            resumes: false,
+            doubtful: false,
+            parted: now,
+        }
+    }
+
+    /// An agent behind the client.
+    pub(super) fn handle_session(&mut self, session: Session) -> Result<(), Offence> {
+        if self.queue.len() > QUEUED_MAX {
+            return Err(Offence::TooMuch);
+        }
+        self.named.insert(session.name.id);
+        self.queue.push_back(Queued::Session(session));
+        Ok(())
+    }
+
+    /// Datagrams of the client. The buffer cost of those that are to be injected.
+    pub(super) fn handle_data(&mut self, data: Data) -> Result<u64, Offence> {
+        let (Some(first), Some(last)) = (data.items().next(), data.items().last()) else {
+            return Ok(0);
+        };
+        if data.epoch != self.epoch {
+            // Sent before the client knew where to go on.
+            return Ok(0);
+        }
+        let known = self.known.get_or_insert(Known {
+            read: first.seq,
+            read_digest: 0,
+            injected_digest: 0,
+            injected: first.seq,
+            reached: first.seq,
+            expected: first.seq,
+        });
+        if first.seq < known.expected {
+            return Err(Offence::Order);
+        }
+        if data.items().any(|item| !self.named.contains(&item.session)) {
+            return Err(Offence::Unnamed);
+        }
+        known.expected = last.seq.next();
+        let more = data.items().map(|item| cost(item.bytes)).sum::<u64>();
+        // One datagram is always allowed.
+        if self.queued_cost + more > self.granted + DATAGRAM_COST_MAX || self.queue.len() > QUEUED_MAX {
+            return Err(Offence::TooMuch);
+        }
+        self.queued_cost += more;
+        self.queue.push_back(Queued::Data(data, 0));
+        Ok(more)
+    }
+
+    /// What the connection is to be told first: where to go on, or what was read.
+    pub(super) fn poll_told(&mut self, window: u64) -> Option<Told> {
+        let known = self.known;
+        self.granted = self.granted.max(window);
+        if std::mem::take(&mut self.resumes) {
+            return Some(Told::Resume(Resume {
+                epoch: self.epoch,
+                from: known.map(|known| known.injected),
+                reached: known.map_or(Seq(u64::MAX), |known| known.reached),
+                window,
+                digest: known.map_or(0, |known| known.injected_digest),
+            }));
+        }
+        let read = known?.read;
+        Some(Told::Ack(Ack { read, window, doubtful: std::mem::take(&mut self.doubtful) }))
+    }
+
+    /// What was under way to be injected counts for nothing, all but what is kept: the client is told where to go on. Returns the buffer cost of
+    /// what waited.
+    pub(super) fn begin_epoch(&mut self) -> u64 {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.granted = 0;
+        // Their memory goes too.
+        (self.queue, self.named, self.sessions) = (VecDeque::new(), HashSet::new(), HashMap::new());
+        self.resumes = true;
+        if let Some(known) = &mut self.known {
+            known.expected = known.injected;
+        }
+        let left = self.kept.again_cost();
+        std::mem::replace(&mut self.queued_cost, left) - left
+    }
+
+    /// Nothing is injected again. Returns the buffer cost of what was to be.
+    pub(super) fn forget_kept(&mut self) -> u64 {
+        let cost = std::mem::take(&mut self.kept).again_cost();
+        self.queued_cost -= cost;
+        cost
+    }
+
+    /// Nothing is to be injected, and nothing may have been dropped.
+    pub(super) fn has_nothing_left(&self) -> bool {
+        self.queued_cost == 0 && self.kept.is_empty()
+    }
+
+    /// Takes what is no datagram off the front of the queue; whether a datagram is left to inject.
+    pub(super) fn settle(&mut self) -> bool {
+        loop {
+            match self.queue.front() {
+                Some(Queued::Session(session)) => {
+                    self.sessions.insert(session.name.id, *session);
+                    self.queue.pop_front();
+                }
+                Some(Queued::Data(data, injected)) if data.items_from(*injected).next().is_some() => return true,
+                Some(Queued::Data(..)) => {
+                    self.queue.pop_front();
+                }
+                None => return self.kept.again().next().is_some(),
+            }
+        }
+    }
+
+    /// The next datagrams to inject, and whose they are: what is injected again, and then one frame's.
+    pub(super) fn upcoming(&self) -> impl Iterator<Item = (Session, &[u8])> {
+        let again = self.kept.again().map(|item| (item.session, &item.bytes[..]));
+        let fresh = self.items().map_while(|item| Some((*self.sessions.get(&item.session)?, item.bytes)));
+        again.chain(fresh)
+    }
+
+    /// The datagrams at the front, one frame's.
+    fn items(&self) -> impl Iterator<Item = DataItem<'_>> {
+        let front = match self.queue.front() {
+            Some(Queued::Data(data, injected)) => Some(data.items_from(*injected)),
+            Some(Queued::Session(_)) | None => None,
+        };
+        front.into_iter().flatten()
+    }
+
+    /// The next datagram was injected. `is_last`: no other one with it.
+    pub(super) fn advance(&mut self, is_last: bool) -> Option<Injected> {
+        let again = self.kept.again().next().map(|item| {
+            let digest = if is_last { digest(&item.bytes) } else { 0 };
+            Injected { from: item.seq, seq: item.seq, cost: item.cost(), digest }
+        });
+        let injected = if let Some(injected) = again {
+            self.kept.handle_injected_again();
+            injected
+        } else {
+            self.advance_queue(is_last)?
+        };
+        self.queued_cost -= injected.cost;
+        Some(injected)
+    }
+
+    fn advance_queue(&mut self, is_last: bool) -> Option<Injected> {
+        let item = self.items().next()?;
+        let (seq, cost, span) = (item.seq, cost(item.bytes), item.span());
+        let session = *self.sessions.get(&item.session)?;
+        let digest = if is_last { digest(item.bytes) } else { 0 };
+        let kept = (!self.once).then(|| Item { seq, session, bytes: item.bytes.into() });
+        if let Some(Queued::Data(_, injected)) = self.queue.front_mut() {
+            *injected += span;
+        }
+        if let Some(item) = kept {
+            self.kept.handle_injected(item);
+        }
+        let known = self.known.as_mut()?;
+        let from = std::mem::replace(&mut known.injected, seq.next());
+        known.injected_digest = digest;
+        known.reached = known.reached.max(known.injected);
+        Some(Injected { from, seq, cost, digest })
+    }
+}
