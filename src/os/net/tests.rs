@@ -1,12 +1,17 @@
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use mio::net::UdpSocket;
 use mio::{Events, Poll, Token};
 
 use super::framed::Framed;
+use super::tcp_info::TcpInfo;
 use super::udp::{Inbox, SendError, kernel_drops, send_batch, send_from, send_run, take_refusal, watch};
 use super::*;
 use crate::proto::seal::Key;
 use crate::proto::terms::SessionName;
+use crate::proto::time::Time;
 use crate::proto::wire::{Frame, Ping, Reply};
 
 /// How long what must come may take.
@@ -250,7 +255,7 @@ fn a_large_frame_leaves_no_memory_behind_at_either_end() {
 /// What the kernel tells of a connection has grown with each version: an older one must be able to fill what is asked for.
 #[test]
 fn the_state_of_a_connection_is_asked_for_as_far_as_linux_4_1_tells_it() {
-    assert_eq!(size_of::<framed::TcpState>(), 128);
+    assert_eq!(size_of::<TcpInfo>(), 128);
     let (mut client, mut server) = connection(None);
     let ping = Frame::Ping(Ping::default());
     client.send(&ping).expect("it is connected");
@@ -259,10 +264,10 @@ fn the_state_of_a_connection_is_asked_for_as_far_as_linux_4_1_tells_it() {
 
 #[test]
 fn an_address_is_this_hosts_if_it_is_reached_from_itself() {
-    assert!(is_own([127, 0, 0, 1].into()));
+    assert!(is_local([127, 0, 0, 1].into()));
     // Of the documentation's addresses: no host has it.
-    assert!(!is_own([192, 0, 2, 1].into()));
-    assert!(!is_own([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()));
+    assert!(!is_local([192, 0, 2, 1].into()));
+    assert!(!is_local([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()));
 }
 
 #[test]
