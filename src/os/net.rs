@@ -1,15 +1,7 @@
 //! Sockets and the clock: what the system does for us, and where systems differ.
 //!
-//! The rooms above never see a socket's options. Nothing here decides anything.
-//!
-//! | room | what for |
-//! |---|---|
-//! | `sockets` | UDP and TCP sockets with their options |
-//! | `address` | hosts by name or address, the addresses of this host |
-//! | `system` | the clock, random numbers, descriptors, memory |
-//! | [`udp`] | datagrams in batches |
-//! | [`framed`], `tcp_info` | a TCP connection that carries frames, and its state in the kernel |
-//! | [`raw`], [`packet`] | datagrams with a source address of our choice, and their headers |
+//! The rooms above never see a socket's options. UDP is received and sent in batches ([`udp`]), TCP connections carry
+//! frames ([`framed`]), raw sockets send in the clients' names ([`raw`]). Nothing here decides anything.
 
 mod address;
 pub mod framed;

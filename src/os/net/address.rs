@@ -20,7 +20,7 @@ impl HostPort {
     /// other: it may come later than this program, and come again with another number.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.zoned() {
-            Some((address, zone)) => zone.parse().ok().map(|index| self.at(address, index)),
+            Some((ip, zone)) => Some(SocketAddrV6::new(ip, self.port, 0, zone.parse().ok()?).into()),
             None => self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip.to_canonical(), self.port)),
         }
     }
@@ -31,40 +31,29 @@ impl HostPort {
         Some((address.parse().ok()?, zone))
     }
 
-    fn at(&self, address: Ipv6Addr, interface: u32) -> SocketAddr {
-        SocketAddrV6::new(address, self.port, 0, interface).into()
-    }
-
-    /// All addresses of the host, in the order of the system's resolver; at least one. Blocks as long as the resolver
-    /// takes.
+    /// All addresses of the host, at least one, as the system's resolver orders them. Blocks while the resolver works.
     ///
     /// # Errors
-    /// The resolver's error; `NotFound` for a name without address; there is no such interface.
+    /// The resolver's; `NotFound` for a name without address; a missing interface.
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         if let Some(address) = self.address() {
             return Ok(vec![address]);
         }
-        if let Some((address, zone)) = self.zoned() {
-            let interface = if_nametoindex(zone);
-            let index = interface.map_err(|_| io::Error::other(format!("there is no interface {zone}")))?;
-            return Ok(vec![self.at(address, index)]);
+        if let Some((ip, zone)) = self.zoned() {
+            let index = if_nametoindex(zone);
+            let index = index.map_err(|_| io::Error::other(format!("there is no interface {zone}")))?;
+            return Ok(vec![SocketAddrV6::new(ip, self.port, 0, index).into()]);
         }
         let found: Vec<SocketAddr> = (self.host.as_str(), self.port).to_socket_addrs()?.map(canonical).collect();
-        if found.is_empty() {
-            Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
-        } else {
-            Ok(found)
-        }
+        let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        Some(found).filter(|found| !found.is_empty()).ok_or_else(none)
     }
 }
 
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        write!(f, "{open}{}{close}:{}", self.host, self.port)
     }
 }
 
@@ -88,10 +77,8 @@ pub fn comes_back(bound: SocketAddr, target: SocketAddr) -> bool {
     bound.port() == target.port() && takes && same
 }
 
-/// Whether an address is one of this host's, so that the system reaches it from itself. Sends nothing.
-///
-/// Binding to the address would not tell: with `ip_nonlocal_bind`, as beside failover software, every address can be
-/// bound.
+/// Whether an address is one of this host's, so that the system reaches it from itself. Sends nothing. Binding would
+/// not tell: with `ip_nonlocal_bind`, as beside failover software, every address can be bound.
 pub fn is_local(address: IpAddr) -> bool {
     let unspecified: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

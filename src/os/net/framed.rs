@@ -97,12 +97,6 @@ impl From<WireError> for Broken {
     }
 }
 
-impl From<SealError> for Broken {
-    fn from(error: SealError) -> Self {
-        Self::Seal(error)
-    }
-}
-
 impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
@@ -133,8 +127,7 @@ impl Framed {
         self.seal.is_sealed()
     }
 
-    /// Whether nobody on the way can have forged the frames that come in: they were sealed with the key, or do not
-    /// leave this host.
+    /// Whether nobody can have forged the frames that come in: they were sealed, or `peer` is on this host.
     pub fn is_trusted(&self, peer: IpAddr) -> bool {
         self.is_sealed() || peer.to_canonical().is_loopback()
     }
@@ -149,11 +142,10 @@ impl Framed {
         &self.stream
     }
 
-    /// Reads the bytes that have come in, without waiting. Frames that were read before an error can be taken all the
-    /// same.
+    /// Reads the bytes that have come in, without waiting. Frames read before an error can be taken all the same.
     ///
     /// # Errors
-    /// The network's, the seal's, or [`Broken::SlowReader`] for a peer that does not take the answers of the handshake.
+    /// The network's or the seal's, or the peer does not read the answers of the handshake.
     pub fn fill(&mut self) -> Result<Filled, Broken> {
         let mut read = [0; READ_BYTES_MAX];
         for _ in 0..READS_MAX {
@@ -165,7 +157,7 @@ impl Framed {
                     // A step of the handshake, or why there is none. If it cannot be written any more, the peer's last
                     // words may still be unread: reading goes on, and meets the end by itself.
                     let flushed = self.flush();
-                    opened?;
+                    opened.map_err(Broken::Seal)?;
                     if let Err(broken @ Broken::SlowReader) = flushed {
                         return Err(broken);
                     }
@@ -183,10 +175,7 @@ impl Framed {
         (&mut self.assembler, &mut self.unsealed)
     }
 
-    /// The next whole frame that was read; `None` until more bytes come in.
-    ///
-    /// # Errors
-    /// The bytes are no frame of this protocol.
+    /// The next whole frame that was read; `None` until more bytes come in, an error if it is of another protocol.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         self.assembler.next_frame()
     }
@@ -203,15 +192,13 @@ impl Framed {
         self.flush()
     }
 
-    /// Whether so much waits to be written that no more datagrams should be added. A heartbeat behind them must not
-    /// wait for long.
+    /// Whether so much waits to be written that datagrams should wait, too: heartbeats come behind them.
     pub fn is_congested(&self) -> bool {
         self.unwritten.len() >= CONGESTED_BYTES_MIN
     }
 
-    /// How long ago the other host acknowledged something; `None` while nothing is under way. A program that does not
-    /// read goes unnoticed: its host goes on acknowledging probes of the full window, and with those nothing is under
-    /// way.
+    /// How long ago the other host acknowledged something; `None` while nothing is under way. This says nothing of a
+    /// program that does not read: its host acknowledges probes of the full window, with which nothing is under way.
     pub fn acknowledged(&self) -> Option<Duration> {
         let info = TcpInfo::of(&self.stream).filter(|info| info.unacknowledged > 0)?;
         Some(Duration::from_millis(info.last_acknowledgement_ms.into()))
@@ -246,7 +233,7 @@ impl Framed {
     /// Writes the bytes that wait, as far as the socket takes them.
     ///
     /// # Errors
-    /// The network's, or [`Broken::SlowReader`] if more than 256 KiB are left.
+    /// The network's, or [`Broken::SlowReader`] with more than 256 KiB left.
     pub fn flush(&mut self) -> Result<(), Broken> {
         self.seal.seal(&mut self.unsealed, &mut self.unwritten);
         let mut written = 0;

@@ -21,8 +21,7 @@ const UDP_HEADER_BYTES: usize = 8;
 const FRAGMENT_HEADER_BYTES: usize = 8;
 /// Length fields have 16 bits: in IPv4 the header counts, in IPv6 it does not.
 const LENGTH_BYTES_MAX: usize = 0xFFFF;
-/// The payload of a fragment, a multiple of eight. With headers it fits the 1,280 bytes that every device takes which
-/// speaks IPv6.
+/// The payload of a fragment, a multiple of eight. With headers it fits 1,280 bytes, which every device of IPv6 takes.
 const FRAGMENT_PAYLOAD_BYTES_MAX: usize = 1_232;
 /// Routers on the way; there are none to an address of this host.
 const HOPS_MAX: u8 = 64;

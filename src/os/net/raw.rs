@@ -5,7 +5,7 @@
 //! looks at it again. A firewall does. Packets that pass it reach the sockets of UDP, and beside them the raw sockets
 //! of the protocol UDP. The *tap* is such a raw socket, and its filter lets through payloads that begin with our mark.
 //!
-//! Opening both sockets takes CAP_NET_RAW; using them takes no right.
+//! Opening both sockets takes CAP_NET_RAW, using them no right.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -33,16 +33,12 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Opens the way to an address of this host. The tap gets datagrams with payloads that begin with `mark`.
-    ///
-    /// # Errors
-    /// Without CAP_NET_RAW, or without support for the address family.
+    /// Opens the way to an address of this host: with CAP_NET_RAW only. The tap gets payloads that begin with `mark`.
     pub fn open(to: SocketAddr, mark: [u8; MARK_BYTES]) -> io::Result<Self> {
         let domain = Domain::for_address(to);
         let out = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
         let tap = Socket::new(domain, Type::RAW, Some(Protocol::UDP))?;
-        // The filter comes before bind, since a raw socket gets packets from its first moment on. A bound tap costs
-        // copies only of packets to this address.
+        // First, since a raw socket gets packets at once. A bound one costs copies of packets to this address alone.
         tap.attach_filter(&begins_with(mark, to.is_ipv4()))?;
         // With this option the address may be given to this host later.
         let _ = match to {
@@ -61,8 +57,7 @@ impl Lane {
         self.to
     }
 
-    /// Sends datagrams that seem to come from `from`, in order, without waiting. Returns how many were sent, and what
-    /// stopped it.
+    /// Sends datagrams that seem to come from `from`, like [`send_batch`](super::udp::send_batch).
     pub fn send(&mut self, from: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
         let Some(flow) = Flow::between(from, self.to) else {
             return (0, Err(SendError::Refused(io::ErrorKind::AddrNotAvailable.into())));

@@ -49,10 +49,9 @@ pub fn turn_away(socket: &UdpSocket) -> io::Result<()> {
     socket.connect(local)
 }
 
-/// Binds a socket for sending to remoted and for its replies.
-///
-/// It stays unconnected: the system then picks the source address for each datagram, so a changed address or route
-/// needs no new socket and no new port. ICMP errors are reported all the same, through the error queue.
+/// Binds a socket for sending to remoted and for its replies. It stays unconnected: the system then picks the source
+/// address for each datagram, so that a changed route needs no new socket and no new port. Errors that come back as
+/// ICMP are reported all the same, through the error queue.
 pub fn bind_upstream(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = open(address, Type::DGRAM, Protocol::UDP)?;
     enlarge(&socket, REPLY_BUFFER_BYTES);

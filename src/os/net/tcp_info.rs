@@ -9,9 +9,8 @@ sockopt_impl!(
     Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, TcpInfo
 );
 
-/// The beginning of the kernel's `struct tcp_info`, up to what Linux 4.1 tells: the kernel says how much it wrote,
-/// and `nix` takes less than was asked for as an error of the program. So nothing is asked for that an older kernel
-/// lacks; the structure that `libc` knows grows with each version.
+/// The beginning of the kernel's `struct tcp_info`, as far as Linux 4.1 fills it: `nix` takes less than was asked for
+/// as an error of the program, and the structure that `libc` knows grows with each version.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 #[expect(unreachable_pub, reason = "the macro makes the option public, and an option's value is no less")]

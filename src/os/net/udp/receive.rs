@@ -17,8 +17,7 @@ sockopt_impl!(
 );
 const MEMINFO_DROPS: usize = 8;
 
-/// Datagrams read with one system call: twice as many brought nothing when measured, and each has a slot of the
-/// largest size.
+/// Datagrams read with one system call, each into a slot of the largest size: 64 brought nothing when measured.
 const BATCH_DATAGRAMS_MAX: usize = 32;
 const SLOT_BYTES: usize = 65_536;
 /// More datagrams than a receive buffer holds.
@@ -64,13 +63,12 @@ impl Inbox {
     /// Reads one batch of the datagrams that have come in, without waiting. Returns their number; 0 when none waits.
     ///
     /// # Errors
-    /// The system's error, which may be about a datagram that was sent from this socket earlier.
+    /// The system's, which may be about a datagram that was sent from this socket earlier.
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
         self.arrivals.clear();
         if self.read > 0 {
-            // The kernel has written into each header how long its address and its control messages were, and would
-            // take that for the room that there is: too little for the next socket, if that is of IPv6 and the last
-            // one was of IPv4.
+            // The kernel has written the length of address and control messages into each header, and would take that
+            // for the room that there is: too little, if an IPv6 socket comes after an IPv4 socket.
             self.headers = headers();
         }
         self.read = 0;
@@ -120,8 +118,7 @@ pub fn discard(socket: &UdpSocket) {
     }
 }
 
-/// Has `poll` tell when the socket has something to read or to report. It tells once: the socket must then be read
-/// empty.
+/// Has `poll` tell when the socket has something to read or to report: once, so that it must then be read empty.
 pub fn watch(poll: &Poll, socket: &impl AsRawFd, token: Token) -> io::Result<()> {
     poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)
 }
@@ -131,8 +128,7 @@ pub fn unwatch(poll: &Poll, socket: &impl AsRawFd) -> io::Result<()> {
     poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()))
 }
 
-/// Datagrams that the kernel dropped at this socket because its buffer was full; the counter wraps at 32 bits. `None`
-/// if the system does not tell.
+/// Datagrams that the kernel dropped at this socket's full buffer, a counter that wraps; `None` if it does not tell.
 pub fn kernel_drops(socket: &UdpSocket) -> Option<u32> {
     getsockopt(socket, MemInfo).ok().map(|figures| figures[MEMINFO_DROPS])
 }

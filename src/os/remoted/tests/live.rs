@@ -69,10 +69,10 @@ fn netlink_is_not_asked_for_a_socket_in_another_namespace() {
     SockRef::from(&target.socket).set_recv_buffer_size(20_000).expect("a smaller buffer");
     let mut found = search(&target.wanted);
     // Our own tables by another way.
-    found.watched[0].0 = View::Of(std::process::id());
+    found.watched[0].0 = Namespace::OfProcess(std::process::id());
     let sample = Inspector::new(target.wanted.clone()).sample(&found);
-    assert_eq!(sample.sockets[0].buffer, Some(found.buffer_default));
-    assert_ne!(found.buffer_default, target.buffer());
+    assert_eq!(sample.sockets[0].buffer, Some(found.buffer_default_bytes));
+    assert_ne!(found.buffer_default_bytes, target.buffer());
 }
 
 #[test]

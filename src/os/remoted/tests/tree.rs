@@ -30,7 +30,7 @@ impl Tree {
         &self.root
     }
 
-    /// A sleeping process in our own network namespace that started `pid` ticks after boot and has these sockets open.
+    /// A sleeping process in our network namespace that started `pid` ticks after boot and has these sockets open.
     pub(super) fn process(&self, pid: u32, comm: &str, inodes: &[u64]) {
         self.process_in(OUR_NETWORK, pid, comm, inodes);
         self.link(&format!("{pid}/net"), "../net");
