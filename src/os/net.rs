@@ -1,4 +1,4 @@
-//! Sockets and the clock: what the system does for us, and where systems differ.
+//! Sockets and the clock, with one face on every system.
 //!
 //! The rooms above never see a socket's options. UDP is received and sent in batches ([`udp`]), TCP connections carry
 //! frames ([`framed`]), raw sockets send in the clients' names ([`raw`]). Nothing here decides anything.

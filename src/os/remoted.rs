@@ -1,4 +1,4 @@
-//! What the system says of remoted.
+//! remoted's processes and sockets, as the system shows them.
 //!
 //! ```text
 //!   slow, on a thread of its own             fast, up to 1,000 times a second

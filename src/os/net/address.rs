@@ -1,4 +1,4 @@
-//! Addresses: hosts that are given by name or number, and which addresses are this host's.
+//! Hosts by name or address, and the addresses of this host.
 
 use std::fmt;
 use std::io;
@@ -70,7 +70,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 pub fn comes_back(bound: SocketAddr, target: SocketAddr) -> bool {
     let (bound_ip, ip) = (bound.ip().to_canonical(), target.ip().to_canonical());
     let takes = bound_ip.is_ipv4() == ip.is_ipv4() || bound_ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    // The system takes "any address" for the loopback address of that family.
+    // The system takes the unspecified address for the loopback address of its family.
     let is_here = |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() || is_local(ip);
     let same =
         bound_ip == ip || bound_ip.is_unspecified() && is_here(ip) || ip.is_unspecified() && bound_ip.is_loopback();
@@ -80,9 +80,8 @@ pub fn comes_back(bound: SocketAddr, target: SocketAddr) -> bool {
 /// Whether an address is one of this host's, so that the system reaches it from itself. Sends nothing. Binding would
 /// not tell: with `ip_nonlocal_bind`, as beside failover software, every address can be bound.
 pub fn is_local(address: IpAddr) -> bool {
-    let unspecified: IpAddr =
-        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let source = UdpSocket::bind((unspecified, 0)).and_then(|socket| {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
         // Connecting only asks for the route, so any port will do.
         socket.connect((address, 9))?;
         socket.local_addr()

@@ -154,8 +154,8 @@ impl Framed {
                 Ok(bytes) => {
                     self.read += bytes as u64;
                     let opened = self.seal.open(&read[..bytes], &mut self.assembler, &mut self.unwritten);
-                    // A step of the handshake, or why there is none. If it cannot be written any more, the peer's last
-                    // words may still be unread: reading goes on, and meets the end by itself.
+                    // This may answer the handshake. If the answer cannot be written any more, the peer's last words
+                    // may still be unread: reading goes on, and meets the end by itself.
                     let flushed = self.flush();
                     opened.map_err(Broken::Seal)?;
                     if let Err(broken @ Broken::SlowReader) = flushed {

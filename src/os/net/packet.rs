@@ -126,11 +126,8 @@ impl Flow {
         bytes[ip..ip + 2].copy_from_slice(&ports.0.to_be_bytes());
         bytes[ip + 2..ip + 4].copy_from_slice(&ports.1.to_be_bytes());
         bytes[ip + 4..ip + 6].copy_from_slice(&(udp_length as u16).to_be_bytes());
-        let sum = u64::from(PROTOCOL_UDP)
-            + udp_length as u64
-            + words(&bytes[addresses])
-            + words(&bytes[ip..ip + UDP_HEADER_BYTES])
-            + words(payload);
+        let parts = [&bytes[addresses], &bytes[ip..ip + UDP_HEADER_BYTES], payload];
+        let sum = u64::from(PROTOCOL_UDP) + udp_length as u64 + parts.into_iter().map(words).sum::<u64>();
         bytes[ip + 6..ip + 8].copy_from_slice(&spoil(checksum(sum), error).to_be_bytes());
         Some(Header { bytes, length: ip + UDP_HEADER_BYTES })
     }

@@ -38,7 +38,7 @@ impl Lane {
         let domain = Domain::for_address(to);
         let out = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
         let tap = Socket::new(domain, Type::RAW, Some(Protocol::UDP))?;
-        // First, since a raw socket gets packets at once. A bound one costs copies of packets to this address alone.
+        // The filter comes first: a raw socket gets packets at once. Bound, it gets those to this address alone.
         tap.attach_filter(&begins_with(mark, to.is_ipv4()))?;
         // With this option the address may be given to this host later.
         let _ = match to {
@@ -46,9 +46,8 @@ impl Lane {
             SocketAddr::V6(_) => tap.set_freebind_v6(true),
         };
         tap.bind(&SocketAddr::new(to.ip(), 0).into())?;
-        for socket in [&out, &tap] {
-            socket.set_nonblocking(true)?;
-        }
+        out.set_nonblocking(true)?;
+        tap.set_nonblocking(true)?;
         Ok(Self { to, out, tap, identification: random() as u32 })
     }
 
@@ -79,8 +78,7 @@ impl Lane {
                     sent += 1;
                 }
                 Ok(()) if sent < payloads.len() => {
-                    let error = io::Error::from_raw_os_error(libc::EMSGSIZE);
-                    return (sent, Err(SendError::Unsendable(error)));
+                    return (sent, Err(SendError::Unsendable(io::Error::from_raw_os_error(libc::EMSGSIZE))));
                 }
                 outcome => return (sent, outcome),
             }
@@ -89,8 +87,7 @@ impl Lane {
 
     /// Sends a datagram that the tap gets and no socket of UDP does, since its checksum is wrong.
     pub fn probe(&self, from: SocketAddr, payload: &[u8]) -> Result<(), SendError> {
-        let header = Flow::between(from, self.to).and_then(|flow| flow.spoilt(payload));
-        let Some(header) = header else {
+        let Some(header) = Flow::between(from, self.to).and_then(|flow| flow.spoilt(payload)) else {
             return Err(SendError::Refused(io::ErrorKind::AddrNotAvailable.into()));
         };
         let message = [IoSlice::new(header.as_ref()), IoSlice::new(payload)];

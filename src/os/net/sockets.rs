@@ -19,7 +19,7 @@ sockopt_impl!(
 
 /// Connections that may wait to be accepted: all clients of a server that comes back.
 const PENDING_CONNECTIONS_MAX: i32 = 4_096;
-/// Asked for each upstream socket: a server's push of configuration to an agent is some 1,250 datagrams of a kilobyte.
+/// Receive buffer of an upstream socket: a server pushes a configuration to an agent as 1,250 datagrams of a kilobyte.
 const REPLY_BUFFER_BYTES: usize = 4 << 20;
 /// A connection with more bytes that the system has taken and not yet sent does not count as writable.
 const NOTSENT_BYTES_MAX: u32 = 16 * 1024;
@@ -27,7 +27,7 @@ const NOTSENT_BYTES_MAX: u32 = 16 * 1024;
 /// Binds the socket that agents send to, and asks for a receive buffer of `buffer_bytes`.
 pub fn bind_agent(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
     let socket = open(address, Type::DGRAM, Protocol::UDP)?;
-    // All before bind: from then on datagrams come in, and each must have its packet information (see `udp::Inbox`).
+    // Options come before bind: each datagram after it must have its packet information (see `udp::Inbox`).
     enlarge(&socket, buffer_bytes);
     if address.ip().is_unspecified() {
         // Replies must leave from the very address that the agent sent to.

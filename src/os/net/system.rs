@@ -1,4 +1,4 @@
-//! What the system gives a process beside sockets: the clock, random numbers, descriptors, memory.
+//! Services of the system beside sockets: the clock, random numbers, descriptors, memory.
 
 use std::io;
 use std::time::Duration;

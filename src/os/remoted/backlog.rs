@@ -1,7 +1,6 @@
 //! Packets that the system drops before they reach any socket: each CPU has a queue of them, for loopback, too.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::proto::server::judge::OnTheWay;
@@ -30,19 +29,13 @@ impl Backlog {
 
     /// The state of the queues at this moment; `None` if the system does not tell.
     pub fn look(&mut self) -> Option<OnTheWay> {
-        let length = self.read().ok()?;
-        on_the_way(&self.bytes[..length])
-    }
-
-    fn read(&mut self) -> io::Result<usize> {
-        let table = self.table.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let mut length = 0;
+        let (table, mut length) = (self.table.as_ref()?, 0);
         loop {
             if length == self.bytes.len() && length < TABLE_BYTES_MAX {
                 self.bytes.resize(2 * length, 0);
             }
-            match table.read_at(&mut self.bytes[length..], length as u64)? {
-                0 => return Ok(length),
+            match table.read_at(&mut self.bytes[length..], length as u64).ok()? {
+                0 => return on_the_way(&self.bytes[..length]),
                 more => length += more,
             }
         }

@@ -3,9 +3,9 @@
 //! One dump for each address family, which the kernel already restricts to the port and to unconnected sockets
 //! (`udp_dump` in its `net/ipv4/udp_diag.c`). It takes half the time of reading the table, and needs no privilege.
 //!
-//! Any error means: not this time. The connection is then opened afresh, since the kernel refuses a new dump on one
-//! that was left in the middle of another (EBUSY); after three in a row there is no further attempt. An old
-//! kernel, a kernel without `udp_diag`, or a sandbox (`RestrictAddressFamilies=`) always fails.
+//! After an error the connection is opened afresh, since the kernel refuses a new dump on a connection that was left
+//! in the middle of another (EBUSY). After three errors in a row there is no further attempt. An old kernel, a kernel
+//! without `udp_diag`, or a sandbox (`RestrictAddressFamilies=`) always fails.
 
 mod messages;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a search found: the processes and sockets that samples look at, and where remoted receives.
+//! The outcome of a search: the processes and sockets that samples look at, and where remoted receives.
 
 use std::error::Error;
 use std::fmt;
@@ -8,7 +8,7 @@ use super::socket::{Namespace, PortSocket, SOCKETS_MAX};
 use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample};
 use crate::proto::terms::Receives;
 
-/// The outcome of a search: all that `Inspector::sample` then looks at. The default is "nothing searched yet".
+/// The outcome of a search, at which `Inspector::sample` then looks. The default is "nothing searched yet".
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// The processes with the sockets among their descriptors, in order.
@@ -159,6 +159,19 @@ impl Found {
     pub fn is_lost_in(&self, sample: &Sample) -> bool {
         let running = matches!(sample.presence, Presence::Running | Presence::Stopped);
         !running || sample.sockets.len() < self.watched.len() || sample.owners.len() < self.owners.len()
+    }
+
+    /// Whether a socket is one of the watched ones.
+    pub(super) fn watches(&self, seen: &PortSocket) -> bool {
+        self.watched.contains(&(seen.namespace, seen.socket.inode))
+    }
+
+    /// Where the sockets of our network namespace receive.
+    pub(super) fn places_of(&self, sockets: &[PortSocket]) -> Places {
+        let ours = sockets.iter().filter(|seen| seen.namespace == Namespace::Ours);
+        let (remoted, strangers): (Vec<_>, Vec<_>) = ours.partition(|seen| self.watches(seen));
+        let places = |sockets: Vec<&PortSocket>| sockets.iter().map(|seen| seen.place).collect();
+        Places { remoted: places(remoted), strangers: places(strangers) }
     }
 
     /// Adds sockets to the known ones.

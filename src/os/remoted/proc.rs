@@ -120,10 +120,7 @@ impl Proc {
         self.link(pid, "exe").is_some_and(is_deleted) && is_here()
     }
 
-    /// The sockets `among` these, by inode, that a process has open.
-    ///
-    /// # Errors
-    /// `PermissionDenied` where its descriptors may not be read.
+    /// The sockets `among` these, by inode, that a process has open; `PermissionDenied` where that may not be read.
     pub(super) fn holds(&self, pid: u32, among: &[u64]) -> io::Result<Vec<u64>> {
         let mut held = Vec::new();
         for entry in fs::read_dir(self.of(pid, "fd"))?.take(DESCRIPTORS_MAX) {
@@ -142,10 +139,8 @@ impl Proc {
         Ok(held)
     }
 
-    /// The sockets that receive on `port`, as one reading of a table into `text` shows them; see [`READINGS`].
-    ///
-    /// # Errors
-    /// The system's, as where there is no IPv6.
+    /// The sockets that receive on `port`, as one reading of a table into `text` shows them (see [`READINGS`]); an
+    /// error where there is no table, as without IPv6.
     pub(super) fn read_sockets<'text>(
         &self,
         namespace: Namespace,

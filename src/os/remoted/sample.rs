@@ -1,4 +1,4 @@
-//! The sample: one look at what the search found, in some tens of microseconds.
+//! The sample: one look at the processes and sockets that the search found, in some tens of microseconds.
 
 use std::iter;
 use std::path::Path;
@@ -11,13 +11,13 @@ use super::found::{Companion, Found};
 use super::proc::{Proc, READINGS, RunState};
 use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX};
 use super::wanted::Wanted;
-use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample, Socket};
+use crate::proto::server::judge::{Owner, Presence, Sample, Socket};
 
 /// Milliseconds in a clock tick of `/proc/PID/stat`: USER_HZ, which the kernel shows to programs whatever its own HZ,
 /// is 100 on all systems that Rust's standard library runs on.
 const TICK_MS: u64 = 10;
 
-/// Looks at what a search found; kept by the serving loop, so that buffers and the netlink socket are made once.
+/// Looks at the processes and sockets that a search found. It is kept, with its buffers and its netlink socket.
 #[derive(Debug)]
 pub struct Inspector {
     wanted: Wanted,
@@ -68,7 +68,9 @@ impl Inspector {
         let states = found.all_owners().map(|&owner| (owner, self.proc.run_state(owner)));
         let owners: Vec<(Owner, RunState)> = states.filter(|(_, state)| *state != RunState::Gone).collect();
         let owned = !owners.is_empty() || found.port_alone;
-        let (watched, others) = self.sockets(found);
+        let seen = self.sockets(found);
+        let places = (owned && found.is_at_home()).then(|| found.places_of(&seen));
+        let (watched, others): (Vec<_>, Vec<_>) = seen.into_iter().partition(|seen| found.watches(seen));
         let is_known = |seen: &PortSocket| found.known.contains(&seen.socket.inode);
         // Beyond the limit a search does not keep them apart either.
         self.newcomer = found.known.len() < SOCKETS_MAX && !others.iter().all(is_known);
@@ -82,7 +84,6 @@ impl Inspector {
         } else {
             Presence::Running
         };
-        let places = Places { remoted: our_places(&watched), strangers: our_places(&others) };
         let with_buffer = |seen: &PortSocket| Socket {
             buffer: seen.socket.buffer.or(Some(found.buffer_default_bytes)),
             ..seen.socket
@@ -96,7 +97,7 @@ impl Inspector {
             owners: owners.iter().map(|(owner, _)| *owner).filter(|owner| found.owners.contains(owner)).collect(),
             companion: self.companion(found),
             missing: self.missing(found),
-            places: (owned && found.is_at_home()).then_some(places),
+            places,
         }
     }
 
@@ -137,17 +138,16 @@ impl Inspector {
         self.proc.run_state(*process) != RunState::Gone
     }
 
-    /// The sockets on the port: the watched ones, and the others. Our network namespace is always looked at: where
-    /// remoted was found in a container alone, another may start here.
-    fn sockets(&mut self, found: &Found) -> (Vec<PortSocket>, Vec<PortSocket>) {
+    /// The sockets on the port. Our network namespace is always looked at: where remoted was found in a container
+    /// alone, another may start here.
+    fn sockets(&mut self, found: &Found) -> Vec<PortSocket> {
         let mut namespaces = vec![Namespace::Ours];
         for (namespace, _) in &found.watched {
             if !namespaces.contains(namespace) {
                 namespaces.push(*namespace);
             }
         }
-        let seen = namespaces.into_iter().flat_map(|namespace| self.sockets_in(namespace, found));
-        seen.partition(|seen| found.watched.contains(&(seen.namespace, seen.socket.inode)))
+        namespaces.into_iter().flat_map(|namespace| self.sockets_in(namespace, found)).collect()
     }
 
     /// The sockets on the port in one network namespace, each once.
@@ -177,11 +177,6 @@ impl Inspector {
             }
         }
     }
-}
-
-/// Where the sockets of our network namespace receive.
-fn our_places(sockets: &[PortSocket]) -> Vec<Place> {
-    sockets.iter().filter(|seen| seen.namespace == Namespace::Ours).map(|seen| seen.place).collect()
 }
 
 /// How long ago the clock of `/proc/PID/stat` showed `start_ticks`. Both clocks count suspended time.

@@ -10,15 +10,15 @@ use super::found::{Companion, Found};
 use super::proc::{Proc, Surroundings};
 use super::socket::{Family, Namespace, PortSocket};
 use super::wanted::{Names, Wanted};
-use crate::proto::server::judge::{Place, Places};
+use crate::proto::server::judge::Place;
 use candidates::Candidates;
-use claim::{Claim, listed, narrowed};
+use claim::{Claim, inodes, listed, narrowed};
 
 /// Looks for remoted again and again.
 #[derive(Debug)]
 pub struct Searcher {
     wanted: Wanted,
-    /// Kept: where the kernel cannot be asked, each attempt may make it look for a module.
+    /// Kept between searches: each attempt to ask the kernel may make it look for a module.
     diag: Diag,
 }
 
@@ -33,9 +33,8 @@ impl Searcher {
         let mut v6 = Vec::new();
         // A socket that the kernel does not tell of counts as dual-stack.
         self.diag.dump(Family::V6, &mut v6);
-        let v6_only = v6.iter().filter(|seen| seen.place == Place::AllOfV6);
-        let v6_only: Vec<u64> = v6_only.map(|seen| seen.socket.inode).collect();
-        search_in(Path::new("/proc"), &self.wanted, &v6_only)
+        v6.retain(|seen| seen.place == Place::AllOfV6);
+        search_in(Path::new("/proc"), &self.wanted, &inodes(&v6))
     }
 }
 
@@ -44,7 +43,7 @@ pub fn search(wanted: &Wanted) -> Found {
     Searcher::new(wanted.clone()).search()
 }
 
-/// Searches a proc file system. `v6_only`: the inodes of sockets of our network namespace that take no IPv4.
+/// Searches a proc file system. `v6_only`: the inodes of our network namespace's sockets that take no IPv4.
 pub(super) fn search_in(root: &Path, wanted: &Wanted, v6_only: &[u64]) -> Found {
     let proc = Proc::at(root);
     let mut ours = listed(&proc, Namespace::Ours, wanted.port).unwrap_or_default();
@@ -66,10 +65,7 @@ pub(super) fn search_in(root: &Path, wanted: &Wanted, v6_only: &[u64]) -> Found 
         found.companion = remoted.map_or(Companion::NotExpected, |remoted| candidates.companion_of(remoted));
         found.required = candidates.required(wanted, remoted);
     }
-    let (remoted, strangers): (Vec<_>, Vec<_>) =
-        ours.iter().partition(|seen| found.watched.contains(&(Namespace::Ours, seen.socket.inode)));
-    let places = |sockets: Vec<&PortSocket>| sockets.iter().map(|seen| seen.place).collect();
-    found.places = Places { remoted: places(remoted), strangers: places(strangers) };
+    found.places = found.places_of(&ours);
     found
 }
 

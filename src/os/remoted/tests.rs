@@ -19,7 +19,7 @@ use tree::Tree;
 const PORT: u16 = 1_514;
 const UNCONNECTED: u8 = 7;
 
-/// What stands alone on remoted's port.
+/// The only socket on remoted's port.
 const SOCKET: Socket = Socket { inode: 700, rx_queue: 0x1_0000, drops: 3, buffer: Some(425_984) };
 const ROW: (u16, u8, u64, u64, u32) = (PORT, UNCONNECTED, 0x1_0000, 700, 3);
 

@@ -1,4 +1,4 @@
-//! What to look for: a port, addresses, and the processes that are accepted as remoted.
+//! The port, the addresses and the processes to look for.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ const COMPANIONS: [(&str, &str); 2] = [("ossec-remoted", "ossec-analysisd"), ("w
 /// Longest process name that the kernel keeps: TASK_COMM_LEN is 16, its zero included.
 const COMM_BYTES_MAX: usize = 15;
 
-/// What to look for.
+/// The port, the addresses and the processes to look for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The UDP port of remoted.
@@ -23,22 +23,12 @@ pub struct Wanted {
 /// The processes that are accepted as remoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Names {
-    /// No process is looked for: whatever is bound to the port in our network namespace counts.
+    /// No process is looked for: every socket on the port in our network namespace counts.
     Any,
     /// Processes with one of these names. A name is compared with `/proc/PID/comm`, which the kernel cuts after 15
     /// bytes. A name with a slash is the path of an executable, also of one in a container (`/proc/PID/root/…`, the
     /// folder where its file system is mounted): the process must run that very file.
     These(Vec<String>),
-}
-
-impl Names {
-    /// The names to look for; none where any will do.
-    pub(super) fn listed(&self) -> &[String] {
-        match self {
-            Self::Any => &[],
-            Self::These(names) => names,
-        }
-    }
 }
 
 impl Default for Names {

@@ -1,7 +1,8 @@
-//! Receiving: batches of datagrams with sender and local address, and what the kernel dropped.
+//! Receiving: batches of datagrams with sender and local address, and the kernel's drops.
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use mio::net::UdpSocket;
@@ -29,16 +30,9 @@ pub struct Inbox {
     slots: Vec<u8>,
     /// Messages in the newest batch.
     read: usize,
-    arrivals: Vec<Arrival>,
+    /// Sender and local address of each datagram, and its place in `slots`.
+    arrivals: Vec<(SocketAddr, Option<IpAddr>, Range<usize>)>,
     headers: MultiHeaders<SockaddrStorage>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Arrival {
-    slot: usize,
-    length: usize,
-    from: SocketAddr,
-    local: Option<IpAddr>,
 }
 
 /// A datagram in an [`Inbox`].
@@ -84,7 +78,7 @@ impl Inbox {
             self.read += 1;
             let local = message.cmsgs().ok().and_then(|mut all| all.find_map(|one| local_address(&one)));
             if let Some(from) = message.address.as_ref().and_then(socket_address) {
-                self.arrivals.push(Arrival { slot, length: message.bytes, from, local });
+                self.arrivals.push((from, local, slot * SLOT_BYTES..slot * SLOT_BYTES + message.bytes));
             }
         }
         Ok(self.read)
@@ -97,9 +91,11 @@ impl Inbox {
 
     /// The datagrams of the newest batch.
     pub fn iter(&self) -> impl Iterator<Item = Received<'_>> {
-        self.arrivals.iter().map(|arrival| {
-            let start = arrival.slot * SLOT_BYTES;
-            Received { from: arrival.from, local: arrival.local, bytes: &self.slots[start..start + arrival.length] }
+        let bytes = |place: &Range<usize>| &self.slots[place.clone()];
+        self.arrivals.iter().map(move |(from, local, place)| Received {
+            from: *from,
+            local: *local,
+            bytes: bytes(place),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Sending: batches of datagrams, and the reports of those that were refused on their way.
+//! Sending: batches of datagrams, and reports of refused ones.
 
 use std::error::Error;
 use std::fmt;

@@ -67,11 +67,9 @@ pub fn collect(datagram: &[u8], sequence: u32, seen: &mut Vec<PortSocket>) -> io
 /// The socket in one message.
 fn socket(response: &InetResponse) -> io::Result<PortSocket> {
     let attributes = &response.nlas;
-    let memory = attributes.iter().find_map(|attribute| match attribute {
-        Nla::MemInfo(memory) => Some(memory),
-        _ => None,
-    });
-    let memory = memory.ok_or_else(|| invalid("an answer without SK_MEMINFO"))?;
+    let Some(Nla::MemInfo(memory)) = attributes.iter().find(|attribute| matches!(attribute, Nla::MemInfo(_))) else {
+        return Err(invalid("an answer without SK_MEMINFO"));
+    };
     // `/proc` does not tell; kernels since 4.5 do, of each socket of IPv6.
     let v6_only = attributes.iter().any(|attribute| matches!(attribute, Nla::SkV6Only(true)));
     let socket = Socket {

@@ -1,4 +1,4 @@
-//! The pure parsers of what `/proc` shows. From bytes that the kernel would not write they give `None`, or leave the
+//! Pure parsers of the files of `/proc`. From bytes that the kernel would not write they give `None`, or leave the
 //! line out: they never panic.
 
 #[cfg(test)]
@@ -21,7 +21,7 @@ pub enum RunState {
     Gone,
     /// Stopped by a signal or a tracer.
     Stopped,
-    /// It can run.
+    /// Able to run.
     Running,
 }
 

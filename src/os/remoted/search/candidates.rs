@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::found::Companion;
 use super::super::proc::{FileId, Proc};
-use super::super::wanted::{Wanted, companion_of, is_companion, is_named};
+use super::super::wanted::{Names, Wanted, companion_of, is_companion, is_named};
 use crate::proto::server::judge::Owner;
 
 /// Most processes of one name that are looked at: OSSEC runs one for each `<remote>` entry.
@@ -36,9 +36,9 @@ impl<'a> Sought<'a> {
 pub(super) struct Candidate {
     comm: Vec<u8>,
     pub(super) process: Owner,
-    /// It may own remoted's socket.
+    /// Whether the process may own remoted's socket.
     accepted: bool,
-    /// The required names that it has, by index.
+    /// The indices of the required names that the process has.
     required: Vec<usize>,
 }
 
@@ -52,7 +52,8 @@ pub(super) struct Candidates<'a> {
 impl<'a> Candidates<'a> {
     /// Walks over all processes.
     pub(super) fn find(proc: &'a Proc, wanted: &Wanted) -> Self {
-        let accepted: Vec<Sought<'_>> = wanted.names.listed().iter().map(Sought::new).collect();
+        let names: &[String] = if let Names::These(names) = &wanted.names { names } else { &[] };
+        let accepted: Vec<Sought<'_>> = names.iter().map(Sought::new).collect();
         let required: Vec<Sought<'_>> = wanted.required.iter().map(Sought::new).collect();
         let looked_for = !accepted.is_empty() || !required.is_empty();
         let mut all: Vec<Candidate> = Vec::new();

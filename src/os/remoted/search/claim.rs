@@ -12,13 +12,13 @@ use crate::proto::server::judge::Places;
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     pub(super) candidate: &'a Candidate,
-    /// Its sockets that receive at a wanted address.
+    /// The candidate's sockets that receive at a wanted address.
     pub(super) sockets: Vec<PortSocket>,
-    /// It has sockets on the port, but none that receives at a wanted address.
+    /// The candidate has sockets on the port, but none that receives at a wanted address.
     pub(super) is_elsewhere: bool,
-    /// The sockets were seen among its descriptors.
+    /// The sockets were seen among the candidate's descriptors.
     pub(super) proven: bool,
-    /// All sockets on the port that it could own.
+    /// All sockets on the port that the candidate could own.
     pub(super) visible: Vec<PortSocket>,
 }
 
@@ -26,12 +26,9 @@ impl<'a> Claim<'a> {
     /// `ours`: the sockets of our network namespace.
     pub(super) fn of(candidate: &'a Candidate, proc: &Proc, ours: &[PortSocket], wanted: &Wanted) -> Self {
         let pid = candidate.process.pid;
-        let its = match proc.shares_our_network(pid) {
-            Some(true) => ours.to_vec(),
-            Some(false) | None => {
-                listed(proc, Namespace::OfProcess(pid), wanted.port).unwrap_or_else(|_| ours.to_vec())
-            }
-        };
+        let others = proc.shares_our_network(pid) != Some(true);
+        let its = others.then(|| listed(proc, Namespace::OfProcess(pid), wanted.port).ok()).flatten();
+        let its = its.unwrap_or_else(|| ours.to_vec());
         let visible = merge(ours, &its);
         let (owned, proven) = owned(&visible, &its, proc.holds(pid, &inodes(&visible)));
         let sockets = narrowed(&owned, &visible, wanted);
@@ -65,7 +62,7 @@ pub(in crate::os::remoted) fn owned(
     }
 }
 
-fn inodes(sockets: &[PortSocket]) -> Vec<u64> {
+pub(super) fn inodes(sockets: &[PortSocket]) -> Vec<u64> {
     sockets.iter().map(|seen| seen.socket.inode).collect()
 }
 
@@ -76,10 +73,8 @@ fn merge(first: &[PortSocket], second: &[PortSocket]) -> Vec<PortSocket> {
     first.iter().chain(further).copied().collect()
 }
 
-/// The sockets on the port in one network namespace.
-///
-/// # Errors
-/// Where neither table can be read. One alone can be missing: there is no `udp6` without IPv6.
+/// The sockets on the port in one network namespace; an error where neither table can be read. One of them can be
+/// missing: there is no `udp6` without IPv6.
 pub(super) fn listed(proc: &Proc, namespace: Namespace, port: u16) -> io::Result<Vec<PortSocket>> {
     let mut text = Vec::new();
     let mut read = |family| -> io::Result<Vec<PortSocket>> {

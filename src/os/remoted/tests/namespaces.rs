@@ -1,4 +1,4 @@
-//! A remoted in a container, and one whose descriptors may not be read.
+//! A remoted in a container, and a remoted with descriptors that may not be read.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -102,7 +102,7 @@ fn where_descriptors_may_not_be_read_name_and_port_must_do() {
     let ours = socket(Namespace::Ours, 700);
     let its = socket(Namespace::OfProcess(40), 710);
     let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));
-    // In our network namespace, and in a container: a stranger's socket outside of it is not its own.
+    // In our network namespace, and in a container: the process does not own a stranger's socket outside of it.
     assert_eq!(owned(&[ours], &[ours], denied()), (vec![ours], false));
     assert_eq!(owned(&[ours, its], &[its], denied()), (vec![its], false));
     assert_eq!(owned(&[ours, its], &[its], Ok(vec![700])), (vec![ours], true));

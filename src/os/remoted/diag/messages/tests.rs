@@ -122,7 +122,7 @@ fn a_request_asks_for_one_port_and_for_unconnected_sockets() {
     }
 }
 
-/// What the kernel answers to a request for two sockets.
+/// The kernel's answer with two sockets.
 fn answer() -> Vec<u8> {
     let one = response(100, &[memory(), Nla::Shutdown(0)]);
     let other = response(101, &[Nla::SkV6Only(false), memory()]);
