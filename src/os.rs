@@ -3,7 +3,7 @@
 //! | room | what for |
 //! |---|---|
 //! | [`net`] | sockets, the clock, batches of datagrams, TCP connections that carry frames |
-//! | [`remoted`] | what the system says of remoted's processes and sockets |
+//! | [`remoted`] | remoted's processes and sockets, as the system shows them |
 //! | [`threads`], [`signals`] | named and joined threads, doorbells, the stop |
 //! | [`keyfile`], [`privileges`] | a key from a file; another user instead of root |
 //! | [`mod@line`] | a line of the log |

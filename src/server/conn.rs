@@ -145,7 +145,7 @@ impl Conn {
             return;
         };
         let reached = self.framed.stream().local_addr().ok().map(|reached| reached.ip().to_canonical());
-        self.destination = Some(Destination::new(target, self.address, reached, streams, net::is_own));
+        self.destination = Some(Destination::new(target, self.address, reached, streams, net::is_local));
     }
 
     /// How its datagrams come to remoted.

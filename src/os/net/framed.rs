@@ -1,5 +1,7 @@
 //! A TCP connection that carries frames, without blocking.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,67 +9,31 @@ use std::time::Duration;
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use nix::sys::socket::getsockopt;
-use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
+use super::tcp_info::TcpInfo;
 use crate::proto::client::segments::Sent;
 use crate::proto::seal::{Key, Seal, SealError};
 use crate::proto::wire::{Assembler, Frame, WireError, give_back};
 
-sockopt_impl!(
-    /// How much may wait unsent in a TCP connection before it counts as full.
-    NotsentLowat, SetOnly, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, u32
-);
-sockopt_impl!(
-    /// The state of a TCP connection.
-    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, TcpState
-);
-
-/// The beginning of the kernel's `struct tcp_info`, up to what Linux 4.1 tells: the kernel says how much it wrote,
-/// and `nix` takes less than was asked for as an error of the program. So nothing is asked for that an older kernel
-/// lacks; the structure that `libc` knows grows with each version.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct TcpState {
-    _flags: [u8; 8],
-    _timers: [u32; 2],
-    /// Bytes in a segment.
-    sent_mss: u32,
-    _received_mss: u32,
-    /// Segments that were sent and not acknowledged.
-    unacknowledged: u32,
-    _counts: [u32; 4],
-    _ages: [u32; 3],
-    /// Milliseconds since the newest acknowledgement came.
-    last_acknowledgement: u32,
-    /// Bytes in a packet of the path.
-    path_mtu: u32,
-    _estimates: [u32; 10],
-    _pacing: [u64; 2],
-    /// Bytes that were acknowledged, the connection's beginning included.
-    bytes_acknowledged: u64,
-}
-
-/// What may wait to be written before the peer counts as one that does not read. Some hundreds of frames.
+/// Bytes that may wait to be written, some hundreds of frames. A peer that lets more wait does not read.
 const UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
-/// Datagrams are added only up to here.
-const CONGESTED_BYTES: usize = 32 * 1024;
-/// No path has shorter segments, so less than this is no full one.
+/// With so many bytes waiting to be written, no datagrams should be added.
+const CONGESTED_BYTES_MIN: usize = 32 * 1024;
+/// No path has shorter segments, so a shorter write fills none.
 const SEGMENT_BYTES_MIN: u64 = 400;
-/// Read at once.
-const READ_BYTES: usize = 16 * 1024;
-
+/// Bytes read with one system call.
+const READ_BYTES_MAX: usize = 16 * 1024;
 /// Reads in a row: a peer that sends without end must not keep the thread from others.
 const READS_MAX: usize = 4;
 
-/// What reading has left behind.
+/// How reading has left a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filled {
-    /// Nothing: the socket tells when there is more.
+    /// Read empty: the socket tells when there is more.
     Dry,
-    /// More: the socket will *not* tell, it has to be read again.
+    /// With more to read: the socket will *not* tell, so it has to be read again.
     More,
-    /// The end: the peer has closed its side.
+    /// At its end: the peer has closed its side.
     Ended,
 }
 
@@ -77,14 +43,15 @@ pub struct Framed {
     stream: TcpStream,
     seal: Seal,
     assembler: Assembler,
-    /// Frames to be sealed, and what is to be written.
+    /// Frames to be sealed.
     unsealed: Vec<u8>,
+    /// Bytes to be written.
     unwritten: Vec<u8>,
     /// Bytes that the system gave.
     read: u64,
     /// Bytes that the system took.
     written: u64,
-    /// ... before the first that were enough for a full segment, and how long that is.
+    /// The first full segment: the bytes written before it, and its length in bytes.
     full: Option<(u64, u32)>,
 }
 
@@ -97,12 +64,12 @@ pub enum Broken {
     Wire(WireError),
     /// The keys do not fit.
     Seal(SealError),
-    /// The peer does not read what is sent to it.
+    /// The peer does not read its end.
     SlowReader,
 }
 
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) if error.kind() == ErrorKind::UnexpectedEof => f.write_str("closed by the peer"),
             Self::Io(error) => error.fmt(f),
@@ -113,15 +80,20 @@ impl std::fmt::Display for Broken {
     }
 }
 
-impl From<WireError> for Broken {
-    fn from(error: WireError) -> Self {
-        Self::Wire(error)
+impl Error for Broken {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Wire(error) => Some(error),
+            Self::Seal(error) => Some(error),
+            Self::SlowReader => None,
+        }
     }
 }
 
-impl From<SealError> for Broken {
-    fn from(error: SealError) -> Self {
-        Self::Seal(error)
+impl From<WireError> for Broken {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
     }
 }
 
@@ -150,12 +122,12 @@ impl Framed {
         Self { stream, seal, assembler, unsealed, unwritten, read: 0, written: 0, full: None }
     }
 
-    /// Whether what comes in was sealed with the key.
+    /// Whether the frames that come in were sealed with the key.
     pub const fn is_sealed(&self) -> bool {
         self.seal.is_sealed()
     }
 
-    /// Whether nobody between can have forged what comes in: it was sealed with the key, or does not leave this host.
+    /// Whether nobody can have forged the frames that come in: they were sealed, or `peer` is on this host.
     pub fn is_trusted(&self, peer: IpAddr) -> bool {
         self.is_sealed() || peer.to_canonical().is_loopback()
     }
@@ -170,19 +142,22 @@ impl Framed {
         &self.stream
     }
 
-    /// Reads what has come in, without waiting. Frames that were read before an error are there all the same.
+    /// Reads the bytes that have come in, without waiting. Frames read before an error can be taken all the same.
+    ///
+    /// # Errors
+    /// The network's or the seal's, or the peer does not read the answers of the handshake.
     pub fn fill(&mut self) -> Result<Filled, Broken> {
-        let mut read = [0; READ_BYTES];
+        let mut read = [0; READ_BYTES_MAX];
         for _ in 0..READS_MAX {
             match self.stream.read(&mut read) {
                 Ok(0) => return Ok(Filled::Ended),
                 Ok(bytes) => {
                     self.read += bytes as u64;
                     let opened = self.seal.open(&read[..bytes], &mut self.assembler, &mut self.unwritten);
-                    // A step of the handshake, or why there is none. Where it cannot be written any more, the peer's
-                    // last words may still be unread: reading goes on, and meets the end by itself.
+                    // This may answer the handshake. If the answer cannot be written any more, the peer's last words
+                    // may still be unread: reading goes on, and meets the end by itself.
                     let flushed = self.flush();
-                    opened?;
+                    opened.map_err(Broken::Seal)?;
                     if let Err(broken @ Broken::SlowReader) = flushed {
                         return Err(broken);
                     }
@@ -195,58 +170,56 @@ impl Framed {
         Ok(Filled::More)
     }
 
-    /// What was read and not yet taken, and what is to be written; [`Self::flush`] writes it.
+    /// The bytes that were read and not yet taken, and the frames to be written, which [`Self::flush`] writes.
     pub const fn ends(&mut self) -> (&mut Assembler, &mut Vec<u8>) {
         (&mut self.assembler, &mut self.unsealed)
     }
 
-    /// The next whole frame that was read.
+    /// The next whole frame that was read; `None` until more bytes come in, an error if it is of another protocol.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         self.assembler.next_frame()
     }
 
-    /// Sends a frame, or keeps what the socket does not take.
+    /// Sends a frame. Bytes that the socket does not take are kept; [`Self::flush`] writes them later.
     pub fn send(&mut self, frame: &Frame) -> Result<(), Broken> {
         frame.encode(&mut self.unsealed);
         self.flush()
     }
 
-    /// Sends what is frames already.
+    /// Sends frames that are bytes already, like [`Self::send`].
     pub fn send_bytes(&mut self, frames: &[u8]) -> Result<(), Broken> {
         self.unsealed.extend_from_slice(frames);
         self.flush()
     }
 
-    /// So much waits to be written that no more datagrams should be added: what comes after them must not wait for
-    /// long.
+    /// Whether so much waits to be written that datagrams should wait, too: heartbeats come behind them.
     pub fn is_congested(&self) -> bool {
-        self.unwritten.len() >= CONGESTED_BYTES
+        self.unwritten.len() >= CONGESTED_BYTES_MIN
     }
 
-    /// While something is under way: how long ago the other host acknowledged something. It says nothing of a program
-    /// that does not read, whose host goes on acknowledging probes of the full window: with those nothing is under
-    /// way.
+    /// How long ago the other host acknowledged something; `None` while nothing is under way. This says nothing of a
+    /// program that does not read: its host acknowledges probes of the full window, with which nothing is under way.
     pub fn acknowledged(&self) -> Option<Duration> {
-        let state = getsockopt(&self.stream, TcpInfo).ok().filter(|state| state.unacknowledged > 0)?;
-        Some(Duration::from_millis(state.last_acknowledgement.into()))
+        let info = TcpInfo::of(&self.stream).filter(|info| info.unacknowledged > 0)?;
+        Some(Duration::from_millis(info.last_acknowledgement_ms.into()))
     }
 
-    /// What was sent and acknowledged, as far as the system tells.
+    /// How much was sent and acknowledged; `None` if the system does not tell.
     pub fn sent(&self) -> Option<Sent> {
         let (first_full, segment) = self.full.unzip();
-        let state = getsockopt(&self.stream, TcpInfo).ok()?;
+        let info = TcpInfo::of(&self.stream)?;
         Some(Sent {
             first_full,
             segment: segment.unwrap_or(0).into(),
             // The beginning of a connection counts as a byte.
-            acknowledged: state.bytes_acknowledged.saturating_sub(1),
-            packet: state.path_mtu,
+            acknowledged: info.bytes_acknowledged.saturating_sub(1),
+            packet: info.path_mtu,
         })
     }
 
     fn note_written(&mut self, bytes: u64) {
         if self.full.is_none() && bytes >= SEGMENT_BYTES_MIN {
-            let segment = getsockopt(&self.stream, TcpInfo).map_or(u32::MAX, |state| state.sent_mss);
+            let segment = TcpInfo::of(&self.stream).map_or(u32::MAX, |info| info.sent_mss);
             self.full = Some((self.written, segment)).filter(|_| bytes >= segment.into());
         }
         self.written += bytes;
@@ -257,7 +230,10 @@ impl Framed {
         self.seal.capacity() + self.assembler.capacity() + self.unsealed.capacity() + self.unwritten.capacity()
     }
 
-    /// Writes what is left to write, as far as the socket takes it.
+    /// Writes the bytes that wait, as far as the socket takes them.
+    ///
+    /// # Errors
+    /// The network's, or [`Broken::SlowReader`] with more than 256 KiB left.
     pub fn flush(&mut self) -> Result<(), Broken> {
         self.seal.seal(&mut self.unsealed, &mut self.unwritten);
         let mut written = 0;

@@ -1,34 +1,35 @@
-//! A UDP datagram as the packet that it travels in: headers of IP and UDP with an address of our choice. Pure.
+//! A UDP datagram as the packet that it travels in: headers of IP and UDP with addresses of our choice. Pure.
 //!
 //! ```text
 //!   IPv4 (20 bytes) │ UDP (8 bytes) │ payload          IPv6 (40 bytes) │ UDP (8 bytes) │ payload
 //! ```
 //!
-//! What the system fills in by itself in a packet of a raw socket (raw(7)) is left zero: checksum and length of the IPv4 header, and its
-//! identification where that is zero. The UDP checksum is ours: over a pseudo-header of both addresses and the payload (RFC 768, RFC 8200
-//! section 8.1). A packet that is longer than the device takes is not fragmented by the system when its header is ours: [`Flow::fragments`].
+//! Fields of the IPv4 header that the system fills in for a raw socket (raw(7)) are left zero: checksum, length and,
+//! except in fragments, identification. The UDP checksum is ours: over a pseudo-header of both addresses and the
+//! payload (RFC 768, RFC 8200 section 8.1). The system does not fragment packets with headers of ours:
+//! [`Flow::fragments`] does.
 
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 #[cfg(test)]
 mod tests;
 
-const V4_BYTES: usize = 20;
-const V6_BYTES: usize = 40;
-const UDP_BYTES: usize = 8;
+const V4_HEADER_BYTES: usize = 20;
+const V6_HEADER_BYTES: usize = 40;
+const UDP_HEADER_BYTES: usize = 8;
 /// The extension header of a fragment in IPv6.
 const FRAGMENT_HEADER_BYTES: usize = 8;
 /// Length fields have 16 bits: in IPv4 the header counts, in IPv6 it does not.
-const LENGTH_MAX: usize = 0xFFFF;
-/// What a fragment carries, a multiple of eight: with its headers it fits the 1,280 bytes that every device must take which speaks IPv6.
-const FRAGMENT_BYTES: usize = 1_232;
+const LENGTH_BYTES_MAX: usize = 0xFFFF;
+/// The payload of a fragment, a multiple of eight. With headers it fits 1,280 bytes, which every device of IPv6 takes.
+const FRAGMENT_PAYLOAD_BYTES_MAX: usize = 1_232;
 /// Routers on the way; there are none to an address of this host.
 const HOPS_MAX: u8 = 64;
-const UDP: u8 = 17;
-/// The header behind is that of a fragment (RFC 8200 section 4.5).
-const FRAGMENT: u8 = 44;
+const PROTOCOL_UDP: u8 = 17;
+/// The next header is a fragment's (RFC 8200 section 4.5).
+const PROTOCOL_FRAGMENT: u8 = 44;
 
-/// From where to where: two addresses of one family.
+/// Source and destination: two addresses of one family, with ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// Over IPv4.
@@ -37,10 +38,10 @@ pub enum Flow {
     V6(SocketAddrV6, SocketAddrV6),
 }
 
-/// What stands before a payload.
+/// The headers in front of a payload, IP's and UDP's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    bytes: [u8; V6_BYTES + UDP_BYTES],
+    bytes: [u8; V6_HEADER_BYTES + UDP_HEADER_BYTES],
     length: usize,
 }
 
@@ -51,7 +52,7 @@ impl AsRef<[u8]> for Header {
 }
 
 impl Flow {
-    /// `None` if the addresses are of different families.
+    /// The flow between two addresses; `None` if they are of different families.
     pub const fn between(from: SocketAddr, to: SocketAddr) -> Option<Self> {
         match (from, to) {
             (SocketAddr::V4(from), SocketAddr::V4(to)) => Some(Self::V4(from, to)),
@@ -65,22 +66,22 @@ impl Flow {
         self.header_with(payload, 0)
     }
 
-    /// The headers of a datagram with a wrong checksum: it comes as far as any, and no socket of UDP gets it.
+    /// The headers of a datagram with a wrong checksum: it travels like any other, but no socket of UDP gets it.
     pub fn spoilt(&self, payload: &[u8]) -> Option<Header> {
         self.header_with(payload, 1)
     }
 
-    /// The datagram in packets of at most 1,280 bytes; `None` if it is larger than a datagram can be. No two datagrams that are under way at
-    /// the same time may have the same `identification`.
+    /// The datagram in packets of at most 1,280 bytes; `None` if it is larger than a datagram can be. Datagrams that
+    /// are under way at the same time must differ in `identification`.
     pub fn fragments(&self, identification: u32, payload: &[u8]) -> Option<Vec<Vec<u8>>> {
         let header = self.header(payload)?;
-        let ip = header.length - UDP_BYTES;
+        let ip = header.length - UDP_HEADER_BYTES;
         let datagram = [&header.as_ref()[ip..], payload].concat();
-        let last = datagram.len().div_ceil(FRAGMENT_BYTES) - 1;
-        let fragments = datagram.chunks(FRAGMENT_BYTES).enumerate().map(|(at, part)| {
+        let last = datagram.len().div_ceil(FRAGMENT_PAYLOAD_BYTES_MAX) - 1;
+        let fragments = datagram.chunks(FRAGMENT_PAYLOAD_BYTES_MAX).enumerate().map(|(at, part)| {
             let mut packet = header.bytes[..ip].to_vec();
-            // In IPv6 this stands three bits to the left of the flags, in IPv4 behind them: both count in eights.
-            let (eighths, more) = ((at * FRAGMENT_BYTES / 8) as u16, at < last);
+            // The offset counts in eights. In IPv6 it stands three bits to the left of the flags, in IPv4 behind them.
+            let (eighths, more) = ((at * FRAGMENT_PAYLOAD_BYTES_MAX / 8) as u16, at < last);
             match self {
                 Self::V4(..) => {
                     packet[4..6].copy_from_slice(&(identification as u16).max(1).to_be_bytes());
@@ -88,8 +89,8 @@ impl Flow {
                 }
                 Self::V6(..) => {
                     packet[4..6].copy_from_slice(&((FRAGMENT_HEADER_BYTES + part.len()) as u16).to_be_bytes());
-                    packet[6] = FRAGMENT;
-                    packet.extend([UDP, 0]);
+                    packet[6] = PROTOCOL_FRAGMENT;
+                    packet.extend([PROTOCOL_UDP, 0]);
                     packet.extend((eighths << 3 | u16::from(more)).to_be_bytes());
                     packet.extend(identification.to_be_bytes());
                 }
@@ -101,37 +102,34 @@ impl Flow {
     }
 
     fn header_with(&self, payload: &[u8], error: u16) -> Option<Header> {
-        let mut bytes = [0; V6_BYTES + UDP_BYTES];
-        let udp_length = UDP_BYTES + payload.len();
+        let mut bytes = [0; V6_HEADER_BYTES + UDP_HEADER_BYTES];
+        let udp_length = UDP_HEADER_BYTES + payload.len();
         let (ip, ports, addresses) = match self {
             Self::V4(from, to) => {
-                (bytes[0], bytes[8], bytes[9]) = (4 << 4 | (V4_BYTES / 4) as u8, HOPS_MAX, UDP);
+                (bytes[0], bytes[8], bytes[9]) = (4 << 4 | (V4_HEADER_BYTES / 4) as u8, HOPS_MAX, PROTOCOL_UDP);
                 bytes[12..16].copy_from_slice(&from.ip().octets());
                 bytes[16..20].copy_from_slice(&to.ip().octets());
-                (V4_BYTES, (from.port(), to.port()), 12..20)
+                (V4_HEADER_BYTES, (from.port(), to.port()), 12..20)
             }
             Self::V6(from, to) => {
-                (bytes[0], bytes[6], bytes[7]) = (6 << 4, UDP, HOPS_MAX);
-                bytes[4..6].copy_from_slice(&(udp_length.min(LENGTH_MAX) as u16).to_be_bytes());
+                (bytes[0], bytes[6], bytes[7]) = (6 << 4, PROTOCOL_UDP, HOPS_MAX);
+                bytes[4..6].copy_from_slice(&(udp_length.min(LENGTH_BYTES_MAX) as u16).to_be_bytes());
                 bytes[8..24].copy_from_slice(&from.ip().octets());
                 bytes[24..40].copy_from_slice(&to.ip().octets());
-                (V6_BYTES, (from.port(), to.port()), 8..40)
+                (V6_HEADER_BYTES, (from.port(), to.port()), 8..40)
             }
         };
-        let counted = udp_length + if ip == V4_BYTES { V4_BYTES } else { 0 };
-        if counted > LENGTH_MAX {
+        let counted = udp_length + if ip == V4_HEADER_BYTES { V4_HEADER_BYTES } else { 0 };
+        if counted > LENGTH_BYTES_MAX {
             return None;
         }
         bytes[ip..ip + 2].copy_from_slice(&ports.0.to_be_bytes());
         bytes[ip + 2..ip + 4].copy_from_slice(&ports.1.to_be_bytes());
         bytes[ip + 4..ip + 6].copy_from_slice(&(udp_length as u16).to_be_bytes());
-        let sum = u64::from(UDP)
-            + udp_length as u64
-            + words(&bytes[addresses])
-            + words(&bytes[ip..ip + UDP_BYTES])
-            + words(payload);
+        let parts = [&bytes[addresses], &bytes[ip..ip + UDP_HEADER_BYTES], payload];
+        let sum = u64::from(PROTOCOL_UDP) + udp_length as u64 + parts.into_iter().map(words).sum::<u64>();
         bytes[ip + 6..ip + 8].copy_from_slice(&spoil(checksum(sum), error).to_be_bytes());
-        Some(Header { bytes, length: ip + UDP_BYTES })
+        Some(Header { bytes, length: ip + UDP_HEADER_BYTES })
     }
 }
 
@@ -142,7 +140,7 @@ fn words(bytes: &[u8]) -> u64 {
     pairs.map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u64>() + odd
 }
 
-/// The complement of the sum with its carries added. Zero means "none" in UDP: it is sent as its other form, all ones.
+/// The complement of the sum with its carries added. Zero means "none" in UDP, so its other form is sent: all ones.
 const fn checksum(mut sum: u64) -> u16 {
     while sum > 0xFFFF {
         sum = (sum >> 16) + (sum & 0xFFFF);
@@ -153,7 +151,7 @@ const fn checksum(mut sum: u64) -> u16 {
     }
 }
 
-/// Another checksum, if there is an error to be in it, and never the zero that means "none".
+/// The checksum with the bits of `error` flipped, and never the zero that means "none".
 const fn spoil(checksum: u16, error: u16) -> u16 {
     match checksum ^ error {
         0 => 0xFFFE,

@@ -1,15 +1,20 @@
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use mio::net::UdpSocket;
 use mio::{Events, Poll, Token};
 
 use super::framed::Framed;
+use super::tcp_info::TcpInfo;
 use super::udp::{Inbox, SendError, kernel_drops, send_batch, send_from, send_run, take_refusal, watch};
 use super::*;
 use crate::proto::seal::Key;
 use crate::proto::terms::SessionName;
+use crate::proto::time::Time;
 use crate::proto::wire::{Frame, Ping, Reply};
 
-/// How long what must come may take.
+/// Longest wait for something that must come.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn local(socket: &UdpSocket) -> SocketAddr {
@@ -83,7 +88,7 @@ fn what_is_sent_to_a_socket_of_this_host_comes_back_however_it_is_written() {
         ("127.0.0.1:9", "127.0.0.2:9"),
         ("0.0.0.0:9", "[::1]:9"),
         ("[::1]:9", "127.0.0.1:9"),
-        // Of the documentation's addresses: no host has them.
+        // No host has addresses of the documentation.
         ("0.0.0.0:9", "192.0.2.1:9"),
         ("[::]:9", "[2001:db8::1]:9"),
     ] {
@@ -104,13 +109,13 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
         for _ in 0..2 {
             agent.send(b"question").expect("sent");
             assert_eq!(receive(&receiver, &mut inbox), 1);
-            let (from, own) = inbox.iter().map(|one| (one.from, one.local)).next().expect("one came");
-            assert_eq!(own.map(|ip| ip.to_canonical()), Some(to.ip()));
-            send_from(&receiver, own, from, b"answer").expect("sent");
+            let (from, local) = inbox.iter().map(|one| (one.from, one.local)).next().expect("one came");
+            assert_eq!(local.map(|ip| ip.to_canonical()), Some(to.ip()));
+            send_from(&receiver, local, from, b"answer").expect("sent");
             let mut bytes = [0; 16];
             let length = loop {
                 match agent.recv(&mut bytes) {
-                    // A process that was frozen for a while.
+                    // The process was frozen for a while.
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     outcome => break outcome.expect("a connected socket takes nothing from elsewhere"),
                 }
@@ -213,7 +218,7 @@ fn without_a_key_only_a_peer_of_this_host_is_trusted() {
     }
 }
 
-/// Moves what there is until a frame arrives at `to`.
+/// Moves bytes in both directions until a frame arrives at `to`.
 fn carry(from: &mut Framed, to: &mut Framed) -> Frame {
     loop {
         from.flush().expect("the other end reads");
@@ -247,10 +252,10 @@ fn a_large_frame_leaves_no_memory_behind_at_either_end() {
     }
 }
 
-/// What the kernel tells of a connection has grown with each version: an older one must be able to fill what is asked for.
+/// The kernel's structure has grown with each version: an older kernel must be able to fill ours.
 #[test]
 fn the_state_of_a_connection_is_asked_for_as_far_as_linux_4_1_tells_it() {
-    assert_eq!(size_of::<framed::TcpState>(), 128);
+    assert_eq!(size_of::<TcpInfo>(), 128);
     let (mut client, mut server) = connection(None);
     let ping = Frame::Ping(Ping::default());
     client.send(&ping).expect("it is connected");
@@ -259,10 +264,10 @@ fn the_state_of_a_connection_is_asked_for_as_far_as_linux_4_1_tells_it() {
 
 #[test]
 fn an_address_is_this_hosts_if_it_is_reached_from_itself() {
-    assert!(is_own([127, 0, 0, 1].into()));
-    // Of the documentation's addresses: no host has it.
-    assert!(!is_own([192, 0, 2, 1].into()));
-    assert!(!is_own([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()));
+    assert!(is_local([127, 0, 0, 1].into()));
+    // No host has addresses of the documentation.
+    assert!(!is_local([192, 0, 2, 1].into()));
+    assert!(!is_local([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()));
 }
 
 #[test]

@@ -1,17 +1,16 @@
-//! What the system throws away before it reaches any socket: each CPU has a queue of packets that have come in, for loopback, too.
+//! Packets that the system drops before they reach any socket: each CPU has a queue of them, for loopback, too.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::proto::server::judge::OnTheWay;
 
-/// Packets in a row that one CPU's queue takes, where the system does not tell: the kernel's default. (Only the first network namespace shows it.)
-const LENGTH_DEFAULT: usize = 1_000;
-/// Most that is read of the table: a line for each of 8,192 CPUs, the most that Linux knows.
+/// Packets in one CPU's queue, by the kernel's default. Only the first network namespace shows the real limit.
+const QUEUE_PACKETS_DEFAULT: usize = 1_000;
+/// Most bytes of the table that are read: a line for each of 8,192 CPUs, the most that Linux knows.
 const TABLE_BYTES_MAX: usize = 8_192 * 160;
 
-/// Reads how much waits there, and how much was thrown away.
+/// Reads how many packets wait in the queues, and how many were dropped.
 #[derive(Debug)]
 pub struct Backlog {
     table: Option<File>,
@@ -19,7 +18,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Cannot fail: without the table nothing is known.
+    /// Opens the table. Cannot fail: without it nothing is known.
     pub fn new() -> Self {
         let table = File::open("/proc/net/softnet_stat");
         if let Err(error) = &table {
@@ -28,21 +27,15 @@ impl Backlog {
         Self { table: table.ok(), bytes: vec![0; 4_096] }
     }
 
-    /// How it stands at this moment.
+    /// The state of the queues at this moment; `None` if the system does not tell.
     pub fn look(&mut self) -> Option<OnTheWay> {
-        let length = self.read().ok()?;
-        on_the_way(&self.bytes[..length])
-    }
-
-    fn read(&mut self) -> io::Result<usize> {
-        let table = self.table.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let mut length = 0;
+        let (table, mut length) = (self.table.as_ref()?, 0);
         loop {
             if length == self.bytes.len() && length < TABLE_BYTES_MAX {
                 self.bytes.resize(2 * length, 0);
             }
-            match table.read_at(&mut self.bytes[length..], length as u64)? {
-                0 => return Ok(length),
+            match table.read_at(&mut self.bytes[length..], length as u64).ok()? {
+                0 => return on_the_way(&self.bytes[..length]),
                 more => length += more,
             }
         }
@@ -55,13 +48,14 @@ impl Default for Backlog {
     }
 }
 
-/// How many packets one CPU's queue takes.
+/// Most packets that one CPU's queue takes.
 pub fn length() -> usize {
     let told = fs::read_to_string("/proc/sys/net/core/netdev_max_backlog");
-    told.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(LENGTH_DEFAULT)
+    told.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(QUEUE_PACKETS_DEFAULT)
 }
 
-/// A line for each CPU, numbers in hexadecimal: how many were dropped is the second, how many wait the twelfth (since Linux 5.10).
+/// Parses the table: a line for each CPU, in hexadecimal. The second number counts dropped packets, the twelfth (since
+/// Linux 5.10) waiting ones.
 fn on_the_way(table: &[u8]) -> Option<OnTheWay> {
     let text = std::str::from_utf8(table).ok()?;
     let mut sum = OnTheWay::default();

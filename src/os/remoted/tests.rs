@@ -1,5 +1,10 @@
+use std::path::Path;
+
+use super::search::candidates::PROCESSES_MAX;
+use super::socket::{Namespace, SOCKETS_MAX};
+use super::wanted::{companion_of, is_named};
 use super::*;
-use crate::proto::server::judge::{Owner, Presence, Sample, Socket};
+use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample, Socket};
 
 mod company;
 pub(super) mod garbled;
@@ -14,12 +19,16 @@ use tree::Tree;
 const PORT: u16 = 1_514;
 const UNCONNECTED: u8 = 7;
 
-/// What stands alone on remoted's port.
+/// The only socket on remoted's port.
 const SOCKET: Socket = Socket { inode: 700, rx_queue: 0x1_0000, drops: 3, buffer: Some(425_984) };
 const ROW: (u16, u8, u64, u64, u32) = (PORT, UNCONNECTED, 0x1_0000, 700, 3);
 
 fn ossec() -> Wanted {
     Wanted { port: PORT, addresses: Vec::new(), names: Names::default(), required: Vec::new() }
+}
+
+fn search_in(root: &Path, wanted: &Wanted) -> Found {
+    search::search_in(root, wanted, &[])
 }
 
 fn look(tree: &Tree, wanted: &Wanted) -> (Found, Sample) {

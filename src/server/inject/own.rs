@@ -150,7 +150,7 @@ impl Own {
             Ok(()) => Ok(first),
             Err(why) => targets
                 .find(|target| found.receives_at(target.ip()).is_ok())
-                .ok_or_else(|| format!("cannot inject into {first}: remoted {why}")),
+                .ok_or_else(|| format!("cannot inject into {first}: {why}")),
         }
     }
 

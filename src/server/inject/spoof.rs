@@ -88,7 +88,7 @@ impl Spoof {
         };
         let target = lane.target();
         if let Err(why) = found.receives_at(target.ip()) {
-            return (0, Outcome::Failed(format!("cannot inject into {target}: remoted {why}")));
+            return (0, Outcome::Failed(format!("cannot inject into {target}: {why}")));
         }
         if !self.passages.admits(now, address) {
             return (0, Outcome::Failed(blocked(address, target, None)));

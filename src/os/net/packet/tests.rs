@@ -8,7 +8,7 @@ struct Read {
     from: SocketAddr,
     to: SocketAddr,
     payload: Vec<u8>,
-    /// The checksum is that of what was read, summed in another way than the room's.
+    /// The checksum fits the packet, summed up in another way than the room's.
     sound: bool,
 }
 
@@ -93,7 +93,7 @@ fn packet(header: Option<Header>, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn headers_are_those_that_the_system_makes() {
-    // From captures of what ordinary sockets sent on a wire, where the kernel sums up by itself.
+    // Captured packets of ordinary sockets on a wire, where the kernel sums up by itself.
     let v4 = flow("10.77.0.1:1517", "10.77.0.2:1514").header(b"hello").expect("small");
     assert_eq!(
         v4.as_ref(),

@@ -10,7 +10,7 @@ fn the_companion_comes_and_goes() {
     assert_eq!(sample.companion, Some(true));
     assert!(!found.is_outdated_by(&sample));
 
-    // One that nobody waited for, with the same name.
+    // A zombie may have the same name.
     tree.process(19, "ossec-analysisd", &[]);
     tree.state(19, "ossec-analysisd", 'Z', 19);
     assert_eq!(look(&tree, &ossec()).1.companion, Some(true));
@@ -21,7 +21,7 @@ fn the_companion_comes_and_goes() {
     assert_eq!(sample.companion, Some(false));
     assert!(found.is_outdated_by(&sample));
 
-    // That of Wazuh does not help.
+    // Wazuh's analysis daemon does not help.
     tree.remove("20");
     tree.process(21, "wazuh-analysisd", &[]);
     assert_eq!(look(&tree, &ossec()).1.companion, Some(false));
@@ -82,7 +82,7 @@ fn a_crowd_is_looked_at_as_far_as_the_limits() {
     tree.udp("net/udp6", &rows[100..]);
     tree.process(100, "ossec-remoted", &inodes);
     assert_eq!(look(&tree, &ossec()).1.sockets.len(), SOCKETS_MAX);
-    // Which of them are seen is up to the system, so all are alike.
+    // The system chooses the processes that are seen, so all are alike.
     let tree = usual();
     for pid in (101..).take(PROCESSES_MAX) {
         tree.process(pid, "ossec-remoted", &[700]);
@@ -107,7 +107,7 @@ fn the_companion_and_the_required_are_those_of_the_same_ossec() {
     let wanted = Wanted { required: vec!["ossec-db".into()], ..ossec() };
     for (network, pids, root, is_beside) in [
         (OUR_NETWORK, "pid:[1]", "/var/ossec", true),
-        // It has not changed its root: not everything of OSSEC's does.
+        // The neighbour has not changed its root: not every process of OSSEC's does.
         (OUR_NETWORK, "pid:[1]", "/", true),
         (CONTAINER, "pid:[1]", "/var/ossec", false),
         (OUR_NETWORK, "pid:[2]", "/var/ossec", false),
@@ -117,12 +117,12 @@ fn the_companion_and_the_required_are_those_of_the_same_ossec() {
         let what = format!("{network} {pids} {root}");
         let (found, sample) = look(&tree, &wanted);
         assert_eq!((sample.companion, sample.missing.is_none()), (Some(true), is_beside), "{what}");
-        // The neighbour's is stopped.
+        // The neighbour's daemon is stopped.
         tree.remove("10");
         let sample = again(&tree, &wanted, &found);
-        // Which of two of one OSSEC is seen is up to the system.
+        // The system chooses which of two daemons of one OSSEC is seen.
         assert!(is_beside || sample.companion == Some(true), "{what}");
-        // Ours is.
+        // Our daemon is stopped.
         let tree = with_neighbour(network, pids, root);
         tree.remove("20");
         assert_eq!(look(&tree, &wanted).1.companion, Some(is_beside), "{what}");
@@ -156,7 +156,7 @@ fn a_path_names_the_process_that_executes_that_very_file() {
     let (found, sample) = look(&tree, &wanted(PORT, &[path]));
     assert_eq!((sample.owners, found.scattered()), (vec![owner(41)], vec![]));
     assert_eq!(sample.companion, Some(false), "its name is remoted's");
-    // Only the other one is left.
+    // Only the other remoted is left.
     tree.remove("41");
     assert_eq!(look(&tree, &wanted(PORT, &[path])).1.presence, Presence::NoProcess);
     assert_eq!(look(&tree, &wanted(PORT, &["/no/such/file"])).1.presence, Presence::NoProcess);

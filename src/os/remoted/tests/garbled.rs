@@ -1,4 +1,4 @@
-//! What the system shows, garbled.
+//! Garbled files of the system.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +19,7 @@ enum Change {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    // What means something to one parser or another.
+    // Bytes that mean something to some parser.
     let byte = || prop_oneof![3 => any::<u8>(), 2 => prop::sample::select(&b"\0\n )(:[]-+ 0179aF"[..])];
     let at = || any::<Index>();
     prop_oneof![

@@ -1,4 +1,4 @@
-//! The system that the tests run on: our own sockets, and a child that has one.
+//! The system that the tests run on: sockets of this process and of a child.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use super::*;
 
-/// A socket of the test's own process, which is looked for by the name that this has.
+/// A socket of the test's process, which is looked for by name.
 struct Target {
     socket: UdpSocket,
     wanted: Wanted,
@@ -68,11 +68,11 @@ fn netlink_is_not_asked_for_a_socket_in_another_namespace() {
     let target = Target::at("127.0.0.1:0");
     SockRef::from(&target.socket).set_recv_buffer_size(20_000).expect("a smaller buffer");
     let mut found = search(&target.wanted);
-    // Our own tables by another way.
-    found.watched[0].0 = View::Of(std::process::id());
+    // The path leads to our tables, too.
+    found.watched[0].0 = Namespace::OfProcess(std::process::id());
     let sample = Inspector::new(target.wanted.clone()).sample(&found);
-    assert_eq!(sample.sockets[0].buffer, Some(found.buffer_default));
-    assert_ne!(found.buffer_default, target.buffer());
+    assert_eq!(sample.sockets[0].buffer, Some(found.buffer_default_bytes));
+    assert_ne!(found.buffer_default_bytes, target.buffer());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_queue_that_was_read_empty_shows_as_empty() {
     assert!(inspector.sample(&found).sockets[0].rx_queue > 0);
     target.socket.set_nonblocking(true).expect("set");
     while target.socket.recv(&mut [0; 1_024]).is_ok() {}
-    // The kernel gives back the memory of what was read only later: neither way may count that.
+    // The kernel gives back the memory of read datagrams only later: neither way may count it.
     assert_eq!(inspector.sample(&found).sockets[0].rx_queue, 0);
     assert_eq!(without_netlink(&target.wanted).sample(&found).sockets[0].rx_queue, 0);
 }
@@ -212,7 +212,7 @@ fn another_process_is_watched_from_its_start_to_its_end() {
     // Nobody has waited for it yet: it ends as a zombie.
     sleeper.signal("KILL");
     let gone = wait_for(&mut inspector, &found, |sample| sample.owners.is_empty());
-    // Some other sleep may run on this system, with no socket on the port.
+    // Another sleep may run on this system, with no socket on the port.
     assert!(matches!(gone.presence, Presence::NoProcess | Presence::NoSocket));
     assert!(gone.sockets.is_empty());
     assert!(!search(&wanted).qualifies());

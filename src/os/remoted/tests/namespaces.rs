@@ -1,11 +1,12 @@
-//! A remoted in a container, and one whose descriptors may not be read.
+//! A remoted in a container, and a remoted with descriptors that may not be read.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 
-use super::super::search::{Sighting, claimed};
+use super::super::search::claim::owned;
+use super::super::socket::PortSocket;
 use super::tree::{CONTAINER, Tree, hexadecimal};
 use super::*;
 
@@ -97,16 +98,16 @@ fn where_the_namespace_may_not_be_read_the_tables_of_the_process_are_tried() {
 
 #[test]
 fn where_descriptors_may_not_be_read_name_and_port_must_do() {
-    let socket = |view, inode| Sighting { view, inode, place: Place::AllOfV4 };
-    let ours = socket(View::Own, 700);
-    let its = socket(View::Of(40), 710);
+    let socket = |namespace, inode| PortSocket { namespace, socket: Socket { inode, ..SOCKET }, place: Place::AllOfV4 };
+    let ours = socket(Namespace::Ours, 700);
+    let its = socket(Namespace::OfProcess(40), 710);
     let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));
-    // In our own network namespace, and in a container: a stranger's socket outside of it is not its own.
-    assert_eq!(claimed(&[ours], &[ours], denied()), (vec![ours], false));
-    assert_eq!(claimed(&[ours, its], &[its], denied()), (vec![its], false));
-    assert_eq!(claimed(&[ours, its], &[its], Ok(vec![700])), (vec![ours], true));
-    assert_eq!(claimed(&[ours], &[ours], Ok(vec![])), (vec![], true));
-    assert_eq!(claimed(&[ours], &[ours], Err(ErrorKind::NotFound.into())), (vec![], true));
+    // In our network namespace, and in a container: the process does not own a stranger's socket outside of it.
+    assert_eq!(owned(&[ours], &[ours], denied()), (vec![ours], false));
+    assert_eq!(owned(&[ours, its], &[its], denied()), (vec![its], false));
+    assert_eq!(owned(&[ours, its], &[its], Ok(vec![700])), (vec![ours], true));
+    assert_eq!(owned(&[ours], &[ours], Ok(vec![])), (vec![], true));
+    assert_eq!(owned(&[ours], &[ours], Err(ErrorKind::NotFound.into())), (vec![], true));
 }
 
 #[test]
@@ -126,7 +127,7 @@ fn a_search_says_whether_it_could_read_the_descriptors() {
 fn an_owner_that_is_only_assumed_is_watched_but_not_named() {
     let tree = usual();
     let mut found = search_in(tree.root(), &ossec());
-    found.holders[0].proven = false;
+    found.assumed = std::mem::take(&mut found.owners);
     let sample = again(&tree, &ossec(), &found);
     assert_eq!((sample.presence, &sample.sockets[..]), (Presence::Running, &[SOCKET][..]));
     assert!(sample.owners.is_empty() && sample.age.is_some());
@@ -173,5 +174,5 @@ fn a_remoted_in_a_container_receives_nothing_from_here() {
     tree.udp("40/net/udp6", &[]);
     let found = search_in(tree.root(), &ossec());
     assert!(found.qualifies());
-    assert!(found.receives_at(Ipv4Addr::LOCALHOST.into()).is_err_and(|why| why.contains("container")));
+    assert_eq!(found.receives_at(Ipv4Addr::LOCALHOST.into()), Err(Unreachable::Container));
 }

@@ -1,4 +1,4 @@
-//! Sockets that come after a search, and those that do not count although they are on the port.
+//! Sockets that come after a search, and sockets on the port that do not count.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -19,7 +19,7 @@ fn a_socket_that_a_search_has_not_seen_calls_for_another_one_until_that_knows_wh
     let found = search_in(tree.root(), &ossec());
     assert!(!inspected(&tree, &ossec(), &found).1);
 
-    // The other family's, of a process that was not there.
+    // A new process has a socket of the other family.
     tree.process(41, "ossec-remoted", &[710]);
     tree.udp("net/udp", &[SECOND]);
     let (sample, newcomer) = inspected(&tree, &ossec(), &found);
@@ -29,7 +29,7 @@ fn a_socket_that_a_search_has_not_seen_calls_for_another_one_until_that_knows_wh
     let (sample, newcomer) = inspected(&tree, &ossec(), &found);
     assert_eq!((sample.sockets.len(), newcomer), (2, false));
 
-    // A stranger's.
+    // A stranger has a socket.
     tree.process(42, "socat", &[720]);
     tree.udp("net/udp", &[SECOND, (PORT, UNCONNECTED, 0, 720, 0)]);
     assert!(inspected(&tree, &ossec(), &found).1);
@@ -96,9 +96,9 @@ fn with_an_address_only_the_socket_that_receives_there_counts() {
     assert_eq!((&sample.owners[..], sample.sockets[0].inode), (&[owner(41)][..], 710));
     let receives = |last| found.receives_at(IpAddr::from([10, 99, 0, last]));
     assert!(receives(3).is_ok());
-    assert!(receives(2).is_err_and(|why| why.contains("10.99.0.3")), "the other one's is a stranger's");
+    assert_eq!(receives(2), Err(Unreachable::At([10, 99, 0, 3].into())), "the other one's is a stranger's");
 
-    // Its process is killed. The other one lives.
+    // The owner is killed, the other process lives.
     tree.remove("41");
     tree.udp("net/udp6", &[]);
     assert_eq!(again(&tree, &wanted, &found).presence, Presence::Elsewhere);
@@ -110,7 +110,7 @@ fn with_an_address_only_the_socket_that_receives_there_counts() {
 fn with_an_address_the_narrowest_socket_counts_and_with_none_all_do() {
     let tree = two_addresses();
     tree.udp("net/udp6", &[SECOND]);
-    // 10.99.0.2 has a socket of its own, all others the one that is bound to none.
+    // 10.99.0.2 has a socket to itself, all other addresses share the unbound one.
     assert_eq!(look(&tree, &at([10, 99, 0, 2])).1.owners, [owner(40)]);
     assert_eq!(look(&tree, &at([10, 99, 0, 7])).1.owners, [owner(41)]);
     let any = Wanted { names: Names::Any, ..at([10, 99, 0, 7]) };
@@ -127,7 +127,7 @@ fn a_sample_says_where_remoted_receives_and_what_strangers_take() {
     let expected = Places { remoted: vec![place(2)], strangers: vec![place(3)] };
     assert_eq!(sample.places, Some(expected.clone()));
     assert_eq!(found.places, expected);
-    // It moves; the newest look counts.
+    // The socket moves; the newest look counts.
     tree.udp("net/udp", &[ROW]);
     found.note_places(&again(&tree, &ossec(), &found));
     assert_eq!(found.places.remoted, [Place::AllOfV4]);

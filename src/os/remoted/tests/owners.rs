@@ -114,7 +114,7 @@ fn a_process_id_that_was_given_to_another_process_is_not_remoted() {
 fn a_closed_socket_is_no_socket() {
     let tree = usual();
     let found = search_in(tree.root(), &ossec());
-    // What is on the port is another socket, which a search has to look at first.
+    // The socket on the port is another one, which a search has to look at first.
     let mut inspector = Inspector::reading(tree.root(), ossec());
     assert_eq!(inspector.sample(&found).presence, Presence::Running);
     tree.udp("net/udp6", &[(PORT, UNCONNECTED, 0, 701, 0)]);

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub(super) const OUR_NETWORK: &str = "net:[4026531840]";
 pub(super) const CONTAINER: &str = "net:[4026532574]";
 
-/// A directory of its own, gone when the test ends.
+/// A directory that is gone when the test ends.
 pub(super) struct Tree {
     root: PathBuf,
 }
 
 impl Tree {
-    /// No process, and no socket.
+    /// A system without processes and sockets.
     pub(super) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ossec-broker-proc-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -30,7 +30,7 @@ impl Tree {
         &self.root
     }
 
-    /// A sleeping process in our own network namespace that started `pid` ticks after boot and has these sockets open.
+    /// A sleeping process in our network namespace that started `pid` ticks after boot and has these sockets open.
     pub(super) fn process(&self, pid: u32, comm: &str, inodes: &[u64]) {
         self.process_in(OUR_NETWORK, pid, comm, inodes);
         self.link(&format!("{pid}/net"), "../net");
@@ -102,7 +102,7 @@ impl Tree {
     }
 }
 
-/// As the kernel shows an address: words in the byte order of this machine.
+/// An address as the kernel shows it: words in the byte order of this machine.
 pub(super) fn hexadecimal(octets: &[u8]) -> String {
     let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
     octets.chunks(4).map(|bytes| format!("{:08X}", word(bytes))).collect::<Vec<_>>().concat()

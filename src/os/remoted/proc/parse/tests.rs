@@ -92,10 +92,10 @@ fn a_stat_cut_short_is_none() {
 
 #[test]
 fn every_state_of_a_process_has_its_meaning() {
-    let life = |state| Stat { state, start_ticks: 0 }.life();
-    assert!(b"RSDIWKP".iter().all(|&state| life(state) == Life::Running));
-    assert!(b"Tt".iter().all(|&state| life(state) == Life::Stopped));
-    assert!(b"ZXx".iter().all(|&state| life(state) == Life::Gone));
+    let run_state = |state| Stat { state, start_ticks: 0 }.run_state();
+    assert!(b"RSDIWKP".iter().all(|&state| run_state(state) == RunState::Running));
+    assert!(b"Tt".iter().all(|&state| run_state(state) == RunState::Stopped));
+    assert!(b"ZXx".iter().all(|&state| run_state(state) == RunState::Gone));
 }
 
 #[test]

@@ -1,0 +1,45 @@
+//! Services of the system beside sockets: the clock, random numbers, descriptors, memory.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::sysinfo::sysinfo;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::proto::time::Time;
+
+/// The present moment. The clock goes on while the system is suspended, so that a lease does not survive a suspension.
+pub fn now() -> Time {
+    let read = clock_gettime(ClockId::CLOCK_BOOTTIME).or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC));
+    let span = read.map_or(Duration::ZERO, Duration::from);
+    Time::from_nanos(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// A random number: it names a stream or spreads retries.
+pub fn random() -> u128 {
+    let half = || getrandom::u64().unwrap_or_else(|_| now().as_nanos() ^ u64::from(std::process::id()) << 32);
+    u128::from(half()) << 64 | u128::from(half())
+}
+
+/// Raises this process's limit of open descriptors to `wanted`, or as far as the system allows. Returns the limit that
+/// is then in force; 0 if the system does not tell.
+pub fn raise_descriptor_limit(wanted: u64) -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 0;
+    };
+    let target = wanted.min(hard);
+    if soft < target && setrlimit(Resource::RLIMIT_NOFILE, target, hard).is_ok() { target } else { soft }
+}
+
+/// Whether an error says that the system has no descriptors or buffers left. Such a shortage passes.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
+}
+
+/// The memory of this host in bytes, swap included; `None` if the system does not tell.
+pub fn memory_bytes() -> Option<u64> {
+    let info = sysinfo().ok()?;
+    info.ram_total().checked_add(info.swap_total())
+}

@@ -1,0 +1,195 @@
+//! The outcome of a search: the processes and sockets that samples look at, and where remoted receives.
+
+use std::error::Error;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::socket::{Namespace, PortSocket, SOCKETS_MAX};
+use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample};
+use crate::proto::terms::Receives;
+
+/// The outcome of a search, at which `Inspector::sample` then looks. The default is "nothing searched yet".
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The processes with the sockets among their descriptors, in order.
+    pub(super) owners: Vec<Owner>,
+    /// Processes that count as owners by name and port, because their descriptors may not be read; in order.
+    pub(super) assumed: Vec<Owner>,
+    /// Processes of an accepted name without a socket on the port.
+    pub(super) bare: Vec<Owner>,
+    /// Processes of an accepted name with sockets on the port, none of which receives at a wanted address.
+    pub(super) elsewhere: Vec<Owner>,
+    /// The inodes of the sockets that qualify, each once, and the network namespace in which each is looked at.
+    pub(super) watched: Vec<(Namespace, u64)>,
+    /// The inodes of all sockets on the port that the search saw, whoever has them.
+    pub(super) known: Vec<u64>,
+    /// Where the sockets of our network namespace receive, as the newest look shows them.
+    pub(super) places: Places,
+    /// No process was looked for: `Names::Any`.
+    pub(super) port_alone: bool,
+    pub(super) companion: Companion,
+    /// The process with each name of `Wanted::required`, in its order.
+    pub(super) required: Vec<Option<Owner>>,
+    /// The owners cannot all belong to one OSSEC.
+    pub(super) scattered: bool,
+    /// The receive buffer of a socket that asks for none; stands in where a table does not tell.
+    pub(super) buffer_default_bytes: u64,
+}
+
+/// The analysis daemon that belongs to remoted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Companion {
+    /// No analysis daemon belongs to a process of that name.
+    #[default]
+    NotExpected,
+    Missing,
+    Seen(Owner),
+}
+
+/// Why a datagram to an address of this host does not reach remoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// All of remoted's sockets are in other network namespaces.
+    Container,
+    /// remoted's sockets take IPv4 alone.
+    Ipv4Alone,
+    /// remoted's sockets take IPv6 alone.
+    Ipv6Alone,
+    /// remoted's sockets are bound to other addresses, among them this one.
+    At(IpAddr),
+    /// A socket of another program gets the datagram.
+    Stranger,
+    /// remoted has no socket.
+    NoSocket,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("remoted ")?;
+        match self {
+            Self::Container => f.write_str("is in another network namespace, a container: start the server there"),
+            Self::Ipv4Alone => f.write_str("receives IPv4 alone"),
+            Self::Ipv6Alone => f.write_str("receives IPv6 alone"),
+            Self::At(address) => {
+                write!(f, "receives at {address} alone (--remoted at the server says where to inject)")
+            }
+            Self::Stranger => f.write_str("does not receive there: another program's socket does"),
+            Self::NoSocket => f.write_str("has no socket"),
+        }
+    }
+}
+
+impl Error for Unreachable {}
+
+impl Found {
+    /// Whether there is a socket to watch. If not, only another search can find one.
+    pub fn qualifies(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    /// Whether `/proc/PID/fd` of a process with an accepted name may not be read, so that name and port had to do.
+    ///
+    /// Unless by root, it takes CAP_DAC_READ_SEARCH to open that directory, and CAP_SYS_PTRACE to follow its links.
+    /// remoted's user may not: a process that `setuid` has changed is not dumpable, and `/proc/PID` belongs to root.
+    pub fn fd_unreadable(&self) -> bool {
+        !self.assumed.is_empty()
+    }
+
+    /// Whether remoted has a socket in our network namespace.
+    pub fn is_at_home(&self) -> bool {
+        self.watched.iter().any(|(namespace, _)| *namespace == Namespace::Ours)
+    }
+
+    /// The ids of owners that cannot belong to one OSSEC, like two in two containers; otherwise none.
+    pub fn scattered(&self) -> Vec<u32> {
+        let mut pids: Vec<u32> = self.all_owners().filter(|_| self.scattered).map(|owner| owner.pid).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// The proven owners, then the assumed ones.
+    pub(super) fn all_owners(&self) -> impl Iterator<Item = &Owner> {
+        self.owners.iter().chain(&self.assumed)
+    }
+
+    /// Keeps where the sockets receive, as a look shows it.
+    pub fn note_places(&mut self, sample: &Sample) {
+        if let Some(places) = &sample.places {
+            self.places.clone_from(places);
+        }
+    }
+
+    /// Checks that datagrams to this address of our host, and to remoted's port, reach one of its sockets.
+    pub fn receives_at(&self, target: IpAddr) -> Result<(), Unreachable> {
+        if self.qualifies() && !self.is_at_home() {
+            return Err(Unreachable::Container);
+        }
+        self.places.receive_at(target).map_err(|instead| match (instead, self.places.remoted.first()) {
+            (Receives::Ipv4Alone, _) => Unreachable::Ipv4Alone,
+            (Receives::Ipv6Alone, _) => Unreachable::Ipv6Alone,
+            (Receives::Elsewhere, Some(Place::One(address))) => Unreachable::At(*address),
+            (Receives::Elsewhere, _) => Unreachable::Stranger,
+            (Receives::Nowhere, _) => Unreachable::NoSocket,
+        })
+    }
+
+    /// Leaves out other network namespaces: once remoted was seen at home, a remoted elsewhere is another host's.
+    #[must_use]
+    pub fn at_home(self) -> Self {
+        if self.is_at_home() {
+            return self;
+        }
+        Self {
+            owners: Vec::new(),
+            assumed: Vec::new(),
+            watched: Vec::new(),
+            places: Places::default(),
+            companion: Companion::NotExpected,
+            scattered: false,
+            ..self
+        }
+    }
+
+    /// Whether a `sample` of this calls for another search: something is gone, or has not been found yet.
+    pub fn is_outdated_by(&self, sample: &Sample) -> bool {
+        self.is_lost_in(sample) || sample.companion == Some(false) || sample.missing.is_some()
+    }
+
+    /// Whether remoted itself, or a part of it, is not where it was found.
+    pub fn is_lost_in(&self, sample: &Sample) -> bool {
+        let running = matches!(sample.presence, Presence::Running | Presence::Stopped);
+        !running || sample.sockets.len() < self.watched.len() || sample.owners.len() < self.owners.len()
+    }
+
+    /// Whether a socket is one of the watched ones.
+    pub(super) fn watches(&self, seen: &PortSocket) -> bool {
+        self.watched.contains(&(seen.namespace, seen.socket.inode))
+    }
+
+    /// Where the sockets of our network namespace receive.
+    pub(super) fn places_of(&self, sockets: &[PortSocket]) -> Places {
+        let ours = sockets.iter().filter(|seen| seen.namespace == Namespace::Ours);
+        let (remoted, strangers): (Vec<_>, Vec<_>) = ours.partition(|seen| self.watches(seen));
+        let places = |sockets: Vec<&PortSocket>| sockets.iter().map(|seen| seen.place).collect();
+        Places { remoted: places(remoted), strangers: places(strangers) }
+    }
+
+    /// Adds sockets to the known ones.
+    pub(super) fn know(&mut self, sockets: &[PortSocket]) {
+        for inode in sockets.iter().map(|seen| seen.socket.inode) {
+            if !self.known.contains(&inode) && self.known.len() < SOCKETS_MAX {
+                self.known.push(inode);
+            }
+        }
+    }
+
+    /// Adds sockets to the watched ones. A socket that two processes share or see is watched once.
+    pub(super) fn watch(&mut self, sockets: &[PortSocket]) {
+        for seen in sockets {
+            let is_watched = self.watched.iter().any(|(_, inode)| *inode == seen.socket.inode);
+            if !is_watched && self.watched.len() < SOCKETS_MAX {
+                self.watched.push((seen.namespace, seen.socket.inode));
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Claims: which of the sockets on the port a candidate has.
+
+use std::io::{self, ErrorKind};
+
+use super::super::proc::{Proc, READINGS};
+use super::super::socket::{Family, Namespace, PortSocket};
+use super::super::wanted::Wanted;
+use super::candidates::Candidate;
+use crate::proto::server::judge::Places;
+
+/// The sockets on the port that a process of an accepted name owns.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    pub(super) candidate: &'a Candidate,
+    /// The candidate's sockets that receive at a wanted address.
+    pub(super) sockets: Vec<PortSocket>,
+    /// The candidate has sockets on the port, but none that receives at a wanted address.
+    pub(super) is_elsewhere: bool,
+    /// The sockets were seen among the candidate's descriptors.
+    pub(super) proven: bool,
+    /// All sockets on the port that the candidate could own.
+    pub(super) visible: Vec<PortSocket>,
+}
+
+impl<'a> Claim<'a> {
+    /// `ours`: the sockets of our network namespace.
+    pub(super) fn of(candidate: &'a Candidate, proc: &Proc, ours: &[PortSocket], wanted: &Wanted) -> Self {
+        let pid = candidate.process.pid;
+        let others = proc.shares_our_network(pid) != Some(true);
+        let its = others.then(|| listed(proc, Namespace::OfProcess(pid), wanted.port).ok()).flatten();
+        let its = its.unwrap_or_else(|| ours.to_vec());
+        let visible = merge(ours, &its);
+        let (owned, proven) = owned(&visible, &its, proc.holds(pid, &inodes(&visible)));
+        let sockets = narrowed(&owned, &visible, wanted);
+        Self { candidate, is_elsewhere: sockets.is_empty() && !owned.is_empty(), sockets, proven, visible }
+    }
+}
+
+/// The sockets that get datagrams to a wanted address; all of them, where none is named.
+pub(super) fn narrowed(sockets: &[PortSocket], visible: &[PortSocket], wanted: &Wanted) -> Vec<PortSocket> {
+    let gets = |one: &PortSocket| {
+        let strangers = visible.iter().filter(|other| other.namespace == one.namespace).map(|other| other.place);
+        let places = Places { remoted: vec![one.place], strangers: strangers.collect() };
+        wanted.addresses.is_empty() || wanted.addresses.iter().any(|&address| places.receive_at(address).is_ok())
+    };
+    sockets.iter().copied().filter(gets).collect()
+}
+
+/// Which of the `visible` sockets a process owns, given the inodes that its descriptors show; and whether they show
+/// it. Where they may not be read, all sockets on the port in its network namespace (`its`) count.
+pub(in crate::os::remoted) fn owned(
+    visible: &[PortSocket],
+    its: &[PortSocket],
+    held: io::Result<Vec<u64>>,
+) -> (Vec<PortSocket>, bool) {
+    let among = |held: &[u64]| visible.iter().copied().filter(|seen| held.contains(&seen.socket.inode)).collect();
+    match held {
+        Ok(held) => (among(&held), true),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => (among(&inodes(its)), false),
+        // The process ended meanwhile.
+        Err(_) => (Vec::new(), true),
+    }
+}
+
+pub(super) fn inodes(sockets: &[PortSocket]) -> Vec<u64> {
+    sockets.iter().map(|seen| seen.socket.inode).collect()
+}
+
+/// All of `first`, and the sockets of `second` that are not among them. Inodes are unique across network namespaces.
+fn merge(first: &[PortSocket], second: &[PortSocket]) -> Vec<PortSocket> {
+    let known = inodes(first);
+    let further = second.iter().filter(|seen| !known.contains(&seen.socket.inode));
+    first.iter().chain(further).copied().collect()
+}
+
+/// The sockets on the port in one network namespace; an error where neither table can be read. One of them can be
+/// missing: there is no `udp6` without IPv6.
+pub(super) fn listed(proc: &Proc, namespace: Namespace, port: u16) -> io::Result<Vec<PortSocket>> {
+    let mut text = Vec::new();
+    let mut read = |family| -> io::Result<Vec<PortSocket>> {
+        let mut sockets = Vec::new();
+        for _ in 0..READINGS {
+            let seen: Vec<_> = proc.read_sockets(namespace, family, port, &mut text)?.collect();
+            sockets = merge(&sockets, &seen);
+        }
+        Ok(sockets)
+    };
+    match (read(Family::V4), read(Family::V6)) {
+        (Err(error), Err(_)) => Err(error),
+        (v4, v6) => Ok([v4.unwrap_or_default(), v6.unwrap_or_default()].concat()),
+    }
+}
