@@ -170,8 +170,6 @@ fn nothing_unwraps_outside_of_tests_and_every_file_says_what_it_is_for() {
 const README_WORDS_MAX: usize = 900;
 /// Columns of a line of Markdown.
 const COLUMNS_MAX: usize = 119;
-/// Pages that may have longer lines: tables of what is where.
-const WIDE: [&str; 1] = ["architecture.md"];
 /// What makes a line of the log above `debug`.
 const LOGS: [&str; 4] = ["log::info!(", "log::warn!(", "log::error!(", "warn(format!("];
 /// Shorter pieces of a log line, between what varies in it, say too little.
@@ -206,9 +204,6 @@ fn the_readme_is_one_page_and_lines_of_markdown_are_short() {
         if name == "README.md" {
             let words = text.split_whitespace().count();
             assert!(words <= README_WORDS_MAX, "the README has {words} words");
-        }
-        if WIDE.contains(&&*name) {
-            continue;
         }
         for (number, line) in (1..).zip(text.lines()) {
             let columns = line.chars().count();
