@@ -42,7 +42,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<u8, String> {
     match command {
         Command::Client(config) => client::run(&config, &signals::listen()?).map(|()| 0),
-        Command::Server(config) => server::run(&config, &signals::listen()?).map(|()| 0),
+        Command::Server(config) => {
+            server::run(&config, &signals::listen()?).map(|()| 0).map_err(|error| error.to_string())
+        }
         Command::Check(config) => check(&config),
         Command::Genkey => print(&format!("{}\n", keyfile::generate()?.to_text())).map(|()| 0),
     }
