@@ -1,200 +1,261 @@
-//! Transport tcp's last hop: datagrams into remoted's socket, on its host, in their agents' names; and remoted's answers back.
+//! Transport tcp's last hop: streams on their way into remoted's socket, on its host, in their agents' names; and
+//! remoted's answers back.
 //!
 //! remoted knows an agent with a fixed-IP key by the source address of its datagrams. There are two ways to it:
 //!
-//! * [`spoof`]: raw sockets, so that remoted sees the client's address and UDP port, and its answers go there by themselves. For `--inject spoof`
-//!   with a key.
-//! * [`own`]: ordinary sockets of this host, one for each agent, so that remoted's answers come here and go back over the connection. For
-//!   `--inject local`; and without a key, when all clients are of this host: remoted sees the loopback address of the client then.
+//! * [`spoof`]: raw sockets, so that remoted sees the client's address and UDP port, and its answers go there by
+//!   themselves. For `--inject spoof` with a key.
+//! * [`local`]: ordinary sockets of this host, one for each agent, so that remoted's answers come here and go back
+//!   over the connection. For `--inject local`; and without a key, when all clients are of this host: remoted sees the
+//!   loopback address of the client then.
 
-mod own;
+mod error;
+mod local;
 mod spoof;
-#[cfg(test)]
-mod tests;
+mod tokens;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use mio::{Poll, Token};
 
-use crate::os::net::udp::{Inbox, SendError};
+use crate::os::net::udp::Inbox;
 use crate::os::remoted::Found;
-use crate::proto::server::streams::Volley;
-use crate::proto::terms::SessionName;
-use crate::proto::terms::StreamId;
+use crate::proto::server::ServerCore;
+use crate::proto::terms::{ConnectionId, StreamId};
 use crate::proto::time::Time;
-use own::{Own, Seen};
+use crate::proto::wire::Reply;
+use crate::server::config::{Config, Inject};
+use error::Obstacle;
+use local::{Local, Seen};
 use spoof::Spoof;
 
-/// Whose address remoted sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Inject {
-    /// The client's.
-    #[default]
-    Spoof,
-    /// The server's own.
-    Local,
+pub(super) use error::Error;
+pub(super) use tokens::TOKENS_FROM;
+
+/// How long the system is left alone when it has no buffers.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
+/// Streams on their way into remoted's socket.
+#[derive(Debug)]
+pub(super) struct Injection {
+    inject: Inject,
+    way: Way,
+    attachments: Attachments,
+    inbox: Inbox,
+    /// Sockets with more replies than one pass takes.
+    pub(super) unread: Vec<Token>,
+    /// Nothing is injected before: the system has no buffers.
+    pub(super) paused_until: Option<Time>,
 }
 
-/// Tokens of these sockets start here: below are those of connections.
-pub(super) const TOKENS_FROM: usize = usize::MAX / 2;
-/// The first of them are those of taps, one for each address family.
-const TAPS_MAX: usize = 2;
-
-/// The way to remoted.
+/// The sockets that datagrams leave from.
 #[derive(Debug)]
-pub(super) enum Injector {
+pub(super) enum Way {
     /// In the clients' names.
     Spoof(Box<Spoof>),
-    /// In this host's.
-    Own(Box<Own>),
+    /// In this host's name.
+    Local(Box<Local>),
 }
 
-/// What became of a volley.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// All of it is in remoted's socket, as far as the system tells.
-    Done,
-    /// The system has no room at the moment.
-    Busy,
-    /// It cannot be done; the reason is for the log.
-    Failed(String),
-}
-
-/// How an injector is made.
-#[derive(Debug)]
-pub(super) struct Means {
-    pub(super) inject: Inject,
-    /// The server has a key: clients of other hosts may inject.
-    pub(super) keyed: bool,
-    /// remoted is OSSEC's, whose datagrams are known.
-    pub(super) ossec: bool,
-    /// Where remoted receives, for each address family.
-    pub(super) remoted: Vec<SocketAddr>,
-    /// Sockets for agents at a time, where replies come back over the connection.
-    pub(super) sockets_max: usize,
-}
-
-impl Means {
-    /// Whether it takes raw sockets.
-    pub(super) const fn spoofs(&self) -> bool {
-        matches!(self.inject, Inject::Spoof) && self.keyed
-    }
-}
-
-impl Injector {
-    /// Opens what is open from the start to the end. Raw sockets take CAP_NET_RAW, from here on no more.
-    pub(super) fn open(means: Means) -> io::Result<Self> {
-        if means.spoofs() {
-            return Ok(Self::Spoof(Box::new(Spoof::open(&means.remoted)?)));
-        }
-        let seen = match means.inject {
-            Inject::Spoof => Seen::Client,
-            Inject::Local => Seen::Server { ossec: means.ossec },
-        };
-        Ok(Self::Own(Box::new(Own::open(seen, means.remoted, means.sockets_max))))
-    }
-
-    /// Has `poll` tell of what arrives.
-    pub(super) fn watch(&self, poll: &Poll) -> io::Result<()> {
-        match self {
-            Self::Spoof(spoof) => spoof.watch(poll),
-            Self::Own(_) => Ok(()),
-        }
-    }
-
-    /// Whether a token is one of these sockets'.
-    pub(super) const fn owns(token: Token) -> bool {
-        token.0 >= TOKENS_FROM && token.0 < usize::MAX - 8
-    }
-
-    /// A client is about to have datagrams injected in the name of this address. Whether it may at once; otherwise [`Self::take_arrivals`] or
-    /// [`Self::poll_blocked`] will name the address. The error says why that cannot be.
-    pub(super) fn enter(&mut self, now: Time, address: IpAddr) -> Result<bool, String> {
-        match self {
-            Self::Spoof(spoof) => spoof.enter(now, address).map(|()| false),
-            Self::Own(_) => Ok(true),
-        }
-    }
-
-    /// A client that entered is gone.
-    pub(super) fn leave(&mut self, address: IpAddr) {
-        match self {
-            Self::Spoof(spoof) => spoof.leave(address),
-            Self::Own(_) => {}
-        }
-    }
-
-    /// Sends a volley; how many of it were sent.
+impl Way {
+    /// Opens what stays open from the start to the end. Raw sockets take CAP_NET_RAW; from here on they take no right.
     ///
-    /// What nobody receives is lost without an error: so remoted's sockets must have been `found` where it goes to.
-    pub(super) fn send(&mut self, now: Time, poll: &Poll, found: &Found, volley: &Volley<'_>) -> (usize, Outcome) {
-        match self {
-            Self::Spoof(spoof) => spoof.send(now, found, volley),
-            Self::Own(own) => own.send(now, poll, found, volley),
+    /// `remoted`: where remoted receives, for each address family. `sockets_max`: agents that have a socket at a time.
+    pub(super) fn open(
+        config: &Config,
+        is_keyed: bool,
+        remoted: Vec<SocketAddr>,
+        sockets_max: usize,
+    ) -> io::Result<Self> {
+        let local = |seen, remoted| Self::Local(Box::new(Local::open(seen, remoted, sockets_max)));
+        Ok(match config.inject {
+            Inject::Spoof if is_keyed => Self::Spoof(Box::new(Spoof::open(&remoted)?)),
+            Inject::Spoof => local(Seen::Client, remoted),
+            Inject::Local => local(Seen::Server { is_ossec: config.is_ossec() }, remoted),
+        })
+    }
+}
+
+impl Injection {
+    /// Nothing is carried yet. `poll` tells of what arrives where remoted receives.
+    pub(super) fn new(inject: Inject, way: Way, poll: &Poll) -> io::Result<Self> {
+        if let Way::Spoof(spoof) = &way {
+            spoof.watch(poll)?;
+        }
+        Ok(Self {
+            inject,
+            way,
+            attachments: Attachments::default(),
+            inbox: Inbox::default(),
+            unread: Vec::new(),
+            paused_until: None,
+        })
+    }
+
+    /// A connection is to carry a stream in the name of `source`: at once, or when datagrams in this name are known to
+    /// get through. Returns the connections that carried it before, which are of no more use.
+    pub(super) fn enter(
+        &mut self,
+        now: Time,
+        core: &mut ServerCore,
+        attachment: Attachment,
+        source: IpAddr,
+    ) -> Result<Vec<ConnectionId>, Error> {
+        self.leave(attachment.connection);
+        if let Way::Spoof(spoof) = &mut self.way {
+            spoof.enter(now, source)?;
+        }
+        self.attachments.enter(attachment, source);
+        Ok(if matches!(self.way, Way::Local(_)) { self.carry(now, core, source) } else { Vec::new() })
+    }
+
+    /// A connection carries nothing any more, and waits for nothing.
+    pub(super) fn leave(&mut self, connection: ConnectionId) {
+        if let Some(source) = self.attachments.leave(connection)
+            && let Way::Spoof(spoof) = &mut self.way
+        {
+            spoof.leave(source);
         }
     }
 
-    /// Whose answers are lost, and why; each time that it is found out.
+    /// Datagrams in this name are known to get through: the streams that waited for that begin.
+    fn carry(&mut self, now: Time, core: &mut ServerCore, source: IpAddr) -> Vec<ConnectionId> {
+        let mut replaced = Vec::new();
+        for Attachment { connection, stream, once } in self.attachments.take_waiting(source) {
+            match self.inject {
+                Inject::Spoof => log::debug!("a stream begins in the name of {source}"),
+                Inject::Local => log::debug!("a stream of {source} begins in the name of this host"),
+            }
+            replaced.extend(core.handle_attach(now, connection, stream, source, once));
+        }
+        replaced
+    }
+
+    /// Something arrived where remoted receives: the streams that waited for it begin. Returns the connections that
+    /// carried them before.
+    pub(super) fn take_arrivals(&mut self, now: Time, core: &mut ServerCore, token: Token) -> Vec<ConnectionId> {
+        let Way::Spoof(spoof) = &mut self.way else {
+            return Vec::new();
+        };
+        let arrived = spoof.take_arrivals(now, token, &mut self.inbox);
+        arrived.into_iter().flat_map(|source| self.carry(now, core, source)).collect()
+    }
+
+    /// Sends what is due to see that datagrams get through. Returns the connections in whose name none does, and why.
+    pub(super) fn poll_blocked(&mut self, now: Time) -> Option<(Vec<ConnectionId>, Error)> {
+        let Way::Spoof(spoof) = &mut self.way else {
+            return None;
+        };
+        let (source, why) = spoof.poll_blocked(now)?;
+        Some((self.attachments.sending_as(source), why))
+    }
+
+    /// Injects what remoted takes. Returns early with a stream whose datagrams cannot be injected, and why.
+    ///
+    /// Datagrams that nobody receives are lost without an error: remoted's sockets must have been `found` where they
+    /// go.
+    pub(super) fn inject(
+        &mut self,
+        now: Time,
+        core: &mut ServerCore,
+        poll: &Poll,
+        found: &Found,
+    ) -> Option<(StreamId, Error)> {
+        self.paused_until = self.paused_until.filter(|&at| at > now);
+        while self.paused_until.is_none()
+            && let Some(volley) = core.poll(now)
+        {
+            let stream = volley.stream;
+            let (sent, outcome) = match &mut self.way {
+                Way::Spoof(spoof) => spoof.send(now, found, &volley),
+                Way::Local(local) => local.send(now, poll, found, &volley),
+            };
+            core.handle_injected(sent);
+            match outcome {
+                Ok(()) => {}
+                Err(Obstacle::Busy) => self.paused_until = Some(now + BUSY_PAUSE),
+                Err(Obstacle::Failed(why)) => return Some((stream, why)),
+            }
+        }
+        None
+    }
+
+    /// The agents whose answers are lost, and why; each time that it is found out.
     pub(super) fn take_trouble(&mut self) -> Option<String> {
-        match self {
-            Self::Spoof(_) => None,
-            Self::Own(own) => own.take_trouble(),
+        match &mut self.way {
+            Way::Spoof(_) => None,
+            Way::Local(local) => local.trouble.take(),
         }
     }
 
-    /// What remoted has answered to one of these sockets: for which stream, and to whom; whether there may be more.
-    pub(super) fn take_replies(
-        &self,
-        token: Token,
-        inbox: &mut Inbox,
-        reply: impl FnMut(StreamId, SessionName, &[u8]),
-    ) -> bool {
-        match self {
-            Self::Spoof(_) => false,
-            Self::Own(own) => own.take_replies(token, inbox, reply),
+    /// remoted's answers at one of these sockets, each with the stream that it is for.
+    pub(super) fn take_replies(&mut self, token: Token) -> Vec<(StreamId, Reply)> {
+        let mut replies = Vec::new();
+        if let Way::Local(local) = &self.way {
+            let more = local.take_replies(token, &mut self.inbox, |stream, name, bytes| {
+                replies.push((stream, Reply { name, bytes: bytes.to_vec() }));
+            });
+            if more && !self.unread.contains(&token) {
+                self.unread.push(token);
+            }
         }
+        replies
     }
 
-    /// In whose names datagrams have just been seen to get through.
-    pub(super) fn take_arrivals(&mut self, now: Time, token: Token, inbox: &mut Inbox) -> Vec<IpAddr> {
-        match self {
-            Self::Spoof(spoof) => spoof.take_arrivals(now, token, inbox),
-            Self::Own(_) => Vec::new(),
-        }
-    }
-
-    /// Does what is due to see that. An address in whose name nothing gets through, and why that seems to be so.
-    pub(super) fn poll_blocked(&mut self, now: Time) -> Option<(IpAddr, String)> {
-        match self {
-            Self::Spoof(spoof) => spoof.poll_blocked(now),
-            Self::Own(_) => None,
-        }
-    }
-
-    /// When something is due.
+    /// When something is due without an event.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        match self {
-            Self::Spoof(spoof) => spoof.next_deadline(),
-            Self::Own(_) => None,
+        match &self.way {
+            _ if !self.unread.is_empty() => Some(Time::ZERO),
+            Way::Spoof(spoof) => spoof.next_deadline(),
+            Way::Local(_) => None,
         }
     }
 }
 
-/// What a volley's sending came to.
-fn conclude(
-    target: SocketAddr,
-    volley: &Volley<'_>,
-    (sent, outcome): (usize, Result<(), SendError>),
-) -> (usize, Outcome) {
-    match outcome {
-        Ok(()) => (sent, Outcome::Done),
-        Err(SendError::Busy) => (sent, Outcome::Busy),
-        Err(SendError::Unsendable(error)) => {
-            // To wait would keep all behind it for ever.
-            log::debug!("cannot inject {} bytes: {error}", volley.payloads[sent].len());
-            (sent + 1, Outcome::Done)
+/// A stream that a connection is about to carry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attachment {
+    pub(super) connection: ConnectionId,
+    pub(super) stream: StreamId,
+    /// None of the stream's datagrams is injected twice.
+    pub(super) once: bool,
+}
+
+/// All connections that carry a stream, or are about to.
+#[derive(Debug, Default)]
+struct Attachments {
+    sources: HashMap<ConnectionId, IpAddr>,
+    /// Streams that wait until datagrams in their name are known to get through.
+    waiting: HashMap<IpAddr, Vec<Attachment>>,
+}
+
+impl Attachments {
+    fn enter(&mut self, attachment: Attachment, source: IpAddr) {
+        self.sources.insert(attachment.connection, source);
+        self.waiting.entry(source).or_default().push(attachment);
+    }
+
+    /// A connection carries nothing any more. Returns the name in which it was to send.
+    fn leave(&mut self, id: ConnectionId) -> Option<IpAddr> {
+        let source = self.sources.remove(&id)?;
+        if let Some(waiting) = self.waiting.get_mut(&source) {
+            waiting.retain(|waiting| waiting.connection != id);
+            if waiting.is_empty() {
+                self.waiting.remove(&source);
+            }
         }
-        Err(SendError::Refused(error)) => (sent, Outcome::Failed(format!("cannot inject into {target}: {error}"))),
+        Some(source)
+    }
+
+    fn take_waiting(&mut self, source: IpAddr) -> Vec<Attachment> {
+        self.waiting.remove(&source).unwrap_or_default()
+    }
+
+    /// All connections that send, or are to send, in this name.
+    fn sending_as(&self, source: IpAddr) -> Vec<ConnectionId> {
+        self.sources.iter().filter(|(_, name)| **name == source).map(|(&id, _)| id).collect()
     }
 }

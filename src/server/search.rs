@@ -5,30 +5,23 @@ use crossbeam_channel::{Receiver, Sender, select};
 use crate::os::remoted::{Found, Searcher, Wanted};
 use crate::os::threads::{Doorbell, Stop};
 
-/// Searches each time it is asked to, until the stop.
-pub(super) fn run(
-    wanted: Wanted,
-    asked: &Receiver<()>,
-    results: &Sender<Found>,
-    bell: &Doorbell,
-    stop: &Stop,
-) -> Result<(), String> {
+/// Searches each time that it is asked to, until the stop.
+pub(super) fn run(wanted: Wanted, asked: &Receiver<()>, results: &Sender<Found>, bell: &Doorbell, stop: &Stop) {
     let mut searcher = Searcher::new(wanted);
     let mut home = false;
-    while !stop.is_set() {
+    loop {
         stop.wait(asked, None);
         if stop.is_set() {
-            return Ok(());
+            return;
         }
         let found = searcher.search();
         home |= found.is_at_home();
         // A remoted that was killed here must not be taken for alive because a container has one, too.
         let result = if home { found.at_home() } else { found };
         select! {
-            send(results, result) -> sent => if sent.is_err() { return Ok(()) },
-            recv(stop.channel()) -> _ => return Ok(()),
+            send(results, result) -> sent => if sent.is_err() { return },
+            recv(stop.channel()) -> _ => return,
         }
         bell.ring();
     }
-    Ok(())
 }

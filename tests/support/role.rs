@@ -33,7 +33,10 @@ impl Role {
             Command::Client(config) => {
                 ("client", Box::new(move || client::run(keep(config), &signalled).map_err(|error| error.to_string())))
             }
-            Command::Server(config) => ("server", Box::new(move || server::run(keep(Box::new(config)), &signalled))),
+            Command::Server(config) => (
+                "server",
+                Box::new(move || server::run(keep(Box::new(config)), &signalled).map_err(|error| error.to_string())),
+            ),
             Command::Check(_) | Command::Genkey => panic!("a check is no role"),
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(body).expect("a thread starts");

@@ -3,10 +3,12 @@ use std::time::Duration;
 use mio::Events;
 use mio::net::UdpSocket;
 
+use super::super::error::Obstacle;
 use super::*;
-use crate::os::net;
 use crate::os::remoted::{Names, Wanted, search};
 use crate::proto::wire::Session;
+
+const SERVER: Seen = Seen::Server { is_ossec: true };
 
 /// How long what must come may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,17 +26,17 @@ impl Stage {
     fn new() -> Self {
         let remoted = net::bind_agent("127.0.0.1:0".parse().expect("an address"), 1 << 20).expect("a socket");
         let at = remoted.local_addr().expect("it is bound");
-        let found = search(&Wanted { port: at.port(), addresses: Vec::new(), names: Names::Any, required: Vec::new() });
+        let port = at.port();
+        let found = search(&Wanted { port, addresses: Vec::new(), names: Names::Any, required: Vec::new() });
         Self { remoted, at, found, poll: Poll::new().expect("descriptors"), inbox: Inbox::default() }
     }
 
-    fn own(&self, inject: Inject, sockets_max: usize) -> Injector {
-        let means = Means { inject, keyed: inject == Inject::Local, ossec: true, remoted: vec![self.at], sockets_max };
-        Injector::open(means).expect("it takes no right")
+    fn local(&self, seen: Seen, sockets_max: usize) -> Local {
+        Local::open(seen, vec![self.at], sockets_max)
     }
 
-    fn inject(&self, injector: &mut Injector, volley: &Volley<'_>) -> (usize, Outcome) {
-        injector.send(net::now(), &self.poll, &self.found, volley)
+    fn inject(&self, local: &mut Local, volley: &Volley<'_>) -> Sent {
+        local.send(net::now(), &self.poll, &self.found, volley)
     }
 
     /// The next datagram that remoted gets, and where it comes from. It is there already: loopback.
@@ -44,14 +46,14 @@ impl Stage {
         (bytes[..length].to_vec(), from)
     }
 
-    /// Waits until something arrives at a socket of the injector, and takes the replies among it.
-    fn replies(&mut self, injector: &Injector) -> Vec<(StreamId, u16, Vec<u8>)> {
+    /// Waits until something arrives at a socket of an agent, and takes the replies among it.
+    fn replies(&mut self, local: &Local) -> Vec<(StreamId, u16, Vec<u8>)> {
         let mut events = Events::with_capacity(8);
         self.poll.poll(&mut events, Some(DEADLINE)).expect("it waits");
         assert!(!events.is_empty(), "nothing arrives");
         let mut replies = Vec::new();
         for event in &events {
-            injector.take_replies(event.token(), &mut self.inbox, |stream, name, bytes| {
+            local.take_replies(event.token(), &mut self.inbox, |stream, name, bytes| {
                 replies.push((stream, name.id, bytes.to_vec()));
             });
         }
@@ -66,11 +68,11 @@ fn volley<'a>(stream: StreamId, agent: u16, payloads: &[&'a [u8]]) -> Volley<'a>
 
 #[test]
 fn what_remoted_answers_goes_to_the_agent_that_it_answers_and_nobody_else_is_heard() {
-    for inject in [Inject::Spoof, Inject::Local] {
+    for seen in [Seen::Client, SERVER] {
         let mut stage = Stage::new();
-        let mut injector = stage.own(inject, 8);
-        assert!(matches!(stage.inject(&mut injector, &volley(1, 0, &[b"a", b"b"])), (2, Outcome::Done)));
-        assert!(matches!(stage.inject(&mut injector, &volley(1, 1, &[b"c"])), (1, Outcome::Done)));
+        let mut local = stage.local(seen, 8);
+        assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"a", b"b"])), (2, Ok(()))));
+        assert!(matches!(stage.inject(&mut local, &volley(1, 1, &[b"c"])), (1, Ok(()))));
         let [(a, first), (b, again), (c, other)] = [(); 3].map(|()| stage.next());
         assert_eq!((&a[..], &b[..], &c[..]), (&b"a"[..], &b"b"[..], &b"c"[..]));
         assert!(first == again && first != other && first.ip().is_loopback());
@@ -78,7 +80,7 @@ fn what_remoted_answers_goes_to_the_agent_that_it_answers_and_nobody_else_is_hea
         let stranger = net::bind_source("127.0.0.1:0".parse().expect("an address")).expect("a socket");
         stranger.send_to(b"forged", other).expect("the system takes it");
         stage.remoted.send_to(b"pong", other).expect("the socket is there");
-        assert_eq!(stage.replies(&injector), [(1, 1, b"pong".to_vec())]);
+        assert_eq!(stage.replies(&local), [(1, 1, b"pong".to_vec())]);
         assert_eq!(stranger.send_to(b"forged", first).ok(), Some(6));
         // The system keeps it out: it does not even wake the server.
         let mut events = Events::with_capacity(8);
@@ -91,30 +93,29 @@ fn what_remoted_answers_goes_to_the_agent_that_it_answers_and_nobody_else_is_hea
 fn with_more_agents_than_sockets_everything_arrives_and_what_is_lost_is_said() {
     for sockets_max in [0, 2] {
         let stage = Stage::new();
-        let mut injector = stage.own(Inject::Local, sockets_max);
+        let mut local = stage.local(SERVER, sockets_max);
         for round in 0..3_u8 {
             for agent in 0..6 {
-                assert!(matches!(stage.inject(&mut injector, &volley(1, agent, &[&[round]])), (1, Outcome::Done)));
+                assert!(matches!(stage.inject(&mut local, &volley(1, agent, &[&[round]])), (1, Ok(()))));
             }
             let ports: std::collections::BTreeSet<u16> = (0..6).map(|_| stage.next().1.port()).collect();
             assert_eq!(ports.len(), sockets_max + 1, "those that have none share one");
         }
-        let Injector::Own(own) = &mut injector else { panic!("it takes no raw socket") };
-        assert!(own.take_trouble().is_some_and(|why| why.contains("replies")), "replies of some are lost");
+        assert!(local.trouble.is_some_and(|why| why.contains("replies")), "replies of some are lost");
     }
 }
 
 #[test]
 fn a_remoted_that_was_away_is_injected_into_again_and_its_client_is_not_refused() {
     let mut stage = Stage::new();
-    let mut injector = stage.own(Inject::Local, 8);
-    assert!(matches!(stage.inject(&mut injector, &volley(1, 0, &[b"1"])), (1, Outcome::Done)));
+    let mut local = stage.local(SERVER, 8);
+    assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"1"])), (1, Ok(()))));
     let at = stage.at;
     stage.remoted = net::bind_agent("127.0.0.1:0".parse().expect("an address"), 1 << 20).expect("a socket");
     // The first one leaves, and the system tells of the refusal at the next call; what cannot be sent for long waits.
-    let outcomes = [(); 4].map(|()| stage.inject(&mut injector, &volley(1, 0, &[b"2"])).1);
-    assert!(!outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed(_))), "{outcomes:?}");
+    let outcomes = [(); 4].map(|()| stage.inject(&mut local, &volley(1, 0, &[b"2"])).1);
+    assert!(!outcomes.iter().any(|outcome| matches!(outcome, Err(Obstacle::Failed(_)))), "{outcomes:?}");
     stage.remoted = net::bind_agent(at, 1 << 20).expect("its port is free");
-    assert!(matches!(stage.inject(&mut injector, &volley(1, 0, &[b"3", b"4"])), (2, Outcome::Done)));
+    assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"3", b"4"])), (2, Ok(()))));
     assert_eq!((stage.next().0, stage.next().0), (b"3".to_vec(), b"4".to_vec()));
 }

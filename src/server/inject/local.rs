@@ -1,8 +1,11 @@
-//! In this host's name: an ordinary socket for each agent, so that what remoted answers tells whose it is.
+//! In this host's name: an ordinary socket for each agent, so that each answer of remoted shows which agent it is for.
 //!
-//! The sockets are bound to a loopback address, or to that of remoted, and connected to remoted where its answers are sure to come from there:
-//! the system then takes nothing in from anybody else. An agent that gets no socket shares one (see [`allotment`](crate::proto::server::allotment)); so
-//! datagrams never wait for a descriptor.
+//! The sockets are bound to a loopback address, or to remoted's, and connected to remoted where its answers are sure
+//! to come from there: the system then takes nothing in from anybody else. An agent that gets no socket shares one
+//! (see [`allotment`](crate::proto::server::allotment)); so datagrams never wait for a descriptor.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -11,106 +14,90 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use mio::net::UdpSocket;
 use mio::{Poll, Token};
 
-use super::{Outcome, TAPS_MAX, TOKENS_FROM, conclude};
+use super::error::{Error, Sent, conclude};
+use super::tokens::{TAPS_MAX, TOKENS_FROM};
 use crate::os::net;
 use crate::os::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
 use crate::os::remoted::Found;
 use crate::proto::server::allotment::{Agent, Allotment, Seat};
 use crate::proto::server::streams::Volley;
-use crate::proto::terms::StreamId;
-use crate::proto::terms::{SessionName, agent_id};
+use crate::proto::terms::{SessionName, StreamId, agent_id};
 use crate::proto::time::Time;
 
-/// Batches read from one socket before others have their turn.
+/// Batches read from one socket before the next socket is read.
 const BATCHES_MAX: usize = 4;
-/// An earlier datagram was refused, which the next call tells: this often one is tried again.
+/// The system tells with a call that an earlier datagram was refused. The datagrams of the call are tried so often.
 const REFUSALS_MAX: usize = 3;
-/// Clients whose agents' keys the log has told of.
-const TOLD_MAX: usize = 256;
+/// Clients that the log has warned of because of their agents' keys.
+const WARNED_MAX: usize = 256;
 
-/// Whose address remoted sees.
+/// The address that remoted sees.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Seen {
-    /// That of a client on this host: a loopback address.
+    /// The loopback address of a client on this host.
     Client,
-    /// One of the server. remoted is OSSEC's or not.
-    Server { ossec: bool },
+    /// An address of the server. remoted is OSSEC's or not.
+    Server { is_ossec: bool },
 }
 
-/// All of them.
+/// The sockets of all agents.
 #[derive(Debug)]
-pub(in crate::server) struct Own {
+pub(in crate::server) struct Local {
     seen: Seen,
-    ways: Vec<Way>,
-    sockets: HashMap<Token, Held>,
+    targets: Vec<Target>,
+    sockets: HashMap<Token, AgentSocket>,
     allotment: Allotment,
-    /// Clients of which the log has told that remoted will not take what they send.
-    told: HashSet<IpAddr>,
-    trouble: Option<String>,
+    /// Clients that the log has warned of: remoted will refuse their agents' datagrams.
+    warned: HashSet<IpAddr>,
+    /// The agents whose answers are lost, and why; each time that it is found out.
+    pub(super) trouble: Option<String>,
 }
 
-/// An address that remoted may receive at, and the socket to it that agents share which have none.
+/// An address that remoted may receive at, and the socket to it that all agents without another one share.
 #[derive(Debug)]
-struct Way {
-    target: SocketAddr,
+struct Target {
+    address: SocketAddr,
     shared: io::Result<UdpSocket>,
 }
 
 /// The socket of an agent.
 #[derive(Debug)]
-struct Held {
+struct AgentSocket {
     agent: Agent,
     target: SocketAddr,
     socket: UdpSocket,
 }
 
-impl Own {
+impl Local {
     /// At most `sockets_max` agents have a socket at a time.
     pub(super) fn open(seen: Seen, remoted: Vec<SocketAddr>, sockets_max: usize) -> Self {
         // From the start, while there are descriptors.
-        let ways = remoted.into_iter().map(|target| Way { target, shared: bind(source(target), target) });
+        let targets = remoted.into_iter().map(|address| Target { address, shared: bind(source(address), address) });
         Self {
             seen,
-            ways: ways.collect(),
+            targets: targets.collect(),
             sockets: HashMap::new(),
             allotment: Allotment::new(sockets_max, TOKENS_FROM + TAPS_MAX),
-            told: HashSet::new(),
+            warned: HashSet::new(),
             trouble: None,
         }
     }
 
-    pub(super) fn send(&mut self, now: Time, poll: &Poll, found: &Found, volley: &Volley<'_>) -> (usize, Outcome) {
-        let target = match self.target(found, volley.address) {
-            Ok(target) => target,
-            Err(why) => return (0, Outcome::Failed(why)),
-        };
-        let from = match self.seen {
-            Seen::Client => volley.address,
-            Seen::Server { ossec } => {
-                if ossec {
-                    self.tell_key(source(target), volley);
-                }
-                source(target)
-            }
-        };
-        let agent = Agent { stream: volley.stream, name: volley.session.name, address: from };
-        match self.socket(now, poll, agent, target) {
-            Ok(socket) => conclude(target, volley, send(socket, target, &volley.payloads)),
-            Err(error) => (0, Outcome::Failed(format!("cannot inject into {target} from {from}: {error}"))),
+    pub(super) fn send(&mut self, now: Time, poll: &Poll, found: &Found, volley: &Volley<'_>) -> Sent {
+        match self.socket_for(now, poll, found, volley) {
+            Ok((target, socket)) => conclude(target, volley, send(socket, target, &volley.payloads)),
+            Err(why) => (0, Err(why.into())),
         }
     }
 
-    pub(super) const fn take_trouble(&mut self) -> Option<String> {
-        self.trouble.take()
-    }
-
+    /// Calls `reply` with what remoted has answered to one of these sockets. Whether there may be more.
     pub(super) fn take_replies(
         &self,
         token: Token,
         inbox: &mut Inbox,
         mut reply: impl FnMut(StreamId, SessionName, &[u8]),
     ) -> bool {
-        let Some(Held { agent, target, socket }) = self.sockets.get(&token) else {
+        let Some(AgentSocket { agent, target, socket }) = self.sockets.get(&token) else {
             return false;
         };
         // To an address of this host remoted answers from that address.
@@ -136,25 +123,48 @@ impl Own {
         true
     }
 
-    /// Where remoted receives what is sent for a client at this address.
-    fn target(&self, found: &Found, address: IpAddr) -> Result<SocketAddr, String> {
+    /// Where the datagrams of a volley go, and the socket that they leave from.
+    fn socket_for(
+        &mut self,
+        now: Time,
+        poll: &Poll,
+        found: &Found,
+        volley: &Volley<'_>,
+    ) -> Result<(SocketAddr, &UdpSocket), Error> {
+        let target = self.target(found, volley.address)?;
+        let from = match self.seen {
+            Seen::Client => volley.address,
+            Seen::Server { is_ossec } => {
+                if is_ossec {
+                    self.warn_of_key(source(target), volley);
+                }
+                source(target)
+            }
+        };
+        let agent = Agent { stream: volley.stream, name: volley.session.name, address: from };
+        match self.socket(now, poll, agent, target) {
+            Ok(socket) => Ok((target, socket)),
+            Err(source) => Err(Error::NoSocket { from, target, source }),
+        }
+    }
+
+    /// Where remoted receives the datagrams of a client at this address.
+    fn target(&self, found: &Found, address: IpAddr) -> Result<SocketAddr, Error> {
         let fits = |target: &SocketAddr| match self.seen {
             Seen::Client => target.is_ipv4() == address.is_ipv4(),
             Seen::Server { .. } => true,
         };
-        let mut targets = self.ways.iter().map(|way| way.target).filter(fits);
-        let Some(first) = targets.next() else {
-            return Err(format!("cannot inject for {address}: --remoted has no {} address", net::family(address)));
-        };
+        let mut targets = self.targets.iter().map(|target| target.address).filter(fits);
+        let first = targets.next().ok_or(Error::Family { address })?;
         match found.receives_at(first.ip()) {
             Ok(()) => Ok(first),
             Err(why) => targets
                 .find(|target| found.receives_at(target.ip()).is_ok())
-                .ok_or_else(|| format!("cannot inject into {first}: {why}")),
+                .ok_or(Error::NotReceived { target: first, why }),
         }
     }
 
-    /// What an agent's datagrams go out from.
+    /// The socket that an agent's datagrams leave from.
     fn socket(&mut self, now: Time, poll: &Poll, agent: Agent, target: SocketAddr) -> io::Result<&UdpSocket> {
         let token = match self.allotment.seat(now, agent) {
             Seat::Taken(token) => Token(token),
@@ -164,14 +174,12 @@ impl Own {
                 }
                 let token = Token(token);
                 match bind(agent.address, target).and_then(|socket| watch(poll, &socket, token).map(|()| socket)) {
-                    Ok(socket) => {
-                        self.sockets.insert(token, Held { agent, target, socket });
-                    }
+                    Ok(socket) => self.sockets.insert(token, AgentSocket { agent, target, socket }),
                     Err(error) => {
                         self.allotment.give_up(agent);
                         return self.share(agent, target, error);
                     }
-                }
+                };
                 token
             }
             Seat::Shared => {
@@ -179,22 +187,19 @@ impl Own {
                 return self.share(agent, target, io::Error::other(why));
             }
         };
-        match self.sockets.get(&token) {
-            Some(Held { socket, .. }) => Ok(socket),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
+        self.sockets.get(&token).map(|held| &held.socket).ok_or(io::ErrorKind::NotFound.into())
     }
 
-    /// The socket of those that have none, whose replies are lost. `why` it has to do.
+    /// The shared socket, whose replies are lost. `why`: the reason why this agent has no other socket.
     fn share(&mut self, agent: Agent, target: SocketAddr, why: io::Error) -> io::Result<&UdpSocket> {
-        let way = self.ways.iter_mut().find(|way| way.target == target && source(target) == agent.address);
-        let Some(way) = way else {
+        let shares = |shared: &&mut Target| shared.address == target && source(target) == agent.address;
+        let Some(Target { shared, .. }) = self.targets.iter_mut().find(shares) else {
             return Err(why);
         };
-        if way.shared.is_err() {
-            way.shared = bind(agent.address, target);
+        if shared.is_err() {
+            *shared = bind(agent.address, target);
         }
-        match &way.shared {
+        match shared {
             Ok(socket) => {
                 self.trouble = Some(format!("remoted's replies to some agents are lost: {why}"));
                 Ok(socket)
@@ -203,24 +208,25 @@ impl Own {
         }
     }
 
-    /// Tells of a client whose agents remoted will not know: what an agent sends whose key is `any` or a range begins with its id, and of all
-    /// others remoted looks at the address.
-    fn tell_key(&mut self, seen: IpAddr, volley: &Volley<'_>) {
+    /// Warns of a client whose agents remoted will not know. The datagrams of an agent whose key is `any` or a range
+    /// begin with its id; of all other agents remoted looks at the address.
+    fn warn_of_key(&mut self, seen: IpAddr, volley: &Volley<'_>) {
         let known = |payload: &&[u8]| payload.is_empty() || agent_id(payload).is_some();
-        if volley.address == seen || self.told.len() >= TOLD_MAX || volley.payloads.iter().all(known) {
+        if volley.address == seen || self.warned.len() >= WARNED_MAX || volley.payloads.iter().all(known) {
             return;
         }
-        if self.told.insert(volley.address) {
+        if self.warned.insert(volley.address) {
             log::warn!(
-                "an agent at {} has a key with a fixed address, and with --inject local remoted sees {seen}: it will refuse what the agent sends \
-                 (1213); give the agent a key for `any`, or start the server with --inject spoof",
+                "an agent at {} has a key with a fixed address, and with --inject local remoted sees {seen}: it will \
+                 refuse what the agent sends (1213); give the agent a key for `any`, or start the server with \
+                 --inject spoof",
                 volley.address
             );
         }
     }
 
     fn close(&mut self, poll: &Poll, token: Token) {
-        if let Some(Held { socket, .. }) = self.sockets.remove(&token)
+        if let Some(AgentSocket { socket, .. }) = self.sockets.remove(&token)
             && let Err(error) = unwatch(poll, &socket)
         {
             log::debug!("cannot let go of a socket: {error}");
@@ -233,12 +239,12 @@ fn source(target: SocketAddr) -> IpAddr {
     match target.ip() {
         IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(v6) if v6.is_loopback() => Ipv6Addr::LOCALHOST.into(),
-        own => own,
+        address => address,
     }
 }
 
-/// A socket from there to remoted. Connected, it takes nothing in from anybody else; but where one address is of loopback and the other is not,
-/// remoted's answers may come from an address that nothing was sent to.
+/// A socket from there to remoted. Connected, it takes nothing in from anybody else; but where one address is of
+/// loopback and the other is not, remoted's answers may come from an address that nothing was sent to.
 fn bind(from: IpAddr, target: SocketAddr) -> io::Result<UdpSocket> {
     let socket = net::bind_source(SocketAddr::new(from, 0))?;
     if from.is_loopback() == target.ip().is_loopback() {
@@ -247,7 +253,8 @@ fn bind(from: IpAddr, target: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Sends datagrams in order. A connected socket tells with the next call that an earlier datagram was refused: remoted may be back since.
+/// Sends datagrams in order. A connected socket tells with the next call that an earlier datagram was refused: remoted
+/// may be back since.
 fn send(socket: &UdpSocket, target: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
     let (mut sent, mut refusals) = (0, 0);
     loop {

@@ -4,22 +4,22 @@ use crate::os::line::Line;
 use crate::proto::server::judge::{Judge, Owner, Sample};
 use crate::proto::terms::{Incarnation, Port, Reason, Verdict};
 
-/// What the log was told.
+/// The state of remoted that the log shows.
 #[derive(Debug, Default)]
 pub(super) struct News {
     verdict: Option<Verdict>,
     life: Incarnation,
-    /// Who owned remoted's sockets when it was up.
+    /// The owners of remoted's sockets when it was up.
     owners: Vec<Owner>,
 }
 
 impl News {
-    /// The verdict that the log was told of last.
-    pub(super) const fn told(&self) -> Option<Verdict> {
+    /// The verdict that was logged last.
+    pub(super) const fn logged(&self) -> Option<Verdict> {
         self.verdict
     }
 
-    /// What the newest sample calls for: a changed verdict, or another life of a remoted that is up.
+    /// The line that the newest sample calls for: a changed verdict, or another life of a remoted that is up.
     pub(super) fn observe(&mut self, judge: &Judge, sample: &Sample) -> Option<Line> {
         let verdict = judge.verdict();
         let life = judge.incarnation();
@@ -27,21 +27,20 @@ impl News {
         if self.verdict.replace(verdict) == Some(verdict) && !restarted {
             return None;
         }
+        let text = format!("remoted {verdict}");
         Some(match (verdict, &sample.missing) {
             (Verdict::Up, _) => self.up(judge, sample),
-            (Verdict::Starting(Reason::Settling), _) => Line::info(format!("remoted {verdict}")),
-            (Verdict::Starting(Reason::RequiredMissing), Some(name)) => {
-                Line::warn(format!("remoted {verdict}: {name}"))
-            }
+            (Verdict::Starting(Reason::Settling), _) => Line::info(text),
+            (Verdict::Starting(Reason::RequiredMissing), Some(name)) => Line::warn(format!("{text}: {name}")),
             (Verdict::NoProcess(Port::Taken), _) => Line::warn(format!(
-                "remoted {verdict}: its owner has another name (--process NAME), or cannot be seen from here, as from \
+                "{text}: its owner has another name (--process NAME), or cannot be seen from here, as from \
                  a container or with hidepid (--process any; or run the server beside it, as root)"
             )),
-            (_, _) => Line::warn(format!("remoted {verdict}")),
+            (_, _) => Line::warn(text),
         })
     }
 
-    /// With those that own its sockets, and those that did and are gone: OSSEC up to 4.0 has a process for each
+    /// Names the owners of its sockets, and the owners that are gone: OSSEC up to 4.0 has a process for each
     /// `<remote>`.
     fn up(&mut self, judge: &Judge, sample: &Sample) -> Line {
         let before = std::mem::replace(&mut self.owners, sample.owners.clone());
@@ -54,7 +53,7 @@ impl News {
             count => format!("; {} {} gone", processes(&gone), if count == 1 { "is" } else { "are" }),
         };
         let text = format!("remoted up: {who}receive buffer {buffer} bytes{whom}");
-        // What is left goes on, and what it does not receive is lost.
+        // The processes that are left go on, and what they do not receive is lost.
         let partly = !gone.is_empty() && !left.is_empty();
         if partly { Line::warn(text) } else { Line::info(text) }
     }
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_told_once() {
+    fn each_change_is_logged_once() {
         let mut bench = Bench::new();
         assert_eq!(bench.hear(&absent(Presence::NoProcess)), line(Level::Warn, "remoted no process"));
         assert_eq!(bench.hear(&absent(Presence::NoProcess)), None);
