@@ -287,3 +287,21 @@ fn the_manual_has_what_is_logged_without_an_option() {
         }
     }
 }
+#[test]
+fn a_parent_composes_and_its_children_do_not_look_up() {
+    let files = files();
+    let modules: Vec<&[String]> = files.iter().map(|file| &file.module[..]).collect();
+    let mut arrows = Vec::new();
+    for file in files.iter().filter(|file| !file.is_test()) {
+        for name in file.names() {
+            // The room that the name is of: the longest part of it that is a file.
+            let room = (1..=name.len()).rev().map(|length| &name[..length]).find(|part| modules.contains(part));
+            let is_parent = |room: &[String]| room.len() < file.module.len() && file.module.starts_with(room);
+            if room.is_some_and(is_parent) {
+                arrows.push(format!("{}: {}", file.module.join("::"), name.join("::")));
+            }
+        }
+    }
+    arrows.sort();
+    assert!(arrows.is_empty(), "{} arrows:\n{}", arrows.len(), arrows.join("\n"));
+}
