@@ -193,14 +193,12 @@ impl Injection {
 
     /// remoted's answers at one of these sockets, each with the stream that it is for.
     pub(super) fn take_replies(&mut self, token: Token) -> Vec<(StreamId, Reply)> {
-        let mut replies = Vec::new();
-        if let Way::Local(local) = &self.way {
-            let more = local.take_replies(token, &mut self.inbox, |stream, name, bytes| {
-                replies.push((stream, Reply { name, bytes: bytes.to_vec() }));
-            });
-            if more && !self.unread.contains(&token) {
-                self.unread.push(token);
-            }
+        let Way::Local(local) = &self.way else {
+            return Vec::new();
+        };
+        let (replies, more) = local.take_replies(token, &mut self.inbox);
+        if more && !self.unread.contains(&token) {
+            self.unread.push(token);
         }
         replies
     }

@@ -55,8 +55,7 @@ impl From<Error> for Obstacle {
     }
 }
 
-/// How much of a volley was sent, and what stopped it. All of it is in remoted's socket if nothing did, as far as the
-/// system tells.
+/// How many datagrams of a volley are in remoted's socket, as far as the system tells, and why the rest is not.
 pub(super) type Sent = (usize, Result<(), Obstacle>);
 
 /// What a volley's sending came to.

@@ -21,8 +21,9 @@ use crate::os::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
 use crate::os::remoted::Found;
 use crate::proto::server::allotment::{Agent, Allotment, Seat};
 use crate::proto::server::streams::Volley;
-use crate::proto::terms::{SessionName, StreamId, agent_id};
+use crate::proto::terms::{StreamId, agent_id};
 use crate::proto::time::Time;
+use crate::proto::wire::Reply;
 
 /// Batches read from one socket before the next socket is read.
 const BATCHES_MAX: usize = 4;
@@ -90,37 +91,33 @@ impl Local {
         }
     }
 
-    /// Calls `reply` with what remoted has answered to one of these sockets. Whether there may be more.
-    pub(super) fn take_replies(
-        &self,
-        token: Token,
-        inbox: &mut Inbox,
-        mut reply: impl FnMut(StreamId, SessionName, &[u8]),
-    ) -> bool {
+    /// remoted's answers at one of these sockets, each with the stream that it is for; and whether there may be more.
+    pub(super) fn take_replies(&self, token: Token, inbox: &mut Inbox) -> (Vec<(StreamId, Reply)>, bool) {
+        let mut replies = Vec::new();
         let Some(AgentSocket { agent, target, socket }) = self.sockets.get(&token) else {
-            return false;
+            return (replies, false);
         };
         // To an address of this host remoted answers from that address.
         let answers = |from: &SocketAddr| from == target || *from == SocketAddr::new(agent.address, target.port());
         for _ in 0..BATCHES_MAX {
             match inbox.receive(socket) {
-                Ok(0) => return false,
+                Ok(0) => return (replies, false),
                 Ok(_) => {}
-                // Something that was sent was refused; this has taken the error off the socket.
+                // An earlier datagram was refused; this has taken the error off the socket.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
                 Err(error) => {
                     log::debug!("cannot receive what remoted answers: {error}");
-                    return false;
+                    return (replies, false);
                 }
             }
-            for received in inbox.iter().filter(|received| answers(&received.from)) {
-                reply(agent.stream, agent.name, received.bytes);
-            }
+            let answered = inbox.iter().filter(|received| answers(&received.from));
+            let reply = |bytes: &[u8]| (agent.stream, Reply { name: agent.name, bytes: bytes.to_vec() });
+            replies.extend(answered.map(|received| reply(received.bytes)));
             if !inbox.is_full() {
-                return false;
+                return (replies, false);
             }
         }
-        true
+        (replies, true)
     }
 
     /// Where the datagrams of a volley go, and the socket that they leave from.

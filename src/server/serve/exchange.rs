@@ -238,8 +238,7 @@ impl<'a> Exchange<'a> {
     /// Carries remoted's answers back to the clients.
     fn take_replies(&mut self, now: Time, token: Token) {
         for (stream, reply) in self.injection.take_replies(token) {
-            // On a link that is too narrow for it a reply over UDP would be lost. The stream must not be cut for its
-            // sake.
+            // A link that is too narrow for a reply would lose it as a datagram, too: the stream is not cut for it.
             let Some(id) = self.core.connection(stream) else { continue };
             if self.connections.get(id).is_some_and(|connection| !connection.framed.is_congested()) {
                 self.send(now, id, &Frame::Reply(reply));
@@ -247,7 +246,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Sees to it that datagrams in the clients' names get through, and refuses the clients in whose name none does.
+    /// Refuses the clients in whose names no datagram gets through.
     fn refuse_blocked(&mut self, now: Time) {
         while let Some((blocked, why)) = self.injection.poll_blocked(now) {
             let why = why.into();

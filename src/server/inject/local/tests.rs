@@ -6,6 +6,7 @@ use mio::net::UdpSocket;
 use super::super::error::Obstacle;
 use super::*;
 use crate::os::remoted::{Names, Wanted, search};
+use crate::proto::terms::SessionName;
 use crate::proto::wire::Session;
 
 const SERVER: Seen = Seen::Server { is_ossec: true };
@@ -53,9 +54,8 @@ impl Stage {
         assert!(!events.is_empty(), "nothing arrives");
         let mut replies = Vec::new();
         for event in &events {
-            local.take_replies(event.token(), &mut self.inbox, |stream, name, bytes| {
-                replies.push((stream, name.id, bytes.to_vec()));
-            });
+            let (taken, _) = local.take_replies(event.token(), &mut self.inbox);
+            replies.extend(taken.into_iter().map(|(stream, reply)| (stream, reply.name.id, reply.bytes)));
         }
         replies
     }
