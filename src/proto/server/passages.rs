@@ -1,9 +1,13 @@
-//! In whose name datagrams get through to remoted. Pure.
+//! The source addresses under which datagrams get through to remoted. Pure.
 //!
-//! A firewall of this host, or its sysctls, may drop what comes over `lo` with another host's address. Nothing tells the sender: remoted's queue
-//! stays empty, and an empty queue acknowledges. So a canary goes the same way in the same name, and has to arrive, before anything is injected
-//! for a client; again each time that a client of that address attaches; and, because a firewall may be loaded later, again when something is
-//! injected and the last proof is old. An address in whose name nothing is injected costs nothing.
+//! A firewall of this host, or its sysctls, may drop datagrams on `lo` that carry another host's address. The sender
+//! gets no error: remoted's queue stays empty, and an empty queue acknowledges. So a canary goes the same way under
+//! the same address, and has to arrive before anything is injected for a client. It goes again in two cases:
+//!
+//! * each time that a client of that address attaches;
+//! * when something is injected and the last proof is old, because a firewall may be loaded later.
+//!
+//! An address under which nothing is injected costs nothing.
 //!
 //! ```text
 //!            enter                     a canary arrived
@@ -12,7 +16,7 @@
 //!     └─────────────────┴─────────────────── no canary arrives ────────────────────────────────────┘
 //! ```
 //!
-//! The table is bounded: by the connections there are, and by `LEFT_MAX` addresses that have none.
+//! The table is bounded by the number of connections, plus `LEFT_MAX` addresses without a connection.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -20,57 +24,57 @@ use std::time::Duration;
 
 use crate::proto::time::Time;
 
-/// Canaries for one proof: a burst on a busy host may swallow some.
+/// The number of canaries for one proof: a burst on a busy host may swallow some.
 const CANARIES_MAX: u32 = 8;
-/// From one to the next. After the last one as long again is waited.
+/// The time between two canaries, and the wait after the last one.
 const CANARY_GAP: Duration = Duration::from_millis(250);
-/// Something injected later than this after the last proof calls for another one. What is injected in so much time, and while canaries are tried,
-/// may be lost to a firewall that was just loaded; a canary costs some ten microseconds.
+/// An injection later than this after the last proof calls for another proof. A firewall that was just loaded may
+/// swallow everything injected during this time and while canaries are tried. A canary costs some ten microseconds.
 const PROOF_AGE_MAX: Duration = Duration::from_secs(1);
-/// Addresses that no connection is there for: as many as streams that lost theirs may have something waiting.
+/// Addresses remembered without a connection: as many as there may be waiting streams without a connection.
 const LEFT_MAX: usize = 1_024;
 
 /// All addresses that datagrams are, or were, injected for.
 #[derive(Debug, Default)]
 pub struct Passages {
     by_address: HashMap<IpAddr, Passage>,
-    /// When each of those asked for has its next step.
+    /// The time of the next step for each address with a proof under way.
     due: BTreeSet<(Time, IpAddr)>,
-    /// Those without a connection, by when they lost the last one.
+    /// The addresses without a connection, in the order in which they lost the last one.
     left: BTreeSet<(u64, IpAddr)>,
     lefts: u64,
 }
 
 #[derive(Debug, Default)]
 struct Passage {
-    /// Connections that send in this name, or are about to.
+    /// The number of connections that send under this address, or are about to.
     users: usize,
-    /// When it was proven last; `None`: it is closed.
+    /// The time of the last proof; `None` if the passage is closed.
     proven: Option<Time>,
-    /// A proof is under way.
+    /// The proof that is under way.
     asked: Option<Asked>,
-    /// Its place among those without a connection.
+    /// Its place among the addresses without a connection.
     left: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     canaries_left: u32,
-    /// When the next one goes out, or none is waited for any more.
+    /// When the next canary goes out, or the wait for canaries ends.
     next: Time,
 }
 
-/// What is to be done.
+/// A step that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A canary is to be sent in this name.
+    /// Send a canary under this address.
     Canary(IpAddr),
-    /// None has arrived: nothing may be injected in this name.
+    /// No canary has arrived: nothing may be injected under this address.
     Failed(IpAddr),
 }
 
 impl Passages {
-    /// A connection is about to send in this name: from the next canary on that arrives.
+    /// A connection is about to send under this address, once the next canary arrives.
     pub fn enter(&mut self, now: Time, address: IpAddr) {
         let passage = self.by_address.entry(address).or_default();
         passage.users += 1;
@@ -80,7 +84,7 @@ impl Passages {
         self.ask(now, address);
     }
 
-    /// A connection does not send in this name any more. What it left behind may still be injected.
+    /// A connection sends under this address no more. Its waiting datagrams may still be injected.
     pub fn leave(&mut self, address: IpAddr) {
         let Some(passage) = self.by_address.get_mut(&address) else {
             return;
@@ -98,7 +102,7 @@ impl Passages {
         }
     }
 
-    /// Something is about to be injected in this name; whether it may be.
+    /// A datagram is about to be injected under this address. Returns whether it may be.
     pub fn admits(&mut self, now: Time, address: IpAddr) -> bool {
         let Some(proven) = self.by_address.get(&address).and_then(|passage| passage.proven) else {
             return false;
@@ -109,7 +113,7 @@ impl Passages {
         true
     }
 
-    /// A canary in this name arrived; whether one was waited for.
+    /// A canary under this address arrived. Returns whether one was expected.
     pub fn handle_arrival(&mut self, now: Time, address: IpAddr) -> bool {
         let Some(passage) = self.by_address.get_mut(&address) else {
             return false;
@@ -121,7 +125,7 @@ impl Passages {
         self.due.remove(&(asked.next, address))
     }
 
-    /// The next thing that is due.
+    /// The next step that is due.
     pub fn poll(&mut self, now: Time) -> Option<Step> {
         let &(at, address) = self.due.first().filter(|(at, _)| *at <= now)?;
         self.due.remove(&(at, address));
@@ -131,14 +135,14 @@ impl Passages {
             (passage.asked, passage.proven) = (None, None);
             return Some(Step::Failed(address));
         }
-        // From this moment, not from when it was due: a host that stood still gets its canaries one after the other, too.
+        // The gap counts from now, not from the due time: a host that stood still also spaces its canaries.
         let next = now + CANARY_GAP;
         passage.asked = Some(Asked { canaries_left: canaries_left - 1, next });
         self.due.insert((next, address));
         Some(Step::Canary(address))
     }
 
-    /// When [`Self::poll`] has something.
+    /// When [`Self::poll`] has a step.
     pub fn next_deadline(&self) -> Option<Time> {
         self.due.first().map(|&(at, _)| at)
     }

@@ -1,23 +1,31 @@
-//! Transport tcp at the server: the clients' datagrams in; what to inject, what to acknowledge and where to go on out.
+//! Transport tcp at the server: it takes in clients' datagrams, and says what to inject, what to acknowledge and where
+//! to resume.
 //!
 //! ```text
 //!   client ──► handle_data ──► [ queue of its stream ] ──► poll ──► handle_injected ──► remoted's socket
 //!      ◄── Resume, Ack ── poll_told ◄──────────────────────────────────── handle_sample (what was read)
 //! ```
 //!
-//! A *stream* is what one client sends from its start to its end, numbered, over one connection after the other. Its newest connection carries
-//! it; what an older one brought and nobody injected is discarded, because the newest is told to go on behind what was injected.
+//! A *stream* is the numbered sequence of datagrams that one client sends from its start to its end. It travels over
+//! one connection after the other, and its newest connection carries it. Datagrams that an older connection brought
+//! and nobody injected are discarded. The newest connection is told to resume behind the last injected datagram.
 //!
-//! * **Nothing is kept that could be lost.** The client keeps what is not acknowledged. This room can be forgotten at any time.
-//! * **Acknowledge what was read.** What was in the socket at a sample has been read when the sum of falls reaches that sample's sum and queue, or
-//!   when a later sample shows the queue empty; and what was injected before the sample before it was in the socket. Injected is not read: remoted may die.
-//! * **What may have been dropped is injected again**, before anything newer of its stream: until it is known to be in the socket it is kept here.
-//!   A client that wants nothing twice has it acknowledged as doubtful.
-//! * **Another life of remoted.** What was injected and not read is gone with its socket: each client that has some goes back to it.
-//! * **Order.** One queue for each stream, injected from its front alone. Streams take turns; but a client that was started anew has a new stream
-//!   and the agents of the old one, so it follows what streams without a connection have left here from the same address.
+//! * **Nothing here is irreplaceable.** The client keeps every datagram that is not acknowledged. The state of this
+//!   room can be lost at any time.
+//! * **Only read datagrams are acknowledged.** An injected datagram may still be lost, because remoted may die.
+//!   Datagrams in the socket at a sample have been read in either of two cases: the sum of falls reaches that sample's
+//!   sum and queue, or a later sample shows the queue empty. Datagrams injected before the previous sample were in the
+//!   socket at this one.
+//! * **Datagrams that may have been dropped are injected again**, before anything newer of their stream. They are kept
+//!   here until they are known to be in the socket. If the client wants no copies, they are acknowledged as doubtful
+//!   instead.
+//! * **Another life of remoted.** Unread datagrams are gone with the old socket, so each client that has some goes
+//!   back to them.
+//! * **Order.** Each stream has one queue and is injected from its front alone. Streams take turns. A restarted client
+//!   has a new stream with the agents of the old one. So it follows the streams without a connection that still have
+//!   datagrams here from the same address.
 //!
-//! No input or output happens here, and no clock is read.
+//! This room does no input or output and reads no clock.
 
 mod kept;
 mod steps;
@@ -39,17 +47,17 @@ use steps::{Span, Steps};
 use stream::{Injected, Stream};
 use turns::Turns;
 
-/// Most that one client may have sent and not seen acknowledged, in bytes of buffer cost: 5,000 small datagrams, or what 50,000 a second are over a
-/// path of 100 ms.
+/// The most that one client may have sent without an acknowledgement, in bytes of buffer cost. It allows 5,000 small
+/// datagrams, or 50,000 a second over a path of 100 ms.
 const WINDOW_MAX: u64 = 4 << 20;
-/// The same for all of them together; a client has an equal part of it.
+/// The same limit for all clients together; each client has an equal part of it.
 const WINDOWS_TOTAL: u64 = 64 << 20;
-/// The least part: 20 small datagrams.
+/// The smallest part: 20 small datagrams.
 const WINDOW_MIN: u64 = 16 << 10;
-/// Streams that have something to inject, when the next one that loses its connection loses that too.
+/// With more waiting streams than this, a stream that loses its connection loses its queue too.
 const WAITING_MAX: usize = 1_024;
-/// Streams remembered. The one that has been without a connection for longest is forgotten first: if it comes back it sends again what it has not
-/// seen acknowledged.
+/// The number of streams remembered. The stream without a connection for longest is forgotten first. If it comes back,
+/// its client sends again every datagram that is not acknowledged.
 const STREAMS_MAX: usize = 16_384;
 
 /// All streams.
@@ -57,44 +65,44 @@ const STREAMS_MAX: usize = 16_384;
 pub struct Streams {
     by_id: HashMap<StreamId, Stream>,
     connections: HashMap<ConnectionId, StreamId>,
-    /// Those with something to inject.
+    /// The streams with something to inject.
     turns: Turns,
-    /// What was injected and has not been read.
+    /// The injected datagrams that have not been read.
     steps: Steps,
     life: Incarnation,
-    /// Connections that are to be told something.
+    /// The connections that have a message waiting for them.
     told: BTreeSet<ConnectionId>,
-    /// Buffer cost of all that waits to be injected.
+    /// The buffer cost of all datagrams that wait to be injected.
     waiting_cost: u64,
-    /// Datagrams that were injected again so far.
+    /// The number of datagrams injected again so far.
     repeated: u64,
 }
 
 /// What a sample showed of the streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Something was injected since the last sample: another one soon shows more.
+    /// Datagrams were injected since the last sample: another sample soon shows more.
     pub more: bool,
-    /// Something is known to be in remoted's socket.
+    /// Some datagrams are known to be in remoted's socket.
     pub whole: bool,
 }
 
 /// Datagrams of one agent to inject, in this order.
 #[derive(Debug)]
 pub struct Volley<'a> {
-    /// Whose they are.
+    /// The stream of the datagrams.
     pub stream: StreamId,
-    /// Where its client is.
+    /// The address of its client.
     pub address: IpAddr,
-    /// Their agent.
+    /// The agent that sent the datagrams.
     pub session: Session,
     /// The datagrams; at least one.
     pub payloads: Vec<&'a [u8]>,
 }
 
 impl Streams {
-    /// This connection carries this stream from here on. The one that did before, if any, is of no more use. `once`: its client wants nothing
-    /// injected twice, whatever may have been dropped.
+    /// From here on this connection carries this stream. Returns the connection that carried it before, which is of no
+    /// more use. `once`: its client wants no datagram injected twice, even if it may have been dropped.
     pub fn handle_attach(
         &mut self,
         now: Time,
@@ -125,8 +133,8 @@ impl Streams {
         before
     }
 
-    /// A connection is gone. What it brought is still injected, because its client may never come back; unless so much waits already that whoever
-    /// comes and goes would fill the memory: then it has to come back.
+    /// A connection is gone. Its datagrams are still injected, because its client may never come back. If too much
+    /// waits already, they are discarded, so that short connections cannot fill the memory.
     pub fn handle_gone(&mut self, now: Time, connection: ConnectionId) {
         self.told.remove(&connection);
         let crowded = self.waiting_cost > WINDOWS_TOTAL || self.turns.len() > WAITING_MAX;
@@ -158,7 +166,7 @@ impl Streams {
         self.attached(connection)?.1.handle_session(session)
     }
 
-    /// Datagrams of a client.
+    /// Datagrams from a client.
     pub fn handle_data(&mut self, connection: ConnectionId, data: Data) -> Result<(), Offence> {
         let (id, stream) = self.attached(connection)?;
         let more = stream.handle_data(data)?;
@@ -169,10 +177,12 @@ impl Streams {
         Ok(())
     }
 
-    /// remoted was looked at: which life of it was seen (the default: none), what it has read so far, and what waits in its socket. Of several
-    /// sockets the judge gives a sum and a queue that hold for all of them: the queue is 0 only if all are empty.
+    /// Takes in a sample of remoted: its life (the default means none), the bytes read so far, and the bytes in its
+    /// socket. For several sockets the judge gives one sum and one queue. The queue is 0 only if all sockets are
+    /// empty.
     ///
-    /// What was injected since the last look may not be in the socket yet: so the queue that it stands in is the one at the look after that.
+    /// Datagrams injected since the last sample may not be in the socket yet. So the queue that counts for them is
+    /// that of the sample after this one.
     pub fn handle_sample(&mut self, life: Incarnation, read: u64, queue: u64) -> Progress {
         if life != self.life {
             self.life = life;
@@ -185,7 +195,7 @@ impl Streams {
                 stream.kept.handle_settled(span.until);
                 if stream.has_nothing_left() {
                     if stream.connection.is_none() {
-                        // Agents are named again in its next epoch: nothing but numbers is kept of it.
+                        // The next epoch names the agents again, so only the numbers of this stream are kept.
                         stream.begin_epoch();
                     }
                     self.turns.leave(*id);
@@ -206,8 +216,8 @@ impl Streams {
         Progress { more: progress.closed, whole }
     }
 
-    /// Something was dropped on its way into remoted's socket since the last sample: perhaps what is not known to be in it. That is injected
-    /// `again`, or counts as doubtful.
+    /// The system dropped something on its way into remoted's socket since the last sample. It may be any datagram
+    /// that is not known to be in the socket. Such datagrams are injected `again`, or count as doubtful.
     pub fn handle_drop(&mut self, again: bool) {
         let by_id = &self.by_id;
         let comes_again = |id: StreamId| again && by_id.get(&id).is_some_and(|stream| !stream.once);
@@ -221,33 +231,33 @@ impl Streams {
         }
     }
 
-    /// Datagrams that were injected again so far, because they may have been dropped.
+    /// The number of datagrams injected again so far, because they may have been dropped.
     pub const fn repeated(&self) -> u64 {
         self.repeated
     }
 
-    /// Some of what was injected may yet turn out to have been dropped.
+    /// Some injected datagrams may yet turn out to have been dropped.
     pub fn is_unsettled(&self) -> bool {
         self.steps.are_unsettled()
     }
 
-    /// Bytes of buffer cost that were injected and not read.
+    /// The buffer cost of datagrams that were injected and not read, in bytes.
     pub const fn unread_cost(&self) -> u64 {
         self.steps.cost()
     }
 
-    /// Buffer cost of the next datagram to inject; `None` if there is none.
+    /// The buffer cost of the next datagram to inject; `None` if there is none.
     pub fn next_cost(&mut self) -> Option<u64> {
         let (id, _) = self.next_stream()?;
         self.by_id.get(&id)?.upcoming().next().map(|(_, bytes)| cost(bytes))
     }
 
-    /// Buffer cost of all that waits to be injected.
+    /// The buffer cost of all datagrams that wait to be injected.
     pub const fn waiting_cost(&self) -> u64 {
         self.waiting_cost
     }
 
-    /// The next datagrams to inject, as many as fit `room` bytes of buffer cost, and no more than `most`.
+    /// The next datagrams to inject: as many as fit `room` bytes of buffer cost, and at most `most`.
     pub fn poll(&mut self, room: u64, most: usize) -> Option<Volley<'_>> {
         let (id, turn) = self.next_stream()?;
         let stream = self.by_id.get(&id)?;
@@ -263,7 +273,7 @@ impl Streams {
         (!payloads.is_empty()).then_some(Volley { stream: id, address: stream.address, session, payloads })
     }
 
-    /// The first `count` datagrams of the volley that [`Self::poll`] gave were injected. Their buffer cost.
+    /// The first `count` datagrams of the volley from [`Self::poll`] were injected. Returns their buffer cost.
     pub fn handle_injected(&mut self, count: usize) -> u64 {
         let Some((id, _)) = self.turns.first() else {
             return 0;
@@ -285,8 +295,8 @@ impl Streams {
         sum
     }
 
-    /// Nothing of this stream can be injected: what it brought is discarded, its client keeps it, and others go on. The connection that carried
-    /// it, if there is one, carries nothing any more.
+    /// No datagram of this stream can be injected. Its datagrams are discarded, its client keeps them, and other
+    /// streams go on. Returns the connection that carried the stream, if any; it carries nothing any more.
     pub fn handle_uninjectable(&mut self, now: Time, id: StreamId) -> Option<ConnectionId> {
         let stream = self.by_id.get_mut(&id)?;
         if let (Some(known), Some(oldest)) = (&mut stream.known, stream.kept.oldest()) {
@@ -299,7 +309,7 @@ impl Streams {
         Some(connection)
     }
 
-    /// The first in the order of turns that has something, and how many datagrams of it.
+    /// The first stream in the order of turns with something to inject, and how many datagrams it may inject.
     fn next_stream(&mut self) -> Option<(StreamId, usize)> {
         loop {
             let (id, turn) = self.turns.first()?;
@@ -308,7 +318,7 @@ impl Streams {
                     return Some((id, turn));
                 }
                 if stream.connection.is_none() {
-                    // Agents are named again in its next epoch: what may have been dropped says itself whose it is.
+                    // The next epoch names the agents again, and each kept datagram carries its session.
                     self.waiting_cost -= stream.begin_epoch();
                 }
             }
@@ -316,7 +326,8 @@ impl Streams {
         }
     }
 
-    /// A stream has turns while it has something to inject. Who follows it waits, too, while it has something that may have been dropped.
+    /// A stream has turns while it has something to inject. Its followers also wait while it has datagrams that may
+    /// have been dropped.
     fn take_turns(&mut self, id: StreamId) {
         match self.by_id.get(&id) {
             Some(stream) if stream.queued_cost > 0 => self.turns.join(id),
@@ -325,14 +336,14 @@ impl Streams {
         }
     }
 
-    /// The next thing to tell a connection.
+    /// The next message for a connection.
     pub fn poll_told(&mut self) -> Option<(ConnectionId, Told)> {
         let window = self.window();
         loop {
             let &connection = self.told.first()?;
             let stream = self.connections.get(&connection).and_then(|id| self.by_id.get_mut(id));
             let told = stream.and_then(|stream| stream.poll_told(window));
-            // What was read follows where to go on.
+            // An `Ack` follows a `Resume`.
             if !matches!(told, Some(Told::Resume(_))) {
                 self.told.remove(&connection);
             }
@@ -342,8 +353,8 @@ impl Streams {
         }
     }
 
-    /// Everything in remoted's socket is gone. What waited to be injected goes back too, where there is a client to have it: only there it can
-    /// become too old.
+    /// Everything in remoted's socket is gone. Waiting datagrams also go back to their client if it is connected,
+    /// because only the client drops them when they are too old.
     fn restart(&mut self) {
         self.steps = Steps::default();
         let mut went_back = Vec::new();
@@ -363,7 +374,7 @@ impl Streams {
         }
     }
 
-    /// An equal part for each client.
+    /// The window of each client: an equal part.
     fn window(&self) -> u64 {
         (WINDOWS_TOTAL / self.connections.len().max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX)
     }
@@ -374,7 +385,7 @@ impl Streams {
         Ok((id, stream))
     }
 
-    /// Forgets a stream for the sake of a new one.
+    /// Forgets a stream to make room for a new one.
     fn make_room(&mut self, newcomer: StreamId) {
         if self.by_id.len() < STREAMS_MAX || self.by_id.contains_key(&newcomer) {
             return;
@@ -383,7 +394,7 @@ impl Streams {
         if let Some((&id, _)) = parted.min_by_key(|(_, stream)| stream.parted) {
             self.waiting_cost -= self.by_id.remove(&id).map_or(0, |stream| stream.queued_cost);
             self.turns.forget(id);
-            // Should it come back, its numbers begin anew.
+            // If the stream comes back, its numbers begin anew.
             self.steps.forget(id);
         }
     }
