@@ -9,7 +9,9 @@
 //! |---|---|
 //! | no process, no socket, stopped | as the sample says |
 //! | stalled | datagrams wait in a socket and none was read for [`STALL`] |
-//! | starting | there for less than `--settle`; or the analysis daemon once seen beside it is gone; or a `--require`d process is missing |
+//! | starting | there for less than `--settle` |
+//! | starting | the analysis daemon once seen beside it is gone |
+//! | starting | a `--require`d process is missing |
 //! | up | otherwise |
 //!
 //! **F** is the sum of all falls of the socket's queue from one sample to the next. It is a lower bound of the bytes

@@ -148,8 +148,8 @@ impl Windows {
         Grant { window, ask_again }
     }
 
-    /// Learns from the queue how much a datagram really takes. While the socket `overflows` by other senders, the queue
-    /// says nothing about that.
+    /// Learns from the queue how much a datagram really takes. A queue that `overflows` by other senders says nothing
+    /// about that.
     pub fn handle_queue(&mut self, now: Time, queue: u64, overflows: bool) {
         self.ledger.settle(now);
         if queue == 0 {

@@ -63,7 +63,7 @@ pub(super) struct Stream {
     pub(super) queued_cost: u64,
     /// The largest window that the client was given in this epoch.
     granted: u64,
-    /// The agents that the connection named in this epoch.
+    /// The agents that the connection named in this epoch, and the agents of the next datagrams.
     pub(super) named: HashSet<u16>,
     pub(super) sessions: HashMap<u16, Session>,
     /// All numbers; `None` until the first datagram of an unknown client.
@@ -79,7 +79,7 @@ pub(super) struct Stream {
 pub(super) struct Known {
     /// All datagrams below this number have been read.
     pub(super) read: Seq,
-    /// The digest of the last datagram below `read`; 0 if unknown.
+    /// The digests of the last datagrams below `read` and below `injected`; 0 if unknown.
     pub(super) read_digest: u64,
     pub(super) injected_digest: u64,
     /// All datagrams below this number were injected into this life of remoted, or read before. Some of them may have
