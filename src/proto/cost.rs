@@ -18,7 +18,7 @@ pub const fn buffer_cost(bytes: usize) -> u32 {
 const fn cost_whole(bytes: usize) -> u32 {
     /// Above this size the data area consists of pages, and is no longer rounded up to a power of two.
     const LINEAR_BYTES_MAX: usize = 15_984;
-    /// The overhead: `sk_buff`, headers, `skb_shared_info` and alignment.
+    /// The overhead: `sk_buff`, headers, `skb_shared_info` and what belongs to them.
     const OVERHEAD_BYTES: u32 = 832;
     match bytes {
         0..=160 => 832,

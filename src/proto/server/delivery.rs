@@ -95,7 +95,7 @@ mod tests {
             (Some("10.0.0.2"), "10.0.0.9", Some("10.0.0.2")),
             (Some("10.0.0.3"), "10.0.0.9", Some("10.0.0.3")),
             (Some("192.0.2.1"), "10.0.0.9", Some("10.0.0.2")),
-            // The client's own loopback, and this host's.
+            // The client's loopback, and this host's.
             (Some("127.0.0.1"), "10.0.0.9", Some("10.0.0.2")),
             (Some("127.0.0.1"), "127.0.0.1", Some("127.0.0.1")),
             (Some("127.0.0.1"), "10.0.0.3", Some("127.0.0.1")),

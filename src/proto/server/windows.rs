@@ -375,8 +375,8 @@ impl Windows {
         true
     }
 
-    /// When to ask again: somewhat before the clients ahead have had their turns. Addresses take turns too, so each
-    /// other address counts with at most one client more than its address.
+    /// When to ask again: somewhat before the clients ahead have had their turns. Addresses take turns too: of the
+    /// clients ahead at another address, as many count as at this client's address, plus one.
     fn patience(&self, now: Time, id: ConnectionId, capacity: Capacity) -> Duration {
         let (half, useful) = ((capacity.buffer / 2).max(1), self.useful(capacity));
         let ticket = self.ledger.get(id).and_then(|client| client.ticket);
