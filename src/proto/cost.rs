@@ -1,11 +1,14 @@
-//! What datagrams cost in a socket's receive buffer.
+//! The cost of datagrams in a socket's receive buffer.
 
-/// What a datagram of `bytes` costs in a receive buffer, in bytes: windows are counted in this.
+/// The cost of a datagram of `bytes` in a receive buffer, in bytes. Windows are counted in this unit.
 ///
-/// The kernel charges the memory that it allocated, not the payload. A datagram that came whole (loopback, jumbo frames) is a `sk_buff`
-/// of 256 bytes and a data area rounded up to a power of two; one that exceeds the usual 1,500 bytes of a link is charged so for each
-/// fragment. Which it will be the sender cannot know, so the larger counts. Measured on Linux 6.18 over loopback: 832 bytes for up to 196
-/// of payload, 1,280 to 644, 2,304 to 1,472, 8,448 for 5,500; in fragments a datagram of 6,200 took 10,650.
+/// The kernel charges the memory that it allocated, not the payload. A datagram that came whole (loopback, jumbo
+/// frames) costs a `sk_buff` of 256 bytes and a data area rounded up to a power of two. A datagram that exceeds the
+/// usual 1,500 bytes of a link is charged in this way for each fragment. The sender cannot know which case applies, so
+/// the larger cost counts.
+///
+/// Measured on Linux 6.18 over loopback: 832 bytes for up to 196 of payload, 1,280 to 644, 2,304 to 1,472, 8,448 for
+/// 5,500. In fragments a datagram of 6,200 took 10,650.
 pub const fn buffer_cost(bytes: usize) -> u32 {
     let (whole, cut) = (cost_whole(bytes), cost_in_fragments(bytes));
     if whole > cut { whole } else { cut }
@@ -13,9 +16,9 @@ pub const fn buffer_cost(bytes: usize) -> u32 {
 
 /// The cost of an unfragmented datagram.
 const fn cost_whole(bytes: usize) -> u32 {
-    /// Above this the data area is made of pages and no longer rounded up to a power of two.
+    /// Above this size the data area consists of pages, and is no longer rounded up to a power of two.
     const LINEAR_BYTES_MAX: usize = 15_984;
-    /// `sk_buff`, headers, `skb_shared_info` and what goes with them.
+    /// The overhead: `sk_buff`, headers, `skb_shared_info` and what belongs to them.
     const OVERHEAD_BYTES: u32 = 832;
     match bytes {
         0..=160 => 832,
@@ -28,7 +31,7 @@ const fn cost_whole(bytes: usize) -> u32 {
 
 /// The cost of a datagram that crosses a link of 1,500 bytes.
 const fn cost_in_fragments(bytes: usize) -> u32 {
-    /// Payload of a full fragment, a multiple of 8.
+    /// The payload of a full fragment, a multiple of 8.
     const FRAGMENT_BYTES: usize = 1_480;
     const UDP_HEADER_BYTES: usize = 8;
     let wire = bytes + UDP_HEADER_BYTES;

@@ -1,4 +1,5 @@
-//! A pre-shared key for a connection: what is written goes out sealed, what comes in is opened. Bytes in, bytes out; no socket.
+//! A pre-shared key for a connection: outgoing bytes are sealed, incoming bytes are opened. Bytes in, bytes out; no
+//! socket.
 //!
 //! ```text
 //!   client ── "OSBN" ── record: psk, e ──►        record:  length (u16)   Noise message (length bytes)
@@ -6,12 +7,13 @@
 //!          ◄══ records of sealed frames ═►
 //! ```
 //!
-//! The handshake is `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` of the Noise Protocol Framework (revision 34): both sides prove that they have the
-//! key, and agree on keys of their own for this connection, which a key that becomes known later does not open. Frames are a stream that is cut into
-//! records as it comes.
+//! The handshake is `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` of the Noise Protocol Framework (revision 34). Both sides
+//! prove that they have the key, and agree on new keys for this connection. If the pre-shared key becomes known later,
+//! it does not open this connection. Frames are a stream that is cut into records as it comes.
 //!
-//! The first byte tells what a connection is: a plain frame begins with a zero, the plain request with `p`, a sealed connection with `O`. A
-//! server that cannot go on says so in a plain [`Refusal`], which a client tells from a record by its second byte.
+//! The first byte tells the kind of a connection: a plain frame begins with a zero, the plain request with `p`, a
+//! sealed connection with `O`. A server that cannot go on says so in a plain [`Refusal`]. A client tells it from a
+//! record by its second byte.
 
 #[cfg(test)]
 mod tests;
@@ -20,20 +22,20 @@ use snow::{Builder, HandshakeState, TransportState};
 
 use crate::proto::wire::{Assembler, Frame, Refusal, give_back};
 
-/// What a sealed connection begins with.
+/// The first bytes of a sealed connection.
 const MAGIC: &[u8; 4] = b"OSBN";
-/// The handshake; `psk0`: the key is mixed in before anything else, so that the first message proves it.
+/// The handshake. With `psk0` the key is mixed in before anything else, so that the first message proves it.
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
-/// Bound to the handshake: another version of the records around it fails like another key.
+/// The handshake is bound to this: another version of the records around it fails like another key.
 const PROLOGUE: &[u8] = b"ossec-broker 1";
-/// Longest Noise message.
+/// The length of the longest Noise message.
 const MESSAGE_BYTES_MAX: usize = 65_535;
-/// What sealing adds to a message.
+/// The bytes that sealing adds to a message.
 const TAG_BYTES: usize = 16;
 const LENGTH_BYTES: usize = 2;
-/// A public key, and the tag of an empty payload.
+/// The length of a public key, and the tag of an empty payload.
 const HANDSHAKE_BYTES: usize = 32 + TAG_BYTES;
-/// In a key file: so many hexadecimal digits.
+/// The number of hexadecimal digits in a key file.
 const KEY_DIGITS: usize = 64;
 
 /// A pre-shared key.
@@ -52,10 +54,10 @@ impl Key {
         Self(bytes)
     }
 
-    /// A key as [`Self::to_text`] wrote it; space around it does no harm.
+    /// Reads a key as [`Self::to_text`] wrote it, and ignores space around it.
     ///
     /// # Errors
-    /// Says what is wrong, and nothing of the text.
+    /// The text of the error says what is wrong, and contains nothing of `text`.
     pub fn from_text(text: &str) -> Result<Self, String> {
         let digits = text.trim();
         if digits.is_empty() {
@@ -72,7 +74,7 @@ impl Key {
         Ok(Self(key))
     }
 
-    /// As it stands in a key file.
+    /// The key as text for a key file.
     pub fn to_text(&self) -> String {
         use std::fmt::Write as _;
         self.0.iter().fold(String::new(), |mut text, byte| {
@@ -85,13 +87,13 @@ impl Key {
 /// Why a connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SealError {
-    /// The other side has another key, or something between changed what was sent.
+    /// The other side has another key, or the bytes were changed on their way.
     Key,
-    /// This side has no key, the other one uses one.
+    /// This side has no key, but the other side uses one.
     NoKeyHere,
-    /// A record that was changed, repeated or left out on its way.
+    /// A record was changed, repeated or left out on its way.
     Record,
-    /// The server says why, without proof that it is the server.
+    /// The server gives this reason, without proof that it is the server.
     Refused(String),
 }
 
@@ -112,24 +114,24 @@ impl std::error::Error for SealError {}
 #[derive(Debug)]
 pub struct Seal {
     stage: Stage,
-    /// What has come in and is no whole record yet.
+    /// Incoming bytes that are no whole record yet.
     incoming: Vec<u8>,
-    /// What is to be sealed once that is possible.
+    /// Bytes to be sealed once that is possible.
     waiting: Vec<u8>,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// Nothing is sealed.
+    /// The connection is plain: nothing is sealed.
     Plain,
-    /// A server's, before the first byte.
+    /// A server's end before the first byte.
     Undecided(Option<Key>),
-    /// A client's that waits for the answer.
+    /// A client's end that waits for the answer.
     Asked(Box<HandshakeState>),
-    /// A server's that waits for the first message.
+    /// A server's end that waits for the first message.
     Waiting(Box<HandshakeState>),
     Sealed(Box<TransportState>),
-    /// Nothing more goes either way.
+    /// The connection is broken: nothing more goes either way.
     Broken,
 }
 
@@ -150,17 +152,18 @@ impl Seal {
         Self { stage: Stage::Undecided(key), incoming: Vec::new(), waiting: Vec::new() }
     }
 
-    /// Whether what comes in was sealed with the key.
+    /// Whether incoming bytes were sealed with the key.
     pub const fn is_sealed(&self) -> bool {
         matches!(self.stage, Stage::Sealed(_))
     }
 
-    /// Bytes of memory that are set aside for what waits.
+    /// The bytes of memory that are set aside for waiting bytes.
     pub const fn capacity(&self) -> usize {
         self.incoming.capacity() + self.waiting.capacity()
     }
 
-    /// Takes in what was read. What it means goes to `input`; what is to be written at once to `out`, also where an error follows.
+    /// Takes in the bytes in `read`. Their contents go to `input`, and bytes to be written at once go to `out`, also
+    /// before an error.
     ///
     /// # Errors
     /// The connection is of no more use.
@@ -181,7 +184,7 @@ impl Seal {
         outcome
     }
 
-    /// Seals `plain` and appends it to `out`; what cannot be sealed yet is kept.
+    /// Seals `plain` and appends it to `out`. Bytes that cannot be sealed yet are kept.
     pub fn seal(&mut self, plain: &mut Vec<u8>, out: &mut Vec<u8>) {
         match &mut self.stage {
             Stage::Plain | Stage::Undecided(_) => out.append(plain),
@@ -194,7 +197,7 @@ impl Seal {
                     out.extend_from_slice(&((piece.len() + TAG_BYTES) as u16).to_be_bytes());
                     out.resize(start + LENGTH_BYTES + piece.len() + TAG_BYTES, 0);
                     let written = transport.write_message(piece, &mut out[start + LENGTH_BYTES..]);
-                    // Only after 2^64 messages, or with too small a place.
+                    // Sealing fails only after 2^64 messages, or with too small a buffer.
                     assert_eq!(written, Ok(piece.len() + TAG_BYTES), "a message of this length can be sealed");
                 }
                 self.waiting.clear();
@@ -203,7 +206,7 @@ impl Seal {
         }
     }
 
-    /// A server's: what kind of connection it is.
+    /// Decides at a server's end what kind of connection it is.
     fn decide(&mut self, input: &mut Assembler, out: &mut Vec<u8>) -> Result<(), SealError> {
         let Stage::Undecided(key) = &self.stage else {
             return Ok(());
@@ -272,7 +275,7 @@ impl Seal {
         Ok(())
     }
 
-    /// A client's: instead of the answer a plain frame has come.
+    /// Handles a plain frame that came to a client's end instead of the answer.
     fn read_refusal(&self) -> Result<(), SealError> {
         let mut assembler = Assembler::default();
         assembler.push(&self.incoming);
@@ -294,7 +297,7 @@ fn handshake(key: &Key, initiator: bool) -> HandshakeState {
 fn write_handshake(handshake: &mut HandshakeState, out: &mut Vec<u8>) {
     let mut message = [0; HANDSHAKE_BYTES];
     let written = handshake.write_message(&[], &mut message);
-    // Only where the system has no random numbers.
+    // This fails only where the system has no random numbers.
     assert_eq!(written, Ok(HANDSHAKE_BYTES), "a handshake message of this length can be written");
     out.extend_from_slice(&(HANDSHAKE_BYTES as u16).to_be_bytes());
     out.extend_from_slice(&message);

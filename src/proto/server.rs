@@ -9,11 +9,12 @@
 //! ```
 //!
 //! * `judge`: the verdict and F, from samples of remoted.
-//! * `windows`: how much each client may have under way; injection is one client among the others.
-//! * `streams`: datagrams that wait for injection, and what became of injected ones.
+//! * `windows`: how much each client may have under way; injection counts as one more client.
+//! * `streams`: datagrams that wait for injection, and the fate of injected datagrams.
 //! * `pacing`: how much is injected behind each sample. `overflow`: whether remoted's socket drops.
 //!
-//! The serving thread calls one method for each thing that comes in and does the input and output; the simulation does the same on virtual time.
+//! The serving thread calls one method for each event and does the input and output. The simulation does the same on
+//! virtual time.
 
 pub mod allotment;
 pub mod conversation;
@@ -43,15 +44,17 @@ use windows::{Capacity, Demand, Grant, Windows, usable};
 
 /// remoted's buffer where the system does not tell: the kernel's default.
 const BUFFER_BYTES_DEFAULT: u64 = 212_992;
-/// No client can have more under way: no receive buffer is larger.
+/// The most that a client can have under way: no receive buffer is larger.
 const CLAIM_BYTES_MAX: u64 = 1 << 32;
 /// Injection asks for windows like one client among the others. Connections are numbered from 0.
 const INJECTOR: ConnectionId = ConnectionId::MAX;
-/// Nothing is under way between injection and remoted's socket: it uses a grant at once, or asks for another.
+/// The lifetime of a grant to injection. Its datagrams reach remoted's socket at once, so it uses a grant at once or
+/// asks for another.
 const INJECTION_LEASE: Duration = Duration::from_millis(5);
-/// While clients wait for remoted: how often to look without being asked, so that they are told soon.
+/// How often to look unasked while clients wait for remoted, so that they soon learn of it.
 const WATCH_GAP: Duration = Duration::from_millis(500);
-/// While datagrams wait in remoted's socket: often enough that a socket which fills as fast as it is read is not taken for one that stands still.
+/// How often to look while datagrams wait in remoted's socket. With rarer looks, a socket that fills as fast as it is
+/// read would seem to stand still.
 const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
 
 /// The server's logic. See the head of this file.
@@ -68,8 +71,8 @@ pub struct ServerCore {
 }
 
 impl ServerCore {
-    /// A core that has seen nothing. `settle`: how long remoted counts as starting. `step_datagrams_max`: how many datagrams the system surely takes
-    /// in a row.
+    /// A core that has seen nothing. `settle`: how long remoted counts as starting. `step_datagrams_max`: the number
+    /// of datagrams that the system surely takes in a row.
     pub fn new(settle: Duration, step_datagrams_max: usize) -> Self {
         Self {
             judge: Judge::new(settle),
@@ -82,14 +85,15 @@ impl ServerCore {
         }
     }
 
-    /// What the newest sample led to.
+    /// The judge, with its conclusions from the newest sample.
     pub const fn judge(&self) -> &Judge {
         &self.judge
     }
 
-    /// Takes in a sample. `on_the_way`: what has not come to a socket, if that was looked at.
+    /// Takes in a sample. `on_the_way`: packets that have not reached a socket, if the caller looked at them.
     ///
-    /// Until [`Self::end_step`] something may be injected, unless the sample shows that remoted is not where it was found: `lost`.
+    /// Until [`Self::end_step`] datagrams may be injected, unless remoted is `lost`: the sample shows that it is not
+    /// where it was found.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample, on_the_way: Option<OnTheWay>, lost: bool) {
         self.sampled = now;
         self.judge.handle_sample(now, sample);
@@ -118,7 +122,7 @@ impl ServerCore {
         }
     }
 
-    /// No more is injected before the next sample.
+    /// No more datagrams are injected before the next sample.
     pub const fn end_step(&mut self) {
         self.pacing.end_step();
     }
@@ -129,7 +133,8 @@ impl ServerCore {
         self.streams.handle_gone(now, connection);
     }
 
-    /// Answers a client at this address from the newest sample. `gap`: least time between the beginnings of two heartbeats.
+    /// Answers a client at this address from the newest sample. `gap`: the least time between the beginnings of two
+    /// heartbeats.
     pub fn handle_ping(
         &mut self,
         now: Time,
@@ -141,7 +146,7 @@ impl ServerCore {
     ) -> Pong {
         let (destination, ping) = match delivery {
             Delivery::Direct(to) => (to, *ping),
-            // A window for its datagrams would keep room in remoted's buffer from this server, which injects them.
+            // This server injects the client's datagrams: a window for them would keep that room from injection.
             Delivery::Injected => (None, Ping { unsent: 0, unconfirmed_cost: 0, ..*ping }),
         };
         let verdict = self.judge.verdict_at(destination);
@@ -165,7 +170,8 @@ impl ServerCore {
         }
     }
 
-    /// A connection carries a stream from here on. The one that did before, if any, is to be closed. `once`: nothing of it is injected twice.
+    /// From here on this connection carries this stream. Returns the connection that carried it before, which is to be
+    /// closed. `once`: no datagram of the stream is injected twice.
     pub fn handle_attach(
         &mut self,
         now: Time,
@@ -182,7 +188,7 @@ impl ServerCore {
         self.streams.handle_session(connection, session)
     }
 
-    /// Datagrams of a client.
+    /// Datagrams from a client.
     pub fn handle_data(&mut self, connection: ConnectionId, data: Data) -> Result<(), Offence> {
         if self.streams.waiting_cost() == 0 {
             self.pacing.handle_work();
@@ -211,13 +217,13 @@ impl ServerCore {
         self.streams.poll(window.saturating_sub(unread).min(bytes), datagrams)
     }
 
-    /// The first `count` datagrams of the volley that [`Self::poll`] gave were injected.
+    /// The first `count` datagrams of the volley from [`Self::poll`] were injected.
     pub fn handle_injected(&mut self, count: usize) {
         let cost = self.streams.handle_injected(count);
         self.pacing.handle_injected(count, cost);
     }
 
-    /// Nothing of this stream can be injected. The connection that is to be told so, if there is one.
+    /// No datagram of this stream can be injected. Returns the connection to be told so, if there is one.
     pub fn handle_uninjectable(&mut self, now: Time, stream: StreamId) -> Option<ConnectionId> {
         self.streams.handle_uninjectable(now, stream)
     }
@@ -232,27 +238,28 @@ impl ServerCore {
         self.streams.carries(connection)
     }
 
-    /// Buffer cost of what was injected and has not been read.
+    /// The buffer cost of datagrams that were injected and not read.
     pub const fn unread_cost(&self) -> u64 {
         self.streams.unread_cost()
     }
 
-    /// Datagrams that were injected again so far, because they may have been dropped.
+    /// The number of datagrams injected again so far, because they may have been dropped.
     pub const fn repeated(&self) -> u64 {
         self.streams.repeated()
     }
 
-    /// Something waits to be injected, or was injected and has not been read.
+    /// Datagrams wait to be injected, or were injected and not read.
     pub const fn is_busy(&self) -> bool {
         self.streams.unread_cost() > 0 || self.streams.waiting_cost() > 0
     }
 
-    /// The next thing to tell a connection.
+    /// The next message for a connection.
     pub fn poll_told(&mut self) -> Option<(ConnectionId, Told)> {
         self.streams.poll_told()
     }
 
-    /// When to look at remoted unasked: for the sake of clients that wait, of a queue in remoted's socket, and of what is to be injected or read.
+    /// When to look at remoted unasked: for waiting clients, for a queue in remoted's socket, and for datagrams to be
+    /// injected or read.
     pub fn next_look(&self) -> Option<Time> {
         let verdict = self.judge.verdict();
         let watch = match verdict {
@@ -266,7 +273,7 @@ impl ServerCore {
         Some(self.sampled + gap)
     }
 
-    /// What surely fits into remoted's socket as the newest sample shows it, in bytes.
+    /// The bytes that surely fit into remoted's socket, as the newest sample shows it.
     fn room(&self) -> u64 {
         usable(self.buffer()).saturating_sub(self.judge.backlog())
     }
@@ -289,7 +296,7 @@ impl ServerCore {
     }
 }
 
-/// What a heartbeat asks for. What a client says of itself is believed within reason.
+/// The demand in a heartbeat. A client's report is believed within reason.
 fn demand(client: ConnectionId, address: IpAddr, ping: &Ping) -> Demand {
     Demand {
         client,

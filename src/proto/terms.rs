@@ -1,8 +1,8 @@
-//! Words that both roles, and what is below them, have in common.
+//! Terms that both roles and the modules below them have in common.
 
 use std::time::Duration;
 
-/// Longest UDP payload over IPv4: 65,535 less 20 bytes of IP and 8 of UDP header.
+/// The longest UDP payload over IPv4: 65,535 less 20 bytes of IP and 8 of UDP header.
 pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 /// The port that remoted receives at, unless it is set to another.
@@ -10,10 +10,11 @@ pub const REMOTED_PORT: u16 = 1_514;
 /// The port of the broker server, unless it is set to another.
 pub const BROKER_PORT: u16 = 1_517;
 
-/// No grant lives longer, at either end: a server must not keep one booked for a client that is gone.
+/// The longest lifetime of a grant, at either end: a server must not keep a grant booked for a client that is gone.
 pub const LEASE_MAX: Duration = Duration::from_secs(10);
 
-/// How far UDP is believed to lag behind TCP at most: a queue of a router that treats them differently, a policer, a Wi-Fi driver.
+/// How far UDP may lag behind TCP at most. Causes are a router queue that treats them differently, a policer, or a
+/// Wi-Fi driver.
 pub const LAG_MAX: Duration = Duration::from_millis(50);
 
 /// A number in a client's stream of datagrams: the first one is 0.
@@ -28,55 +29,55 @@ impl Seq {
     }
 }
 
-/// One life of remoted's processes and sockets, as a digest; only equality means anything.
+/// One life of remoted's processes and sockets, as a digest. Only equality has a meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Incarnation(pub u64);
 
-/// What the server says of remoted.
+/// The server's verdict on remoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It owns its socket, runs and reads.
+    /// remoted owns its socket, runs and reads.
     Up,
     /// No process of an accepted name exists.
     NoProcess(Port),
-    /// The process exists and owns no UDP socket on the port that receives where datagrams go.
+    /// The process exists, but owns no UDP socket on the port that receives where datagrams go.
     NoSocket(Receives),
     /// The process is stopped.
     Stopped,
-    /// Datagrams wait in its socket and it reads none.
+    /// Datagrams wait in its socket, and remoted reads none.
     Stalled,
-    /// It is there and should not be sent to yet.
+    /// remoted is there, but clients should not send to it yet.
     Starting(Reason),
 }
 
-/// What became of remoted's port where no process of an accepted name is seen.
+/// The state of remoted's port where no process of an accepted name is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// No socket is bound to it.
+    /// No socket is bound to the port.
     Free,
-    /// A socket is bound to it: its owner has another name, or cannot be seen from the server.
+    /// A socket is bound to the port. Its owner has another name, or cannot be seen from the server.
     Taken,
 }
 
 /// Where remoted receives instead of the address that datagrams go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receives {
-    /// Nowhere.
+    /// At no address.
     Nowhere,
     /// At other addresses alone.
     Elsewhere,
-    /// At all addresses of IPv4, and datagrams go to one of IPv6.
+    /// At all addresses of IPv4, while datagrams go to an address of IPv6.
     Ipv4Alone,
-    /// At all addresses of IPv6, and datagrams go to one of IPv4.
+    /// At all addresses of IPv6, while datagrams go to an address of IPv4.
     Ipv6Alone,
 }
 
-/// Why remoted should not be sent to although it is there.
+/// Why clients should not send to remoted although it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A peer newer than this program gave a reason that this one does not know.
     Unknown,
-    /// It has been there for less than `--settle`.
+    /// remoted has been there for less than `--settle`.
     Settling,
     /// The analysis daemon that was once seen beside it is gone.
     AnalysisGone,
@@ -85,7 +86,8 @@ pub enum Reason {
 }
 
 impl Verdict {
-    /// As on the wire: verdict and reason. Kept apart so that an older peer still understands a new reason.
+    /// Verdict and reason as on the wire. They are kept apart so that an older peer still understands the verdict of a
+    /// new reason.
     pub(super) const fn to_wire(self) -> (u8, u8) {
         match self {
             Self::Up => (1, 0),
@@ -104,8 +106,8 @@ impl Verdict {
         }
     }
 
-    /// An unknown verdict of a newer peer must not release anything, and must not rewind either: `Starting` is that. An unknown reason
-    /// leaves the verdict what it is.
+    /// A newer peer's unknown verdict must neither release nor rewind anything, so it becomes `Starting`. An unknown
+    /// reason leaves the verdict unchanged.
     pub(super) const fn from_wire(verdict: u8, reason: u8) -> Self {
         match (verdict, reason) {
             (1, _) => Self::Up,
@@ -154,7 +156,7 @@ impl std::fmt::Display for Verdict {
 /// One connection of a client, as the server numbers them.
 pub type ConnectionId = u64;
 
-/// One client's stream of datagrams, as it names it at random when it starts.
+/// One client's stream of datagrams. The client chooses the number at random when it starts.
 pub type StreamId = u128;
 
 /// One agent behind a client.
@@ -162,17 +164,18 @@ pub type StreamId = u128;
 pub struct SessionName {
     /// Its place in the client's table.
     pub id: u16,
-    /// Grows when the place is given to another agent.
+    /// The generation grows when the place is given to another agent.
     pub generation: u32,
 }
 
-/// Longest agent id that is looked for in front of a datagram; OSSEC's are numbers of three to six digits.
+/// The longest agent id that is looked for in front of a datagram. OSSEC's ids are numbers of three to six digits.
 const AGENT_ID_BYTES_MAX: usize = 8;
 
-/// An agent's id as it stands in front of its datagrams, zeros behind it.
+/// An agent's id as in front of its datagrams, followed by zeros.
 pub type AgentId = [u8; AGENT_ID_BYTES_MAX];
 
-/// The `id` of a datagram that starts with `!id!`, as those of agents do whose key is for `any` address or a range.
+/// The `id` of a datagram that starts with `!id!`. Agents send such datagrams if their key is for `any` address or a
+/// range.
 pub fn agent_id(bytes: &[u8]) -> Option<AgentId> {
     let rest = bytes.strip_prefix(b"!")?;
     let end = rest.iter().take(AGENT_ID_BYTES_MAX + 1).position(|&byte| byte == b'!')?;
@@ -185,7 +188,8 @@ pub fn agent_id(bytes: &[u8]) -> Option<AgentId> {
     })
 }
 
-/// Tells datagrams apart (64-bit FNV-1a): two that are not the same have the same digest once in 2^64 times, if nobody means them to. Never 0.
+/// The 64-bit FNV-1a digest of a datagram, never 0. Two different datagrams share a digest once in 2^64 times, unless
+/// somebody contrives it.
 pub fn digest(bytes: &[u8]) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;

@@ -1,8 +1,8 @@
 //! A moment in time, as the pure rooms know it.
 //!
-//! The core never reads a clock: every method that depends on time takes the moment as an argument, so that tests and the simulation can
-//! run on time of their own. [`Time`] counts from an arbitrary origin (the boot of the system) and includes the time that the
-//! system was suspended: after a suspension a lease must be over, not frozen.
+//! The core never reads a clock. Every method that depends on time takes the moment as an argument, so that tests and
+//! the simulation run on virtual time. [`Time`] counts from an arbitrary origin (the boot of the system) and includes
+//! the time that the system was suspended. After a suspension a lease must be over, not frozen.
 
 use std::ops::Add;
 use std::time::Duration;
@@ -15,7 +15,7 @@ impl Time {
     /// The origin.
     pub const ZERO: Self = Self(0);
 
-    /// Later than all that will ever be.
+    /// A moment later than all others.
     pub const FAR: Self = Self(u64::MAX);
 
     /// The moment `nanos` nanoseconds after the origin.
@@ -33,13 +33,13 @@ impl Time {
         self.0
     }
 
-    /// The moment so long before; the origin at the earliest.
+    /// The moment `span` earlier; the origin at the earliest.
     #[must_use]
     pub fn before(self, span: Duration) -> Self {
         Self::ZERO + self.since(Self::ZERO + span)
     }
 
-    /// How long ago `earlier` was; zero if it lies ahead.
+    /// The time since `earlier`; zero if it lies ahead.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

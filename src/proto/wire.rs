@@ -1,17 +1,18 @@
-//! Frames ⇄ bytes: what client and server say to each other over TCP.
+//! Frames ⇄ bytes: the messages between client and server over TCP.
 //!
 //! ```text
 //!   length (u32)   kind (u8)   body (length - 1 bytes)
 //! ```
 //!
-//! All numbers are big-endian. A body is a fixed sequence of fields; fields are only ever added at its end. A reader takes what it
-//! knows and ignores the rest, and gives a field that an older peer did not send the value zero. So neither side needs to know the
-//! other's age for the fields, and `Hello::version` changes only when the meaning of an old field does.
+//! All numbers are big-endian. A body is a fixed sequence of fields, and new fields are only ever added at its end. A
+//! reader takes the fields that it knows and ignores the rest. A field that an older peer did not send has the value
+//! zero. So a new field needs no new version: `Hello::version` changes only when the meaning of an old field does.
 //!
-//! The first byte of a frame is always zero, because no frame is longer than [`FRAME_BYTES_MAX`]. That tells a frame from the plain
-//! request `ping`, from HTTP and from TLS by one byte.
+//! The first byte of a frame is always zero, because no frame is longer than [`FRAME_BYTES_MAX`]. This byte
+//! distinguishes a frame from the plain request `ping`, from HTTP and from TLS.
 //!
-//! This room holds no state but the bytes of an unfinished frame ([`Assembler`]), and nothing here can panic on what the network sends.
+//! The only state of this room is the bytes of an unfinished frame ([`Assembler`]). No bytes from the network can make
+//! it panic.
 
 mod assembler;
 mod codec;

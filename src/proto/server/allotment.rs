@@ -1,12 +1,15 @@
-//! Which agents have a socket of their own, where replies come back over the connection. Pure.
+//! Which agents have a dedicated socket, where replies come back over the connection. Pure.
 //!
-//! There are only so many. When all are taken, an agent gets that of another one if
+//! The number of sockets is limited. When all are taken, an agent takes the socket of another agent in either of two
+//! cases:
 //!
-//! * the other one has not sent for `IDLE_MIN`, or
-//! * its client has fewer than an equal part: then the client that has most gives the one that it has not used for longest.
+//! * the other agent has not sent for `IDLE_MIN`;
+//! * the agent's client has fewer sockets than an equal part. Then the client with the most sockets gives up its least
+//!   recently used one.
 //!
-//! Any other agent shares a socket, whose replies cannot be told apart and are lost. So a client with more agents than there are sockets costs
-//! no other one its replies, and no socket is opened for each datagram: each that changes hands takes the clients nearer to equal parts.
+//! Any other agent uses the shared socket, whose replies cannot be told apart and are lost. So a client with more
+//! agents than there are sockets costs no other client its replies. Nor is a socket opened for each datagram, because
+//! each socket that changes hands brings the clients nearer to equal parts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -16,13 +19,13 @@ use crate::proto::terms::SessionName;
 use crate::proto::terms::StreamId;
 use crate::proto::time::Time;
 
-/// An agent that sent nothing for so long gives way: remoted answers within a second.
+/// An agent that sent nothing for this long gives way: remoted answers within a second.
 const IDLE_MIN: Duration = Duration::from_mins(1);
 
 /// An agent behind a client, and the address that remoted sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Agent {
-    /// Its client's stream.
+    /// The stream of its client.
     pub stream: StreamId,
     /// Its place in that stream.
     pub name: SessionName,
@@ -30,25 +33,25 @@ pub struct Agent {
     pub address: IpAddr,
 }
 
-/// What an agent's datagrams are sent from.
+/// The socket that sends an agent's datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seat {
-    /// The socket with this token, which it has.
+    /// The agent has the socket with this token.
     Taken(usize),
-    /// A new one with this token. The other one is to be closed before.
+    /// The agent gets a new socket with this token. The other socket is to be closed before.
     New(usize, Option<usize>),
-    /// That of all who have none.
+    /// The agent uses the socket of all agents without a dedicated one.
     Shared,
 }
 
-/// All agents with a socket.
+/// All agents with a dedicated socket.
 #[derive(Debug)]
 pub struct Allotment {
     seats_max: usize,
     tokens_from: usize,
     tokens: usize,
     by_agent: HashMap<Agent, Use>,
-    /// From the one that was used longest ago.
+    /// The agents in order of last use, the least recent first.
     by_use: BTreeMap<u64, Agent>,
     counts: HashMap<StreamId, usize>,
     uses: u64,
@@ -62,7 +65,7 @@ struct Use {
 }
 
 impl Allotment {
-    /// So many sockets at a time, with tokens from there on.
+    /// An allotment of at most `seats_max` sockets, with tokens from `tokens_from` on.
     pub fn new(seats_max: usize, tokens_from: usize) -> Self {
         Self {
             seats_max,
@@ -92,7 +95,7 @@ impl Allotment {
             }
         }
         let token = self.tokens_from + self.tokens;
-        // By the time that it comes round, one with the same token has long given way.
+        // When the tokens come round, an agent with the same token has long given way.
         self.tokens = (self.tokens + 1) % (self.tokens_from / 2);
         self.by_agent.insert(agent, Use { token, at: now, number: self.uses });
         self.by_use.insert(self.uses, agent);
@@ -100,7 +103,7 @@ impl Allotment {
         Seat::New(token, instead_of)
     }
 
-    /// An agent has no socket any more.
+    /// An agent gives up its socket. Returns the socket's token.
     pub fn give_up(&mut self, agent: Agent) -> Option<usize> {
         let used = self.by_agent.remove(&agent)?;
         self.by_use.remove(&used.number);

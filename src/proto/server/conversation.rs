@@ -1,4 +1,4 @@
-//! What one connection may say, and what it is told: bytes in, requests and bytes out.
+//! One connection's conversation: which requests it may make and how it is answered. Bytes in, requests and bytes out.
 //!
 //! ```text
 //!   new ──other──► ungreeted ──Hello──► client ──Ping──► a request each, at most so many unanswered
@@ -6,8 +6,8 @@
 //!    └────ping───► plain ──answered──► closing
 //! ```
 //!
-//! Anything else is garbage, and the connection is to be closed. Nothing that a peer sends makes this room panic, and nothing is kept of it but
-//! the beginning of a frame. Sockets are `conn`'s.
+//! Anything else is garbage, and the connection is to be closed. No bytes from a peer make this room panic. It keeps
+//! nothing of them but the beginning of a frame. The sockets belong to `conn`.
 
 #[cfg(test)]
 mod tests;
@@ -21,20 +21,20 @@ use crate::proto::wire::{
     Assembler, Attach, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, Target, VERSION, Welcome, WireError,
 };
 
-/// A connection that has not said what it is by then is closed.
+/// A connection that has not identified itself by then is closed.
 const GREETING_MAX: Duration = Duration::from_secs(5);
-/// How long a client with frequent heartbeats may be silent; one with rare ones may miss three.
+/// How long a client with frequent heartbeats may be silent. A client with rare heartbeats may miss three.
 const SILENCE_MIN: Duration = Duration::from_secs(30);
-/// ... and nobody may be silent for longer, whatever interval it claims to have.
+/// The longest silence allowed, whatever interval a client claims to have.
 pub const SILENCE_MAX: Duration = Duration::from_hours(1);
-/// Heartbeats that may wait for an answer: a client of ours has no more than eight under way.
+/// The number of heartbeats that may wait for an answer: a client has at most eight under way.
 pub const UNANSWERED_MAX: usize = 16;
-/// How long a plain request's sender may take to close.
+/// How long the sender of a plain request may take to close.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
 
 /// The request of 2015, for `nc` and monitoring.
 const PLAIN_REQUEST: &[u8] = b"ping";
-/// What may follow it. Its answer gets the same.
+/// The bytes that may follow the plain request. Its answer ends with the same.
 const LINE_ENDS: [&[u8]; 3] = [b"", b"\n", b"\r\n"];
 
 /// One connection's conversation.
@@ -42,25 +42,25 @@ const LINE_ENDS: [&[u8]; 3] = [b"", b"\n", b"\r\n"];
 pub struct Conversation {
     stage: Stage,
     unanswered: usize,
-    /// When the connection is closed unless something comes in.
+    /// When the connection is closed unless bytes come in.
     deadline: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nothing has come in that tells what it is.
+    /// No incoming byte has identified the connection yet.
     New,
-    /// What has come in is no plain request, and none comes any more.
+    /// The first bytes are no plain request, and none is accepted any more.
     Ungreeted,
-    /// One of our clients, which may be silent for this long.
+    /// A client, which may be silent for this long.
     Client { silence: Duration, stream: Option<u128>, target: Target },
     /// A plain request, with this line end, that is being answered.
     Plain { end: &'static [u8] },
-    /// Answered or refused; the other side is to close.
+    /// Answered or refused: the other side is to close.
     Closing,
 }
 
-/// What waits for a look at remoted.
+/// A request that waits for a look at remoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
     /// A heartbeat.
@@ -69,12 +69,12 @@ pub enum Question {
     Plain,
 }
 
-/// What a connection asks for.
+/// A request of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// An answer.
+    /// An answer to this question.
     Answer(Question),
-    /// It is to carry this stream, in the way that is asked for.
+    /// The connection is to carry this stream, in the requested way.
     Attach(StreamId, Attach),
     /// An agent behind the client.
     Session(Session),
@@ -82,19 +82,19 @@ pub enum Request {
     Data(Data),
 }
 
-/// What a connection may do.
+/// The rights of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// These features at most.
+    /// The connection may use these features at most.
     Features(Features),
-    /// Nothing without a key.
+    /// The connection may do nothing without a key.
     KeyWanted,
 }
 
-/// What a connection must not say.
+/// An offence of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Garbage {
-    /// Bytes that make no sense.
+    /// Bytes that do not parse.
     Wire(WireError),
     /// A frame before the greeting.
     Ungreeted,
@@ -106,7 +106,7 @@ pub enum Garbage {
     NotOfClients,
     /// More heartbeats without an answer than any client sends.
     TooMany,
-    /// Datagrams that make no sense.
+    /// Datagrams that violate the stream's rules.
     Datagrams(Offence),
 }
 
@@ -133,27 +133,27 @@ impl From<WireError> for Garbage {
 }
 
 impl Conversation {
-    /// That of a connection that was made at this moment.
+    /// The state of a connection that was just made.
     pub fn new(now: Time) -> Self {
         Self { stage: Stage::New, unanswered: 0, deadline: now + GREETING_MAX }
     }
 
-    /// When the connection is closed unless something comes in.
+    /// When the connection is closed unless bytes come in.
     pub const fn deadline(&self) -> Time {
         self.deadline
     }
 
-    /// It is a client of ours, greeted.
+    /// The connection is a client that has greeted.
     pub const fn is_client(&self) -> bool {
         matches!(self.stage, Stage::Client { .. })
     }
 
-    /// It has not said what it is.
+    /// The connection has not identified itself.
     pub const fn is_stranger(&self) -> bool {
         matches!(self.stage, Stage::New | Stage::Ungreeted)
     }
 
-    /// Where a client says that its datagrams go, and whether they come over the connection.
+    /// Where a client reports that its datagrams go, and whether they come over the connection.
     pub const fn target(&self) -> Option<(Target, bool)> {
         match self.stage {
             Stage::Client { target, stream, .. } => Some((target, stream.is_some())),
@@ -161,20 +161,20 @@ impl Conversation {
         }
     }
 
-    /// Something has come in: over a narrow link a single frame may take longer than a client may be silent.
+    /// Bytes have come in: over a narrow link a single frame may take longer than a client may be silent.
     pub fn handle_alive(&mut self, now: Time) {
         if let Stage::Client { silence, .. } = self.stage {
             self.deadline = now + silence;
         }
     }
 
-    /// It waits for an answer even if it has closed its sending side.
+    /// The connection waits for an answer even if it has closed its sending side.
     pub const fn awaits_last_answer(&self) -> bool {
         matches!(self.stage, Stage::Plain { .. })
     }
 
-    /// Takes the requests out of what has come in. What is to be said at once goes to `output`, also where an error follows: the connection is to
-    /// be closed after it.
+    /// Takes the requests out of the input. Immediate answers go to `output`, also before an error; the connection is
+    /// to be closed after them.
     pub fn handle_input(
         &mut self,
         now: Time,
@@ -210,7 +210,7 @@ impl Conversation {
         Frame::Pong(pong).encode(output);
     }
 
-    /// Answers the plain request: whether remoted is up. The own side is to be closed after it.
+    /// Answers the plain request: whether remoted is up. This side is to be closed after the answer.
     pub fn answer_plain(&mut self, now: Time, up: bool, output: &mut Vec<u8>) {
         if let Stage::Plain { end } = self.stage {
             output.extend_from_slice(if up { b"pong" } else { b"ossec_not_found" });
@@ -220,7 +220,7 @@ impl Conversation {
         }
     }
 
-    /// Says why a client's connection is of no use. The own side is to be closed after it.
+    /// Tells a client why its connection is of no use. This side is to be closed after the text.
     pub fn refuse(&mut self, now: Time, text: String, output: &mut Vec<u8>) {
         Frame::Refusal(Refusal { text }).encode(output);
         self.stage = Stage::Closing;
@@ -284,9 +284,9 @@ impl Conversation {
 /// Whether bytes are the plain request.
 #[derive(Debug, PartialEq, Eq)]
 enum Plain {
-    /// They are, with this line end.
+    /// The bytes are the plain request, with this line end.
     Whole(&'static [u8]),
-    /// They may become it.
+    /// The bytes may become the plain request.
     Begun,
     No,
 }

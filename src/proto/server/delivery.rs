@@ -1,19 +1,19 @@
-//! How a client's datagrams come to remoted, and whether this server is the one to ask about them.
+//! How a client's datagrams reach remoted, and whether this server can answer for their destination.
 //!
-//! A client says in its greeting where it sends to. Is that an address of this host, its datagrams arrive there. If
-//! not, something on the way translates addresses, and does so for the connection as well: the address that the
-//! connection reached stands in.
+//! A client's greeting says where it sends to. If that is an address of this host, its datagrams arrive there.
+//! Otherwise the path translates addresses, and does so for the connection too. Then the address that the connection
+//! reached counts instead.
 
 use std::net::IpAddr;
 
 use crate::proto::wire::Target;
 
-/// How a client's datagrams come to remoted.
+/// How a client's datagrams reach remoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// The client sends them to this address of the server's host, if that is known and matters.
     Direct(Option<IpAddr>),
-    /// They come over the connection, and this server injects them.
+    /// The datagrams come over the connection, and this server injects them.
     Injected,
 }
 
@@ -25,12 +25,12 @@ pub struct Destination {
     reached: Option<IpAddr>,
     /// The named address is one of this host's.
     here: bool,
-    /// They come over the connection.
+    /// The datagrams come over the connection.
     streams: bool,
 }
 
 impl Destination {
-    /// That of a client from `peer` whose connection reached the address `reached`, all in their canonical form.
+    /// The destination of a client from `peer` whose connection reached the address `reached`, all in canonical form.
     /// `is_own` says whether an address is one of this host's.
     pub fn new(
         named: Target,
@@ -41,13 +41,13 @@ impl Destination {
     ) -> Self {
         let own = |address: IpAddr| Some(address) == reached || address.is_loopback() || is_own(address);
         let here = named.address.is_some_and(|address| {
-            // Each host has its own loopback addresses: they are this host's if the client is on it.
+            // Each host has loopback addresses: they are this host's if the client is on it.
             own(address) && (!address.is_loopback() || own(peer))
         });
         Self { named, reached, here, streams }
     }
 
-    /// How the datagrams come to remoted.
+    /// How the datagrams reach remoted.
     pub fn delivery(&self) -> Delivery {
         if self.streams {
             return Delivery::Injected;
@@ -57,11 +57,11 @@ impl Destination {
         Delivery::Direct(self.named.address.and_then(|named| if self.here { Some(named) } else { stands_in }))
     }
 
-    /// Why a server that watches this port says nothing of use to the client. `at_home`: remoted is in the server's
-    /// network namespace.
+    /// Why a server that watches this port is of no use to the client. `at_home`: remoted is in the server's network
+    /// namespace.
     pub fn mismatch(&self, watched: u16, at_home: bool) -> Option<String> {
         let port = self.named.port;
-        // What translates addresses, as before a container, may translate ports, too.
+        // An address translation, as before a container, may also translate ports.
         let known = self.streams || self.here && at_home;
         (port != 0 && port != watched && known).then(|| {
             format!(
@@ -95,7 +95,7 @@ mod tests {
             (Some("10.0.0.2"), "10.0.0.9", Some("10.0.0.2")),
             (Some("10.0.0.3"), "10.0.0.9", Some("10.0.0.3")),
             (Some("192.0.2.1"), "10.0.0.9", Some("10.0.0.2")),
-            // The client's own loopback, and this host's.
+            // The client's loopback, and this host's.
             (Some("127.0.0.1"), "10.0.0.9", Some("10.0.0.2")),
             (Some("127.0.0.1"), "127.0.0.1", Some("127.0.0.1")),
             (Some("127.0.0.1"), "10.0.0.3", Some("127.0.0.1")),

@@ -1,22 +1,27 @@
-//! Samples in; verdict, F and windows out.
+//! Samples in; verdict and F out.
 //!
-//! The server looks at remoted each time a client asks (a [`Sample`]), and this room draws the conclusions: whether remoted is up
-//! ([`Judge`]), how much it has read, and how much each client may have under way so that remoted's socket never overflows
-//! (`windows`). Both together answer a heartbeat . It does no input or output; the moment comes with each call.
+//! The server looks at remoted each time a client asks (a [`Sample`]), and this room draws the conclusions. [`Judge`]
+//! says whether remoted is up and how much it has read. `windows` says how much each client may have under way, so
+//! that remoted's socket never overflows. Both together answer a heartbeat. This room does no input or output; the
+//! moment comes with each call.
 //!
 //! | verdict | when |
 //! |---|---|
 //! | no process, no socket, stopped | as the sample says |
 //! | stalled | datagrams wait in a socket and none was read for [`STALL`] |
-//! | starting | there for less than `--settle`; or the analysis daemon once seen beside it is gone; or a `--require`d process is missing |
+//! | starting | there for less than `--settle` |
+//! | starting | the analysis daemon once seen beside it is gone |
+//! | starting | a `--require`d process is missing |
 //! | up | otherwise |
 //!
-//! **F** is the sum of all falls of the socket's queue from one sample to the next: a lower bound of what remoted read, since a fall that
-//! is refilled between two samples is not seen. What had come in at a sample has been read when F reaches F and the queue of that sample.
+//! **F** is the sum of all falls of the socket's queue from one sample to the next. It is a lower bound of the bytes
+//! that remoted read, because a fall that is refilled between two samples is not seen. All datagrams that had come in
+//! at a sample have been read when F reaches F and the queue of that sample.
 //!
-//! With several sockets a sum of falls would let what one of them reads stand for what waits in another. So at a *checkpoint* each socket
-//! is given the sum of falls at which it has read what lies in it, and F stands still until each has come that far, or was seen empty; F is then
-//! what had come in by the checkpoint, the queue is what has come in since, and the next checkpoint begins.
+//! With several sockets a sum of falls would let reads from one socket stand for datagrams that wait in another. So
+//! each socket gets a target at a *checkpoint*: the sum of falls at which it has read its queue. F stands still until
+//! each socket has reached its target, or was seen empty. Then F is the bytes that had come in by the checkpoint, the
+//! queue is the bytes that came in since, and the next checkpoint begins.
 
 mod places;
 #[cfg(test)]
@@ -31,20 +36,21 @@ use std::time::Duration;
 use crate::proto::terms::{Incarnation, Port, Reason, Receives, Verdict};
 use crate::proto::time::Time;
 
-/// How long a queue may stand still before remoted counts as stalled: longer than a pause for a busy disk, shorter than an
-/// administrator's patience.
+/// How long a queue may stand still before remoted counts as stalled. It is longer than a pause for a busy disk, and
+/// shorter than an administrator's patience.
 pub const STALL: Duration = Duration::from_secs(2);
 
-/// What became of the processes that should own remoted's socket.
+/// The state of the processes that should own remoted's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     /// No process of an accepted name exists.
     NoProcess,
-    /// The same, and yet a socket is bound to the port: by a process of another name, or by one that cannot be seen.
+    /// No process of an accepted name exists, yet a socket is bound to the port. Its owner has another name or cannot
+    /// be seen.
     Taken,
     /// A process of an accepted name exists, but none owns a UDP socket on the port.
     NoSocket,
-    /// The same: those that it owns do not receive at the address of `--remoted`.
+    /// A process of an accepted name exists, but its sockets do not receive at the address of `--remoted`.
     Elsewhere,
     /// An owner of a socket is stopped (`SIGSTOP`, a debugger).
     Stopped,
@@ -57,9 +63,10 @@ pub enum Presence {
 pub struct Socket {
     /// The socket's inode, unique while it lives.
     pub inode: u64,
-    /// Bytes of buffer in use by datagrams not yet read, overhead included.
+    /// Bytes of buffer in use by unread datagrams, overhead included.
     pub rx_queue: u64,
-    /// Datagrams that the kernel dropped because the buffer was full, since the socket exists (wraps at 32 bits).
+    /// The number of datagrams that the kernel dropped because the buffer was full, since the socket exists (wraps at
+    /// 32 bits).
     pub drops: u32,
     /// Size of the receive buffer in bytes, overhead included; `None` where the system does not tell.
     pub buffer: Option<u64>,
@@ -70,39 +77,40 @@ pub struct Socket {
 pub struct Owner {
     /// Process id.
     pub pid: u32,
-    /// When it started, in clock ticks since boot: tells a reused process id.
+    /// When it started, in clock ticks since boot; this distinguishes a reused process id.
     pub start_ticks: u64,
 }
 
-/// What one look at the system showed of remoted.
+/// The state of remoted that one look at the system showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// State of the owning processes.
     pub presence: Presence,
     /// The qualifying sockets, sorted by inode; empty unless `presence` is `Stopped` or `Running`.
     pub sockets: Vec<Socket>,
-    /// Who owns them, sorted; empty where owners cannot be known (`--process any`, `/proc/PID/fd` not readable).
+    /// The owners of the sockets, sorted. It is empty where owners cannot be known (`--process any`, `/proc/PID/fd`
+    /// not readable).
     pub owners: Vec<Owner>,
     /// How long ago the youngest owner started; `None` where unknown.
     pub age: Option<Duration>,
     /// Whether the analysis daemon that belongs to remoted is there; `None` where none belongs to it.
     pub companion: Option<bool>,
-    /// The first of the names asked for with `--require` that no running process has.
+    /// The first `--require` name that no running process has.
     pub missing: Option<String>,
-    /// Where they receive; `None` where that is not known: in another network namespace, a container.
+    /// Where the sockets receive; `None` where that is unknown: in another network namespace, a container.
     pub places: Option<Places>,
 }
 
-/// What has come in, or was sent over loopback, and has not come to a socket.
+/// Packets that came in, or were sent over loopback, and have not reached a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OnTheWay {
-    /// Packets that the system has dropped there since its start.
+    /// The number of packets that the system has dropped there since its start.
     pub dropped: u64,
-    /// How many wait in the longest of its queues; 0 where it does not tell.
+    /// The number of packets in the longest of its queues; 0 where the system does not tell.
     pub longest: usize,
 }
 
-/// A socket that was not read for this long counts as not being read at the moment.
+/// A socket without a read for this long counts as not being read at the moment.
 const READS: Duration = Duration::from_millis(300);
 
 /// Draws conclusions from one sample after the other.
@@ -122,13 +130,13 @@ pub struct Judge {
 struct Life {
     incarnation: Incarnation,
     pid: u32,
-    /// From this moment on it is old enough.
+    /// From this moment on the incarnation is old enough.
     settled: Time,
     sockets: Vec<Watched>,
     drops: u64,
-    /// F when it began.
+    /// F when the incarnation began.
     base: u64,
-    /// What had come into its sockets at the newest checkpoint, F at the beginning included.
+    /// The bytes that had come into its sockets at the newest checkpoint, F at the beginning included.
     checkpoint: u64,
 }
 
@@ -136,13 +144,13 @@ struct Life {
 #[derive(Clone, Copy, Debug)]
 struct Watched {
     latest: Socket,
-    /// The newest moment at which its queue was empty or fell; before that, when it was seen first.
+    /// The newest moment at which its queue was empty or fell; before that, the moment when it was first seen.
     moved: Time,
-    /// It was seen to be empty or to fall.
+    /// Its queue was seen empty, or seen to fall.
     has_moved: bool,
     /// The sum of its falls.
     fallen: u64,
-    /// The sum at which it passes the newest checkpoint; `None`: it has passed.
+    /// The sum at which it passes the newest checkpoint; `None` once it has passed.
     passes_at: Option<u64>,
 }
 
@@ -151,7 +159,7 @@ impl Watched {
         Self { latest, moved: now, has_moved: false, fallen: 0, passes_at: None }
     }
 
-    /// Adds up what has happened since the last sample. How many datagrams were dropped.
+    /// Adds up the changes since the last sample. Returns the number of dropped datagrams.
     fn handle_seen(&mut self, now: Time, seen: &Socket) -> u64 {
         let fall = self.latest.rx_queue.saturating_sub(seen.rx_queue);
         self.fallen += fall;
@@ -165,19 +173,19 @@ impl Watched {
         drops
     }
 
-    /// What has come in since it was seen first, at least, and what lay in it then.
+    /// The bytes that have come in since it was first seen, at least, and the queue at that moment.
     const fn arrived(&self) -> u64 {
         self.fallen + self.latest.rx_queue
     }
 }
 
 impl Life {
-    /// What has come into the sockets, at least, F at the beginning included.
+    /// The bytes that have come into the sockets, at least, F at the beginning included.
     fn arrived(&self) -> u64 {
         self.base + self.sockets.iter().map(Watched::arrived).sum::<u64>()
     }
 
-    /// F, and the next checkpoint if the last one has been passed.
+    /// Returns F, and sets the next checkpoint if the last one has been passed.
     fn read(&mut self, before: u64) -> u64 {
         if let [only] = &self.sockets[..] {
             return self.base + only.fallen;
@@ -190,7 +198,7 @@ impl Life {
         for socket in &mut self.sockets {
             socket.passes_at = (socket.latest.rx_queue > 0).then_some(socket.arrived());
         }
-        // With nothing in any socket, it is passed as soon as it is set.
+        // If all sockets are empty, the checkpoint is passed as soon as it is set.
         let empty = self.sockets.iter().all(|socket| socket.passes_at.is_none());
         if empty { self.checkpoint } else { passed }
     }
@@ -209,7 +217,7 @@ impl Judge {
         }
     }
 
-    /// Takes in a sample. The verdict is then that of this moment.
+    /// Takes in a sample. The verdict then holds for this moment.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
         self.places.clone_from(&sample.places);
         self.verdict = match sample.presence {
@@ -231,12 +239,13 @@ impl Judge {
         };
     }
 
-    /// What the newest sample led to.
+    /// The verdict from the newest sample.
     pub const fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    /// The same for a client whose datagrams arrive at this address of the server's host, if that is known: remoted may receive elsewhere alone.
+    /// The verdict for a client whose datagrams arrive at this address of the server's host, if that is known. remoted
+    /// may receive at other addresses alone.
     pub fn verdict_at(&self, destination: Option<IpAddr>) -> Verdict {
         match (self.verdict, &self.places, destination) {
             (Verdict::NoProcess(_) | Verdict::NoSocket(_), _, _) => self.verdict,
@@ -245,7 +254,7 @@ impl Judge {
         }
     }
 
-    /// Which life of remoted the newest sample showed; the default where it showed none.
+    /// The life of remoted in the newest sample; the default where it showed none.
     pub fn incarnation(&self) -> Incarnation {
         self.life.as_ref().map_or_else(Incarnation::default, |life| life.incarnation)
     }
@@ -255,28 +264,29 @@ impl Judge {
         self.life.as_ref().map_or(0, |life| life.pid)
     }
 
-    /// F: bytes that remoted has read at least, since this judge exists.
+    /// F: the bytes that remoted has read at least, since this judge exists.
     pub const fn read(&self) -> u64 {
         self.read
     }
 
-    /// What F still lacks of all that had come in at the newest sample: when F has grown by so much, all that lay in any of remoted's sockets
-    /// has been read. It is 0 if and only if all of them were empty. With one socket it is what lies in it, with several it may be more.
+    /// The bytes that F still lacks of all that had come in at the newest sample. When F has grown by this much,
+    /// remoted has read everything that its sockets held at that sample. It is 0 if and only if all sockets were
+    /// empty. With one socket it is the queue of that socket, with several it may be more.
     pub fn queue(&self) -> u64 {
         self.life.as_ref().map_or(0, |life| life.arrived() - self.read)
     }
 
-    /// Bytes that lay in remoted's sockets at the newest sample.
+    /// The bytes in remoted's sockets at the newest sample.
     pub fn backlog(&self) -> u64 {
         self.life.iter().flat_map(|life| &life.sockets).map(|socket| socket.latest.rx_queue).sum()
     }
 
-    /// Datagrams dropped at remoted's sockets, counted since this incarnation was seen first.
+    /// The number of datagrams dropped at remoted's sockets since this incarnation was first seen.
     pub fn drops(&self) -> u64 {
         self.life.as_ref().map_or(0, |life| life.drops)
     }
 
-    /// Nothing waits in remoted's sockets, or it was seen to read not long ago.
+    /// remoted's sockets are empty, or were seen being read not long ago.
     pub fn is_reading(&self, now: Time) -> bool {
         let sockets = self.life.iter().flat_map(|life| &life.sockets);
         let reads = |socket: &Watched| socket.has_moved && now.since(socket.moved) < READS;
@@ -289,7 +299,7 @@ impl Judge {
         sizes.min()
     }
 
-    /// When the verdict may change by time alone: a sample is then due.
+    /// When the verdict may change by time alone; a sample is due then.
     pub fn next_deadline(&self) -> Option<Time> {
         let settling = self.verdict == Verdict::Starting(Reason::Settling);
         self.life.as_ref().filter(|_| settling).map(|life| life.settled)
@@ -320,7 +330,7 @@ impl Judge {
         }
     }
 
-    /// Adds up what has happened to the sockets since the last sample.
+    /// Adds up the changes of the sockets since the last sample.
     fn observe(&mut self, now: Time, sample: &Sample) {
         let incarnation = incarnation(sample);
         let mut life = match self.life.take().filter(|life| life.incarnation == incarnation) {
@@ -345,7 +355,8 @@ impl Judge {
     }
 }
 
-/// Owners and sockets, digested. The inodes come sorted, so that equal incarnations list equal sockets in equal places.
+/// The digest of owners and sockets. The inodes come sorted, so that equal incarnations list equal sockets in equal
+/// places.
 fn incarnation(sample: &Sample) -> Incarnation {
     let mut digest = DefaultHasher::new();
     sample.owners.hash(&mut digest);

@@ -1,32 +1,32 @@
 //! Drops on the way to remoted and at its socket: whether the way overflows at the moment.
 //!
-//! The first drop may be of a datagram that this server or a client has just sent. While drops go on they are others' doing: waiting for their end
-//! would let anybody stop everybody.
+//! The first drop may be of a datagram that this server or a client has just sent. Later drops are caused by other
+//! senders. Waiting for their end would let any sender stop all streams.
 
 use std::time::Duration;
 
 use super::judge::OnTheWay;
 use crate::proto::time::Time;
 
-/// How long after a drop a socket counts as overflowing, and the way to it as one that drops.
+/// How long after a drop a socket counts as overflowing, and the way to it as dropping.
 const CALM: Duration = Duration::from_secs(10);
 
 /// The drop counters of remoted's socket and of the system before it.
 #[derive(Debug, Default)]
 pub(super) struct Overflow {
-    /// Datagrams that remoted's socket has dropped.
+    /// The number of datagrams that remoted's socket has dropped.
     drops: u64,
-    /// What was on its way to whatever socket when that was looked at last.
+    /// The packets on their way to any socket at the last look at them.
     on_the_way: Option<OnTheWay>,
-    /// When the socket was seen to have dropped something last.
+    /// When remoted's socket was last seen to have dropped something.
     socket: Option<Time>,
-    /// When the system was seen to have dropped something on the way to a socket last.
+    /// When the system was last seen to have dropped something on the way to a socket.
     way: Option<Time>,
 }
 
 impl Overflow {
-    /// The counters of a sample; whether something was dropped since the last one. Fewer drops are those of another life, whose socket has dropped
-    /// nothing.
+    /// Takes in the counters of a sample, and returns whether something was dropped since the last sample. A smaller
+    /// counter belongs to another life, whose socket has dropped nothing.
     pub(super) fn handle_sample(&mut self, now: Time, drops: u64, on_the_way: Option<OnTheWay>) -> bool {
         let in_socket = drops > self.drops;
         let before = self.on_the_way.zip(on_the_way).is_some_and(|(before, now)| now.dropped > before.dropped);
@@ -53,7 +53,7 @@ impl Overflow {
         self.is_in_socket(now) || self.way.is_some_and(|at| now.since(at) < CALM)
     }
 
-    /// Datagrams in the longest of the queues before a socket.
+    /// The number of datagrams in the longest of the queues before a socket.
     pub(super) fn queued(&self) -> usize {
         self.on_the_way.map_or(0, |on_the_way| on_the_way.longest)
     }

@@ -10,7 +10,7 @@
 //! one connection after the other, and its newest connection carries it. Datagrams that an older connection brought
 //! and nobody injected are discarded. The newest connection is told to resume behind the last injected datagram.
 //!
-//! * **Nothing here is irreplaceable.** The client keeps every datagram that is not acknowledged. The state of this
+//! * **The client can replace everything here.** It keeps every datagram that is not acknowledged. The state of this
 //!   room can be lost at any time.
 //! * **Only read datagrams are acknowledged.** An injected datagram may still be lost, because remoted may die.
 //!   Datagrams in the socket at a sample have been read in either of two cases: the sum of falls reaches that sample's

@@ -1,20 +1,22 @@
 //! How much each client may have under way.
 //!
-//! remoted's socket has few places (256 small datagrams by default) and drops what does not fit, so the sum of what all clients may have
-//! released and not confirmed is bounded, here, where all of them are known. A window is a bound, not a credit: a pong that repeats it
-//! adds nothing.
+//! remoted's socket has room for few datagrams (256 small ones by default) and drops any that do not fit. This room
+//! knows all clients, so it bounds the sum of their released and unconfirmed datagrams. A window is a bound, not a
+//! credit: a pong that repeats it adds nothing.
 //!
-//! * The windows that are granted and not expired never sum to more than half the buffer; and all that clients may have under way, expired
-//!   grants included, never to more than what is usable of it.
-//! * Where senders without a broker fill the buffer no window helps, and clients go on regardless of what lies in it.
-//! * They are shared among the source addresses that have something unsent; a host does not get more by connecting more often.
-//! * Where a share would be too small to be useful (under `SHARE_DATAGRAMS_MIN` datagrams, or under one of the largest asked for), clients
-//!   take turns: who has waited longest is next, a turn is `TURN` long, and somebody always has one.
-//! * A grant takes room from all others until it expires, used or not. So nobody gets much more than it shows a need for, except for what is
-//!   its share if all known clients wanted something.
+//! * The windows that are granted and not expired sum to at most half the buffer. All that clients may have under way,
+//!   expired grants included, sums to at most the usable part of it.
+//! * Where senders without a broker fill the buffer, no window helps. Clients then go on regardless of its contents.
+//! * Windows are shared among the source addresses that have unsent datagrams. A host gets no more by connecting more
+//!   often.
+//! * A share may be too small to be useful: under `SHARE_DATAGRAMS_MIN` datagrams, or under one of the largest asked
+//!   for. Then clients take turns: the longest waiting client is next, a turn is `TURN` long, and some client always
+//!   has one.
+//! * A grant takes room from all others until it expires, used or not. So a client gets little more than it shows a
+//!   need for, or its share if all known clients wanted something.
 //!
-//! All sums are in the estimate [`buffer_cost`]. Where a network driver takes more memory for a datagram, what lies in remoted's queue shows
-//! it ([`Windows::handle_queue`]), and the buffer counts as so much smaller.
+//! All sums use the estimate [`buffer_cost`]. Where a network driver takes more memory for a datagram, remoted's queue
+//! shows it ([`Windows::handle_queue`]). The buffer then counts as that much smaller.
 
 mod ledger;
 #[cfg(test)]
@@ -36,38 +38,39 @@ use waiting::{Ticket, Waiter, Waiting};
 
 /// A smaller share would cost more in heartbeats than it carries.
 const SHARE_DATAGRAMS_MIN: u64 = 16;
-/// How long a turn lasts while others wait: a client releases at its beginning and again each time that a release is confirmed, which takes
-/// somewhat more than [`LAG_MAX`]; so three times on most paths. For hundreds of waiting hosts it is seconds all the same.
+/// How long a turn lasts while others wait. A client releases at its beginning, and again each time that a release is
+/// confirmed. A confirmation takes somewhat more than [`LAG_MAX`], so a turn has three releases on most paths. Even
+/// so, hundreds of waiting hosts wait for seconds.
 const TURN: Duration = Duration::from_millis(2 * LAG_MAX.as_millis() as u64 + 20);
-/// Who has not asked for this long does not wait any more.
+/// A client that has not asked for this long waits no more.
 const WAIT_FORGOTTEN: Duration = Duration::from_secs(5);
-/// Who is to ask again within this counts as waiting at the door.
+/// A client due to ask within this time counts as waiting.
 const ABOUT: Duration = Duration::from_millis(10);
-/// How often the silent are looked for.
+/// How often silent clients are looked for.
 const SWEEP_GAP: Duration = Duration::from_millis(20);
-/// A pong without a window asks for patience within these bounds.
+/// A pong without a window tells the client to ask again within these bounds.
 const ASK_AGAIN_MIN: Duration = Duration::from_millis(5);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 
-/// The kernel frees what was read in lots of up to a quarter of the buffer, and until then it still fills it. What lies in the queue may
-/// therefore take a third more than it says.
+/// The kernel frees read datagrams in lots of up to a quarter of the buffer, and until then they still fill it. So the
+/// queue may take a third more than it shows.
 const USABLE_PERCENT: u64 = 70;
-/// How many times the estimate a datagram may be found to take.
+/// The largest believed ratio of a datagram's cost to the estimate.
 const INFLATION_MAX: f64 = 4.0;
-/// Less than this under way says nothing of the cost of a datagram.
+/// With less than this under way, a queue says nothing about the cost of a datagram.
 const INFLATION_BYTES_MIN: u64 = 8 * 832;
 
-/// What a demand gets.
+/// The answer to a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Bound of what is released and not confirmed, in bytes of buffer cost.
+    /// The bound of released and unconfirmed datagrams, in bytes of buffer cost.
     pub window: u64,
-    /// With no window: when to ask again; zero if it asked for none.
+    /// When to ask again, if there is no window; zero if the client asked for none.
     pub ask_again: Duration,
 }
 
 impl Grant {
-    /// Nothing, and no advice.
+    /// No window, and no advice.
     pub(super) const NONE: Self = Self { window: 0, ask_again: Duration::ZERO };
 }
 
@@ -76,11 +79,11 @@ impl Grant {
 pub struct Capacity {
     /// Its size in bytes.
     pub buffer: u64,
-    /// What lies in it, in bytes.
+    /// The bytes in it.
     pub queue: u64,
     /// It has been overflowing lately.
     pub overflows: bool,
-    /// It is being read: what lies in it grows less.
+    /// remoted is reading it: its queue shrinks.
     pub reads: bool,
 }
 
@@ -90,12 +93,12 @@ pub struct Windows {
     ledger: Ledger,
     waiting: Waiting,
     hosts: HashMap<IpAddr, Host>,
-    /// Clients that want something, and addresses with such clients.
+    /// The clients that want something, and the addresses with such clients.
     wanting: u64,
     hosts_wanting: u64,
-    /// The largest datagram that somebody wants to send, in buffer cost.
+    /// The largest datagram that any client wants to send, in buffer cost.
     largest_cost: u64,
-    /// How many times more a datagram takes than [`buffer_cost`] says.
+    /// The factor by which a datagram takes more than [`buffer_cost`] says.
     inflation: f64,
     swept: Time,
 }
@@ -145,7 +148,8 @@ impl Windows {
         Grant { window, ask_again }
     }
 
-    /// Learns from what lies in the queue how much a datagram really takes. While the socket `overflows` by others' doing that says nothing.
+    /// Learns from the queue how much a datagram really takes. A queue that `overflows` by other senders says nothing
+    /// about that.
     pub fn handle_queue(&mut self, now: Time, queue: u64, overflows: bool) {
         self.ledger.settle(now);
         if queue == 0 {
@@ -154,12 +158,13 @@ impl Windows {
         let under_way = self.ledger.under_way();
         if under_way >= INFLATION_BYTES_MIN {
             let seen = if overflows { 0.0 } else { queue as f64 / under_way as f64 };
-            // Falls slowly, so that one sample of a short queue does not forget it.
+            // The factor falls slowly, so that one sample of a short queue does not forget it.
             self.inflation = seen.max(self.inflation * 0.999).clamp(1.0, INFLATION_MAX);
         }
     }
 
-    /// A client's connection is gone. Its grant stays booked until it expires: what it sent may still be under way.
+    /// A client's connection is gone. Its grant stays booked until it expires, because its datagrams may still be
+    /// under way.
     pub fn handle_gone(&mut self, client: ConnectionId) {
         self.set_wants(client, false);
         if let Some(client) = self.ledger.get_mut(client) {
@@ -173,13 +178,13 @@ impl Windows {
         self.ledger.booked()
     }
 
-    /// Clients that have something to send or under way.
+    /// The number of clients that have something to send or under way.
     pub fn active(&mut self, now: Time) -> usize {
         self.ledger.settle(now);
         self.ledger.active()
     }
 
-    /// Writes down what a client says of itself.
+    /// Records the state that a client reports.
     fn note(&mut self, demand: &Demand, need: u64) {
         self.ledger.note(demand, need);
         self.set_wants(demand.client, demand.wants);
@@ -193,7 +198,7 @@ impl Windows {
         }
     }
 
-    /// One that wants nothing has no turn and does not wait for one.
+    /// A client that wants nothing has no turn and waits for none.
     fn set_wants(&mut self, id: ConnectionId, wants: bool) {
         let Some(client) = self.ledger.get(id) else {
             return;
@@ -239,7 +244,7 @@ impl Windows {
         }
     }
 
-    /// Waits, at the end of the queue unless it has a place.
+    /// The client waits, at the end of the queue unless it has a place.
     fn join(&mut self, id: ConnectionId) -> Ticket {
         let waiting = &mut self.waiting;
         self.ledger.get_mut(id).map_or(Ticket::MAX, |client| {
@@ -248,7 +253,7 @@ impl Windows {
         })
     }
 
-    /// Does not wait any more.
+    /// The client waits no more.
     fn leave(&mut self, id: ConnectionId) {
         if let Some(ticket) = self.ledger.get_mut(id).and_then(|client| client.ticket.take()) {
             self.waiting.leave(ticket);
@@ -261,8 +266,9 @@ impl Windows {
         let useful = self.useful(capacity);
         let mut free = self.free(demand.client, capacity);
         if capacity.reads && self.is_filled_by_others(capacity) {
-            // To wait for room would be to wait for ever. While it overflows, waiting is even harmful: the kernel frees what was read in lots,
-            // and a release that follows what is seen to be read would always come between two lots, when nothing fits.
+            // A wait for room would never end. During an overflow it would even do harm, because the kernel frees read
+            // datagrams in lots. A release that follows the visible reads would always come between two lots, when
+            // nothing fits.
             let anyway = if capacity.overflows { half } else { useful };
             free = free.max(anyway.min(half.saturating_sub(others)));
         }
@@ -280,7 +286,7 @@ impl Windows {
         let window = if window >= demand.next_cost.max(1) {
             window
         } else if others == 0 && (capacity.queue == 0 || capacity.queue + demand.next_cost <= usable(capacity.buffer)) {
-            // Larger than half the buffer, but no other client has anything under way.
+            // The datagram is larger than half the buffer, but no other client has anything under way.
             demand.next_cost
         } else {
             0
@@ -300,18 +306,21 @@ impl Windows {
         capacity.buffer / 2 / hosts / most_at_one < self.useful(capacity)
     }
 
-    /// An equal share.
+    /// An equal share for this client.
     fn share(&self, demand: &Demand, half: u64) -> u64 {
         let ticket = self.ledger.get(demand.client).and_then(|client| client.ticket);
         let neighbours = self.hosts.get(&demand.address).map_or(1, |host| host.wanting.max(1));
         let share = half / self.hosts_wanting.max(1) / neighbours;
-        // Those that want nothing at the moment have what they wanted a moment ago. While that leaves nothing to one that waits, they count.
+        // Clients that want nothing at the moment got their datagrams a moment ago. They count while that leaves
+        // nothing to a waiting client.
         if self.waiting.has_others(ticket) { share.min(half / self.ledger.active().max(1) as u64) } else { share }
     }
 
-    /// The most that is of use to this client: what it asks for, and as much again as it has under way, so that in a steady stream the next
-    /// datagram need not wait for a heartbeat, unless somebody waits for that room; or what would be its share if every client had something
-    /// to send.
+    /// The most that is of use to this client. It is the larger of two amounts:
+    ///
+    /// * its demand, and unless others wait for that room, as much again as it has under way: in a steady stream the
+    ///   next datagram then need not wait for a heartbeat;
+    /// * its share if every client had something to send.
     fn wish(&self, id: ConnectionId, capacity: Capacity) -> u64 {
         let share = capacity.buffer / 2 / self.ledger.len().max(1) as u64;
         let Some(client) = self.ledger.get(id) else {
@@ -321,8 +330,8 @@ impl Windows {
         client.shown.saturating_add(spare).max(share)
     }
 
-    /// For one in the middle of a steady stream, which has just sent all it had: it keeps a window, so that its next datagram need not wait for
-    /// a heartbeat. Nobody waits for the sake of that.
+    /// The window for a client in a steady stream that has just sent all it had. It keeps this window so that its next
+    /// datagram need not wait for a heartbeat. No other client waits for the sake of that.
     fn renewal(&self, now: Time, demand: &Demand, capacity: Capacity) -> u64 {
         let Some(client) = self.ledger.get(demand.client) else {
             return 0;
@@ -330,12 +339,13 @@ impl Windows {
         if demand.unconfirmed_cost == 0 || client.booked(now) == 0 || self.waiting.has_others(client.ticket) {
             return 0;
         }
-        // All that are in the middle of something count: of those that stream, only some want more at any moment.
+        // All active clients count: of the streaming clients only some want more at any moment.
         let share = capacity.buffer / 2 / self.ledger.active().max(1) as u64;
         client.newest().min(share).min(self.free(demand.client, capacity))
     }
 
-    /// Whether it is this client's turn. `free` bytes can be granted, `useful` of them to one; an address may have `each` turns at a time.
+    /// Whether it is this client's turn. `free` bytes can be granted, `useful` of them to one client. An address may
+    /// have `each` turns at a time.
     fn has_turn(&mut self, now: Time, demand: &Demand, free: u64, useful: u64, each: u64) -> bool {
         let Some(&Client { address, shown, turn, ticket, .. }) = self.ledger.get(demand.client) else {
             return false;
@@ -349,7 +359,7 @@ impl Windows {
         let ticket = self.join(demand.client);
         let each = each.max(1);
         let places = |address: &IpAddr| each.saturating_sub(self.hosts.get(address).map_or(0, |host| host.turns));
-        // Those before it that are about to ask come first; one that asks later must not keep a turn unused.
+        // Earlier clients that are about to ask come first. A client that asks later must not keep a turn unused.
         let (mut taken, mut neighbours) = (shown.min(useful), 0);
         for waiter in self.waiting.ahead_and_due(ticket, now + ABOUT).filter(|waiter| places(&waiter.address) > 0) {
             if taken > free {
@@ -365,8 +375,8 @@ impl Windows {
         true
     }
 
-    /// When it is worth asking again: somewhat before those ahead have had their turns. Addresses take turns too: of those ahead at another one
-    /// only as many count as at its own, and one.
+    /// When to ask again: somewhat before the clients ahead have had their turns. Addresses take turns too: of the
+    /// clients ahead at another address, as many count as at this client's address, plus one.
     fn patience(&self, now: Time, id: ConnectionId, capacity: Capacity) -> Duration {
         let (half, useful) = ((capacity.buffer / 2).max(1), self.useful(capacity));
         let ticket = self.ledger.get(id).and_then(|client| client.ticket);
@@ -391,29 +401,30 @@ impl Windows {
         span.clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
     }
 
-    /// The least window that is worth granting.
+    /// The smallest window that is worth granting.
     fn useful(&self, capacity: Capacity) -> u64 {
         let share = SHARE_DATAGRAMS_MIN * u64::from(buffer_cost(0));
         share.max(self.largest_cost).min(capacity.buffer / 2).max(1)
     }
 
-    /// What may be granted to this client: see the head of this file.
+    /// The room that may be granted to this client: see the head of this file.
     fn free(&self, id: ConnectionId, capacity: Capacity) -> u64 {
-        // What an expired grant has on its way counts until it has been read.
+        // Datagrams under way from an expired grant count until they have been read.
         let others = self.ledger.under_way_of_others(id);
-        // In the queue lies what clients say they have released. What they only may release comes on top of it, and what they do not count
-        // any more, because they are about to send it again, lies there too.
+        // The queue contains the datagrams that clients report as released. Datagrams that clients may still release
+        // come on top of it. The queue also contains datagrams that clients count no more because they are about to
+        // send them again.
         let strange = capacity.queue.saturating_sub(self.ledger.said());
         let room_left = usable(capacity.buffer).saturating_sub(strange + others);
         room_left.min((capacity.buffer / 2).saturating_sub(self.ledger.booked_by_others(id)))
     }
 
-    /// What lies in the queue and no client has sent.
+    /// The part of the queue that no client has sent.
     const fn foreign(&self, capacity: Capacity) -> u64 {
         capacity.queue.saturating_sub(self.ledger.under_way())
     }
 
-    /// More than half the buffer is taken by what no client has sent.
+    /// Datagrams that no client has sent take more than half the buffer.
     const fn is_filled_by_others(&self, capacity: Capacity) -> bool {
         self.foreign(capacity) > capacity.buffer / 2
     }
@@ -423,7 +434,7 @@ impl Windows {
         Capacity { buffer: shrink(capacity.buffer), queue: shrink(capacity.queue), ..capacity }
     }
 
-    /// Forgets who is silent: it must not keep others waiting.
+    /// Forgets silent clients, which must not keep others waiting.
     fn sweep(&mut self, now: Time) {
         if now.since(self.swept) < SWEEP_GAP {
             return;
@@ -453,7 +464,7 @@ impl Windows {
     }
 }
 
-/// How much of a buffer can be filled whatever of it the kernel has not freed yet.
+/// The part of a buffer that can be filled, whatever the kernel has not freed yet.
 pub(super) const fn usable(buffer: u64) -> u64 {
     buffer * USABLE_PERCENT / 100
 }

@@ -1,19 +1,20 @@
-//! Unfinished frames: what a connection brings, cut into frames.
+//! Unfinished frames: the bytes of a connection, cut into frames.
 
 use super::codec::{FRAME_BYTES_MAX, LENGTH_BYTES, WireError};
 use super::frame::Frame;
 
-/// What an empty buffer of a connection keeps: room for heartbeats. One large frame must not cost each of thousands of connections its size for ever.
+/// The memory that an empty buffer of a connection keeps: room for heartbeats. One large frame must not take its size
+/// from each of thousands of connections for ever.
 const KEPT_BYTES: usize = 4 * 1024;
 
-/// Gives the memory of an emptied buffer back, all but the room that heartbeats need.
+/// Releases the memory of an emptied buffer, except the room that heartbeats need.
 pub fn give_back(buffer: &mut Vec<u8>) {
     if buffer.is_empty() && buffer.capacity() > KEPT_BYTES {
         *buffer = Vec::new();
     }
 }
 
-/// Collects what a stream brings and cuts it into frames. Never holds more than one read and one frame.
+/// Collects the bytes of a stream and cuts them into frames. Holds at most one read and one frame.
 #[derive(Debug, Default)]
 pub struct Assembler {
     bytes: Vec<u8>,
@@ -22,7 +23,7 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Takes in what was read.
+    /// Takes in the bytes of one read.
     pub fn push(&mut self, read: &[u8]) {
         if self.start > 0 {
             self.bytes.drain(..self.start);
@@ -31,17 +32,17 @@ impl Assembler {
         self.bytes.extend_from_slice(read);
     }
 
-    /// Bytes of memory that are set aside.
+    /// The bytes of memory that are set aside.
     pub const fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// What has come in and is not part of a frame taken out.
+    /// The bytes that have come in and are not part of a returned frame.
     pub fn rest(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 
-    /// The next whole frame; `None` when more has to be read. Frames of unknown kinds are passed over.
+    /// The next whole frame; `None` if more bytes are needed. Frames of unknown kinds are skipped.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         loop {
             let Some((head, after)) = self.bytes[self.start..].split_first_chunk::<LENGTH_BYTES>() else {

@@ -4,19 +4,20 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::proto::terms::DATAGRAM_BYTES_MAX;
 
-/// Longest frame, its length field excluded: room for the largest datagram and the fields before it.
+/// The length of the longest frame, its length field excluded. It has room for the largest datagram and the fields
+/// before it.
 pub const FRAME_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 512;
 
-/// The length in front of a frame.
+/// The bytes of the length in front of a frame.
 pub(super) const LENGTH_BYTES: usize = 4;
-/// Why a peer's bytes make no sense; the connection is to be closed.
+/// Why a peer's bytes do not parse; the connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// A frame is longer than [`FRAME_BYTES_MAX`], or empty; the length it claims, in bytes.
     Length(u32),
     /// A `Hello` without our magic number: another protocol.
     Foreign,
-    /// Datagrams that end in the middle, or are not in the order of their numbers.
+    /// Datagrams that end in the middle, or whose numbers are out of order.
     Datagrams,
 }
 
@@ -32,7 +33,7 @@ impl std::fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// Reads fields off a body; a field that is not there is zero.
+/// Reads fields off a body; a missing field is zero.
 pub(super) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -76,7 +77,7 @@ impl<'a> Fields<'a> {
         (!address.is_unspecified()).then(|| IpAddr::V6(address).to_canonical())
     }
 
-    /// All that is left.
+    /// The rest of the body.
     pub(super) const fn rest(self) -> &'a [u8] {
         self.0
     }
@@ -86,7 +87,7 @@ impl<'a> Fields<'a> {
         let bytes = &self.0[..self.0.len().min(bytes_max)];
         let safe = |c: char| if c.is_control() { '?' } else { c };
         let mut text: String = String::from_utf8_lossy(bytes).chars().map(safe).collect();
-        // What stands for a byte that is no text is longer than it.
+        // The replacement for a byte that is no text is longer than that byte.
         text.truncate(text.floor_char_boundary(bytes_max));
         text
     }
@@ -106,7 +107,7 @@ impl<'a> Writer<'a> {
         Self { out, start }
     }
 
-    /// The frame that starts there and is not finished.
+    /// Continues the unfinished frame that begins at `start`.
     pub(super) const fn resume(out: &'a mut Vec<u8>, start: usize) -> Self {
         Self { out, start }
     }

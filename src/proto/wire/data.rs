@@ -14,15 +14,16 @@ const HEADER_BYTES: usize = 12;
 /// Kind and epoch.
 const HEAD_BYTES: usize = 5;
 
-/// Datagrams of a client's stream, in the order of their numbers. A number left out was dropped by the client.
+/// Datagrams of a client's stream, in the order of their numbers. The client dropped the datagrams whose numbers are
+/// missing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Data {
-    /// From the newest [`Resume`](super::frame::Resume); those of another one count for nothing.
+    /// The epoch of the newest [`Resume`](super::frame::Resume). Datagrams of another epoch count for nothing.
     pub epoch: u32,
     items: Vec<u8>,
 }
 
-/// One of them.
+/// One datagram of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct DataItem<'a> {
     /// Its number.
@@ -34,7 +35,8 @@ pub struct DataItem<'a> {
 }
 
 impl Data {
-    /// These datagrams, which fit one frame and whose numbers grow, as [`DataWriter`] would write them.
+    /// A frame of these datagrams, as [`DataWriter`] would write them. They must fit one frame, and their numbers must
+    /// grow.
     pub fn new(epoch: u32, items: &[DataItem<'_>]) -> Self {
         let mut bytes = Vec::new();
         for item in items {
@@ -44,7 +46,7 @@ impl Data {
         Self { epoch, items: bytes }
     }
 
-    /// Datagrams as they came: whole, and with growing numbers.
+    /// Reads datagrams from a frame: they must be whole, and their numbers must grow.
     pub(super) fn from_wire(epoch: u32, items: &[u8]) -> Result<Self, WireError> {
         let mut rest = items;
         let mut least = Seq(0);
@@ -64,7 +66,7 @@ impl Data {
         self.items_from(0)
     }
 
-    /// The datagrams behind those that take `skipped` bytes, by [`DataItem::span`].
+    /// The datagrams behind the first `skipped` bytes, as counted by [`DataItem::span`].
     pub fn items_from(&self, skipped: usize) -> impl Iterator<Item = DataItem<'_>> {
         let mut rest = self.items.get(skipped..).unwrap_or_default();
         std::iter::from_fn(move || {
@@ -80,7 +82,7 @@ impl Data {
 }
 
 impl DataItem<'_> {
-    /// Bytes that it takes in a frame.
+    /// The bytes that it takes in a frame.
     pub const fn span(&self) -> usize {
         HEADER_BYTES + self.bytes.len()
     }
@@ -111,7 +113,7 @@ impl std::fmt::Debug for Data {
 
 impl std::fmt::Debug for DataItem<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Never a payload in a log.
+        // A log never shows a payload.
         let Self { seq, session, bytes } = self;
         f.debug_struct("DataItem").field("seq", seq).field("session", session).field("bytes", &bytes.len()).finish()
     }

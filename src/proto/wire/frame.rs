@@ -7,13 +7,13 @@ use super::data::{DATA, Data};
 use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{DATAGRAM_BYTES_MAX, Incarnation, Seq, SessionName, StreamId, Verdict};
 
-/// What `Hello` starts with, so that a foreign protocol is not taken for ours.
+/// The first bytes of `Hello`, so that a foreign protocol is not taken for ours.
 const MAGIC: u32 = u32::from_be_bytes(*b"OSBK");
 
-/// The meaning of the fields below; a peer with another version is refused with a clear error.
+/// The version of the meaning of the fields below. A peer with another version is refused with a clear error.
 pub const VERSION: u16 = 1;
 
-/// Longest text in a `Refusal`; a peer's text is cut there.
+/// The longest text in a `Refusal`; a longer text from a peer is cut.
 pub const TEXT_BYTES_MAX: usize = 256;
 
 /// Optional behaviour, one bit each: the client offers, the server takes up.
@@ -21,19 +21,19 @@ pub const TEXT_BYTES_MAX: usize = 256;
 pub struct Features(pub u32);
 
 impl Features {
-    /// None of it.
+    /// No feature.
     pub const NONE: Self = Self(0);
     /// Transport tcp: datagrams travel over this connection.
     pub const STREAM: Self = Self(1);
     /// remoted ignores empty datagrams: the client may send them to open firewalls for replies.
     pub const EMPTY_DATAGRAMS: Self = Self(2);
 
-    /// All of `other` is among these.
+    /// Whether these features include all of `other`.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// These and those.
+    /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -43,14 +43,14 @@ impl Features {
 /// Where a client's datagrams go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The address; `None` where a peer sends none, or is older than this field.
+    /// The address; `None` where a peer sends none or is older than this field.
     pub address: Option<IpAddr>,
-    /// The UDP port; 0 likewise.
+    /// The UDP port; 0 where a peer sends none or is older than this field.
     pub port: u16,
 }
 
 impl Target {
-    /// That of a peer which sends none.
+    /// The target of a peer that sends none.
     pub const NONE: Self = Self { address: None, port: 0 };
 }
 
@@ -69,9 +69,11 @@ pub struct Hello {
     pub features: Features,
     /// This client's stream of numbered datagrams, random at its start.
     pub stream: StreamId,
-    /// Longest silence between two heartbeats, in milliseconds: the server takes a longer one for a dead peer.
+    /// The longest silence between two heartbeats, in milliseconds. After a longer silence the server takes the peer
+    /// for dead.
     pub interval_ms: u32,
-    /// Where the client sends its datagrams, or over transport tcp would send them: the server says of remoted what holds there.
+    /// Where the client sends its datagrams, or would send them without transport tcp. The server's verdict is about
+    /// remoted at that place.
     pub target: Target,
 }
 
@@ -94,33 +96,33 @@ pub struct Refusal {
 /// A heartbeat's question, with the state of the client as it was when the heartbeat began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ping {
-    /// Returns in the pong.
+    /// The pong repeats this number.
     pub number: u64,
-    /// Number of the oldest datagram not confirmed.
+    /// The number of the oldest unconfirmed datagram.
     pub oldest: Seq,
-    /// Number of the next datagram to release.
+    /// The number of the next datagram to release.
     pub next: Seq,
-    /// Number that the next arrival gets.
+    /// The number that the next arrival gets.
     pub tail: Seq,
     /// Datagrams held, unconfirmed ones included.
     pub held: u64,
     /// Bytes of datagrams held.
     pub held_bytes: u64,
-    /// Datagrams not released yet.
+    /// Datagrams that are not released yet.
     pub unsent: u64,
     /// Datagrams dropped so far, for whatever reason.
     pub dropped: u64,
     /// Buffer cost of the next datagram to release, in bytes; 0 if there is none.
     pub next_cost: u32,
-    /// Buffer cost of what is released and not confirmed, in bytes.
+    /// The buffer cost of released and unconfirmed datagrams, in bytes.
     pub unconfirmed_cost: u64,
     /// How long a grant lives at the client, in milliseconds.
     pub lease_ms: u32,
 }
 
 impl Ping {
-    /// About what it takes of a receive buffer to send all that is not released: a client tells how many datagrams that is, and of their sizes
-    /// the next and the mean.
+    /// The approximate buffer cost of all unreleased datagrams. A client reports their number, the size of the next
+    /// one and the mean size.
     pub fn unsent_cost(&self) -> u64 {
         let mean = self.held_bytes.checked_div(self.held).unwrap_or(0).min(DATAGRAM_BYTES_MAX as u64);
         self.unsent.saturating_mul(u64::from(self.next_cost.max(buffer_cost(mean as usize))))
@@ -130,25 +132,26 @@ impl Ping {
 /// A heartbeat's answer, from a sample begun after the ping was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pong {
-    /// From the ping.
+    /// The number of the ping.
     pub number: u64,
-    /// What the server says of remoted.
+    /// The server's verdict on remoted.
     pub verdict: Verdict,
-    /// Which life of it.
+    /// The life of remoted that the verdict is about.
     pub incarnation: Incarnation,
-    /// Process id of one owner of the socket, for people; 0 where unknown.
+    /// The process id of one owner of the socket, for people; 0 where unknown.
     pub pid: u32,
-    /// F, in bytes: a lower bound of what remoted read, as far as the server saw its sockets' queues fall.
+    /// F, in bytes: a lower bound of the bytes that remoted read, as far as the server saw its sockets' queues fall.
     pub read: u64,
-    /// Bytes that F lacks of all that had come in at the sample: what is in remoted's socket, or with several a little more.
+    /// The bytes that F lacks of all that had come in at the sample. With one socket it is the queue of that socket,
+    /// with several it may be a little more.
     pub queue: u64,
     /// Datagrams that the kernel dropped at remoted's socket.
     pub drops: u64,
-    /// How much may be released and not confirmed, in bytes of buffer cost.
+    /// The most that may be released and unconfirmed, in bytes of buffer cost.
     pub window: u64,
-    /// Least time between the beginnings of two heartbeats, in microseconds.
+    /// The least time between the beginnings of two heartbeats, in microseconds.
     pub gap_us: u32,
-    /// With a window of 0: ask again after this many milliseconds.
+    /// When to ask again if the window is 0, in milliseconds.
     pub ask_again_ms: u32,
     /// Clients that have something to send or under way, this one included.
     pub active: u32,
@@ -157,59 +160,60 @@ pub struct Pong {
 /// The verdict has changed; sent unasked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// What it is at present.
+    /// The present verdict.
     pub verdict: Verdict,
 }
 
-/// Transport tcp: from here on this connection carries the client's stream, and no other does.
+/// Transport tcp: from here on only this connection carries the client's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attach {
-    /// The address that remoted knows the client's agents by, if it may differ from the one that the connection comes from.
+    /// The address by which remoted knows the client's agents, if it may differ from the address of the connection.
     pub source: Option<IpAddr>,
-    /// Nothing is to reach remoted twice, even if it may have been dropped the first time.
+    /// No datagram may reach remoted twice, even if it may have been dropped the first time.
     pub once: bool,
 }
 
-/// Transport tcp: where the client's stream goes on. What was on its way before counts for nothing.
+/// Transport tcp: where the client's stream resumes. Datagrams that were under way before count for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// Datagrams are taken only in frames of this epoch.
     pub epoch: u32,
-    /// The number to go on from: everything below was injected into the remoted of this moment. `None`: from the oldest that is not acknowledged.
+    /// The number to resume from: all datagrams below it were injected into the present remoted. With `None` the
+    /// client resumes from the oldest datagram that is not acknowledged.
     pub from: Option<Seq>,
-    /// What is not below was never injected: to send it makes no copies.
+    /// Datagrams from here on were never injected, so sending them makes no copies.
     pub reached: Seq,
-    /// How much may be sent and not acknowledged, in bytes of buffer cost.
+    /// The most that may be sent without an acknowledgement, in bytes of buffer cost.
     pub window: u64,
-    /// The digest of the last datagram below `from`; 0 where nothing is known of it. A client that sent another one has a stream in common with
-    /// somebody.
+    /// The digest of the last datagram below `from`; 0 where unknown. A client whose datagram has another digest
+    /// shares its stream with another client.
     pub digest: u64,
 }
 
-/// Transport tcp: everything below has been read by remoted.
+/// Transport tcp: remoted has read all datagrams below this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack {
-    /// The first that may not have been read.
+    /// The number of the first datagram that may be unread.
     pub read: Seq,
-    /// How much may be sent and not acknowledged, in bytes of buffer cost.
+    /// The most that may be sent without an acknowledgement, in bytes of buffer cost.
     pub window: u64,
-    /// Some of it may have been dropped: remoted's socket was overflowing by other senders.
+    /// Some of the datagrams may have been dropped: other senders overflowed remoted's socket.
     pub doubtful: bool,
 }
 
-/// Transport tcp: from here on this session's place belongs to this agent.
+/// Transport tcp: from here on this place belongs to this agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Which one.
+    /// The place and its generation.
     pub name: SessionName,
-    /// The client's own UDP port for it, where remoted's replies can go; 0 if there is none.
+    /// The client's UDP port for the agent, where remoted's replies can go; 0 if there is none.
     pub port: u16,
 }
 
-/// Transport tcp: what remoted answered to a session.
+/// Transport tcp: a reply of remoted to a session.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// Whose it is.
+    /// The session that the reply is for.
     pub name: SessionName,
     /// The datagram.
     pub bytes: Vec<u8>,
@@ -217,7 +221,7 @@ pub struct Reply {
 
 impl std::fmt::Debug for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Never a payload in a log.
+        // A log never shows a payload.
         f.debug_struct("Reply").field("name", &self.name).field("bytes", &self.bytes.len()).finish()
     }
 }
@@ -320,7 +324,7 @@ impl Frame {
         }
     }
 
-    /// Reads the body of a frame. `None` for a kind that this version does not know: to be skipped.
+    /// Reads the body of a frame. Returns `None` for an unknown kind, which is to be skipped.
     pub(super) fn decode(kind: u8, body: &[u8]) -> Result<Option<Self>, WireError> {
         let mut f = Fields::new(body);
         let frame = match kind {

@@ -1,29 +1,29 @@
-//! Where remoted receives: what its sockets and those of others on its port are bound to.
+//! Where remoted receives: the addresses that its sockets and other sockets on its port are bound to.
 //!
-//! The kernel gives a datagram to the socket that is bound most narrowly: to its very address, else to all of its
+//! The kernel gives a datagram to the most narrowly bound socket: bound to its very address, else to all of its
 //! family, else to all of both families (`compute_score` in its `net/ipv4/udp.c`). So a socket that is bound to one
-//! address takes what another program's wildcard socket would have got, and remoted's wildcard socket does not
-//! receive everywhere.
+//! address takes datagrams from another program's wildcard socket. remoted's wildcard socket may thus not receive
+//! everywhere.
 
 use std::net::IpAddr;
 
 use crate::proto::terms::Receives;
 
-/// What a socket is bound to.
+/// The addresses that a socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// This address, in its canonical form: no IPv4-mapped one.
+    /// This address, in its canonical form, so never an IPv4-mapped one.
     One(IpAddr),
     /// All addresses of IPv4.
     AllOfV4,
-    /// All addresses of IPv6, and none of IPv4.
+    /// All addresses of IPv6 alone.
     AllOfV6,
-    /// All addresses of both families: a dual-stack socket, or one of IPv6 of which the system does not tell.
+    /// All addresses of both families: a dual-stack socket, or an IPv6 socket where the system does not tell.
     All,
 }
 
 impl Place {
-    /// That of a socket which is bound to this `address`; `v6_only`: it takes nothing of IPv4.
+    /// The place of a socket that is bound to this `address`. `v6_only`: it takes nothing of IPv4.
     pub fn of(address: IpAddr, v6_only: bool) -> Self {
         // `::` means both families, `::ffff:0.0.0.0` all of IPv4.
         match (address, address.to_canonical()) {
@@ -34,8 +34,8 @@ impl Place {
         }
     }
 
-    /// How narrowly a socket here is bound, as seen from a datagram to `target`; `None` if it does not receive that.
-    /// The narrowest one gets it.
+    /// How narrowly a socket here is bound, as seen from a datagram to `target`; `None` if it does not receive the
+    /// datagram. The narrowest socket gets it.
     pub fn rank(self, target: IpAddr) -> Option<u8> {
         match self {
             Self::One(address) => (address == target).then_some(2),
@@ -49,14 +49,14 @@ impl Place {
 /// The sockets on remoted's port in the server's network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
-    /// Those that count as remoted's.
+    /// The sockets that count as remoted's.
     pub remoted: Vec<Place>,
-    /// All others.
+    /// All other sockets.
     pub strangers: Vec<Place>,
 }
 
 impl Places {
-    /// Whether what is sent to this address of the server's host reaches remoted.
+    /// Whether datagrams to this address of the server's host reach remoted.
     ///
     /// # Errors
     /// Where remoted receives instead.

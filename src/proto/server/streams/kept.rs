@@ -1,11 +1,11 @@
-//! What one stream has injected and may have to inject again.
+//! The datagrams of one stream that were injected and may have to be injected again.
 //!
 //! ```text
 //!   injected, perhaps dropped │ to be injected again
 //!   ──────────────────────────┼─────────────────────► then what the stream has not injected yet
 //! ```
 //!
-//! The client keeps all of it, too: this may be forgotten at any time.
+//! The client keeps all of them too, so this state can be lost at any time.
 
 use std::collections::VecDeque;
 
@@ -17,11 +17,11 @@ use crate::proto::wire::Session;
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     items: VecDeque<Item>,
-    /// How many of them, from the front, are injected.
+    /// The number of them, from the front, that are injected.
     injected: usize,
 }
 
-/// A datagram, and whose it is.
+/// A datagram, and the session that it belongs to.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) seq: Seq,
@@ -35,7 +35,7 @@ impl Item {
     }
 }
 
-/// What a datagram costs in a receive buffer, in bytes.
+/// The cost of a datagram in a receive buffer, in bytes.
 pub(super) fn cost(bytes: &[u8]) -> u64 {
     u64::from(buffer_cost(bytes.len()))
 }
@@ -45,45 +45,45 @@ impl Kept {
         self.items.is_empty()
     }
 
-    /// The oldest of all.
+    /// The number of the oldest datagram.
     pub(super) fn oldest(&self) -> Option<Seq> {
         self.items.front().map(|item| item.seq)
     }
 
-    /// What is to be injected again.
+    /// The datagrams to be injected again.
     pub(super) fn again(&self) -> impl Iterator<Item = &Item> {
         self.items.range(self.injected..)
     }
 
-    /// The buffer cost of that.
+    /// The buffer cost of the datagrams to be injected again.
     pub(super) fn again_cost(&self) -> u64 {
         self.again().map(Item::cost).sum()
     }
 
-    /// The next one was injected again.
+    /// The next datagram was injected again.
     pub(super) fn handle_injected_again(&mut self) {
         self.injected = (self.injected + 1).min(self.items.len());
     }
 
-    /// A datagram was injected for the first time: nothing is left to be injected again.
+    /// A datagram was injected for the first time: none is left to be injected again.
     pub(super) fn handle_injected(&mut self, item: Item) {
         debug_assert_eq!(self.injected, self.items.len(), "what was injected before comes first");
         self.items.push_back(item);
         self.injected = self.items.len();
     }
 
-    /// All below is in remoted's socket.
+    /// All datagrams below this number are in remoted's socket.
     pub(super) fn handle_settled(&mut self, below: Seq) {
         while self.injected > 0 && self.items.pop_front_if(|item| item.seq < below).is_some() {
             self.injected -= 1;
         }
         if self.items.is_empty() {
-            // Its memory goes too.
+            // The memory goes too.
             self.items = VecDeque::new();
         }
     }
 
-    /// From there on all is to be injected again. The buffer cost of what that adds.
+    /// From this number on all datagrams are to be injected again. Returns the buffer cost that this adds.
     pub(super) fn go_back(&mut self, to: Seq) -> u64 {
         let below = self.items.partition_point(|item| item.seq < to).min(self.injected);
         let cost = self.items.range(below..self.injected).map(Item::cost).sum();

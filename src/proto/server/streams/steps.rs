@@ -1,68 +1,69 @@
-//! What was injected, by the samples between which it was, until it has been read.
+//! Injected datagrams that have not been read, grouped by the samples between which they were injected.
 //!
 //! ```text
 //!   sample ── step: open ── sample ── closed ── sample ── settled, with its mark ── … ── read
 //!             └────── a drop seen here may be one of its datagrams ─────┘
 //! ```
 //!
-//! What was injected since the last sample may not be in the socket at the next: a busy system leaves it to ksoftirqd (up to Linux 6.4), packet
-//! steering to another CPU. So a step is settled at the second sample after it, and its mark is what lies in the socket then.
+//! Datagrams injected since the last sample may not be in the socket at the next. A busy system leaves them to
+//! ksoftirqd (up to Linux 6.4), and packet steering leaves them to another CPU. So a step is settled at the second
+//! sample after it, and its mark is the queue at that sample.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::proto::terms::Seq;
 use crate::proto::terms::StreamId;
 
-/// All that has not been read.
+/// All steps that have not been read.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     steps: VecDeque<Step>,
-    /// Buffer cost of all of them.
+    /// The buffer cost of all steps.
     cost: u64,
 }
 
-/// What was injected between two samples.
+/// The datagrams injected between two samples.
 #[derive(Debug, Default)]
 struct Step {
     /// A sample has followed it.
     closed: bool,
-    /// It has been read when the sum of falls is this; `None` until it is settled.
+    /// The sum of falls at which the step has been read; `None` until it is settled.
     mark: Option<u64>,
     spans: HashMap<StreamId, Span>,
 }
 
-/// What one stream injected in a step.
+/// The datagrams that one stream injected in a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
-    /// The first number of it.
+    /// The number of its first datagram.
     pub(super) from: Seq,
-    /// The number behind its last.
+    /// The number behind its last datagram.
     pub(super) until: Seq,
     pub(super) cost: u64,
-    /// The digest of its last datagram; 0 if it is not known.
+    /// The digest of its last datagram; 0 if unknown.
     pub(super) digest: u64,
-    /// Some of it may have been dropped, and is not injected again.
+    /// Some of its datagrams may have been dropped and are not injected again.
     pub(super) doubtful: bool,
 }
 
-/// What a sample led to.
+/// The consequences of a sample.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// In the socket by now, whole or doubtful.
+    /// The spans that are in the socket by now, whole or doubtful.
     pub(super) settled: Vec<(StreamId, Span)>,
-    /// Read by now.
+    /// The spans that have been read by now.
     pub(super) read: Vec<(StreamId, Span)>,
     /// A step was closed: the next sample settles it.
     pub(super) closed: bool,
 }
 
 impl Steps {
-    /// Buffer cost of what has not been read.
+    /// The buffer cost of all datagrams that have not been read.
     pub(super) const fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// Some of it may yet turn out to have been dropped.
+    /// Some datagrams may yet turn out to have been dropped.
     pub(super) fn are_unsettled(&self) -> bool {
         self.steps.back().is_some_and(|step| step.mark.is_none())
     }
@@ -80,7 +81,7 @@ impl Steps {
         }
     }
 
-    /// A sample, with the sum of falls and the queue that it shows.
+    /// Takes in a sample, with its sum of falls and its queue.
     pub(super) fn handle_sample(&mut self, read: u64, queue: u64) -> Progress {
         let mut progress = Progress::default();
         for step in self.steps.iter_mut().filter(|step| step.closed && step.mark.is_none()) {
@@ -96,7 +97,8 @@ impl Steps {
         progress
     }
 
-    /// Something was dropped: perhaps of what is not settled. What `comes_again` of it is as if it had never been injected; the rest is doubtful.
+    /// Something was dropped, perhaps some unsettled datagrams. If a stream `comes_again`, its unsettled datagrams
+    /// count as never injected. The unsettled datagrams of other streams are doubtful.
     pub(super) fn handle_drop(&mut self, comes_again: impl Fn(StreamId) -> bool) -> Vec<(StreamId, Span)> {
         let mut again = Vec::new();
         for step in self.steps.iter_mut().filter(|step| step.mark.is_none()) {
@@ -110,12 +112,12 @@ impl Steps {
         again
     }
 
-    /// Nothing of this stream that is not settled counts as injected.
+    /// The unsettled datagrams of this stream no longer count as injected.
     pub(super) fn forget_unsettled(&mut self, id: StreamId) {
         self.handle_drop_of(id, |step| step.mark.is_none());
     }
 
-    /// Nothing of this stream counts as injected.
+    /// No datagram of this stream counts as injected.
     pub(super) fn forget(&mut self, id: StreamId) {
         self.handle_drop_of(id, |_| true);
     }

@@ -1,4 +1,4 @@
-//! One client's stream: what it has brought, what of it was injected, and what its connection is told.
+//! One client's stream: its datagrams, its injected datagrams, and the messages for its connection.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -9,18 +9,18 @@ use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, Seq, digest};
 use crate::proto::time::Time;
 use crate::proto::wire::{Ack, Data, DataItem, Resume, Session};
 
-/// What a single datagram may cost.
+/// The most that a single datagram may cost.
 pub(super) const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX) as u64;
-/// Frames of one stream that wait, however small.
+/// The most frames of one stream that may wait, however small.
 const QUEUED_MAX: usize = 16_384;
-/// What a connection must not send.
+/// An offence of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offence {
     /// Datagrams on a connection that carries no stream.
     Unattached,
     /// Numbers that do not grow.
     Order,
-    /// More than any window.
+    /// More datagrams than any window allows.
     TooMuch,
     /// A datagram of an agent that was not named.
     Unnamed,
@@ -37,12 +37,12 @@ impl std::fmt::Display for Offence {
     }
 }
 
-/// What a connection is told.
+/// A message for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// Where to go on.
+    /// Where to resume.
     Resume(Resume),
-    /// What was read.
+    /// The datagrams that remoted has read.
     Ack(Ack),
 }
 
@@ -50,58 +50,59 @@ pub enum Told {
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) connection: Option<ConnectionId>,
-    /// Where its newest connection comes from.
+    /// The address that its newest connection comes from.
     pub(super) address: IpAddr,
-    /// Its client wants nothing injected twice.
+    /// Its client wants no datagram injected twice.
     pub(super) once: bool,
-    /// Frames of another epoch were under way when it ended.
+    /// The number of its epoch. Frames of an earlier epoch were under way when that epoch ended.
     epoch: u32,
-    /// What was injected and may have been dropped; what of it is to be injected again comes before the queue.
+    /// Injected datagrams that may have been dropped. Those to be injected again go before the queue.
     pub(super) kept: Kept,
     queue: VecDeque<Queued>,
-    /// Buffer cost of what is to be injected, or injected again.
+    /// The buffer cost of datagrams to be injected, or injected again.
     pub(super) queued_cost: u64,
-    /// The largest window that the client was told of in this epoch.
+    /// The largest window that the client was given in this epoch.
     granted: u64,
-    /// Agents named by the connection in this epoch, and those whose datagrams are next.
+    /// The agents that the connection named in this epoch, and the agents of the next datagrams.
     pub(super) named: HashSet<u16>,
     pub(super) sessions: HashMap<u16, Session>,
-    /// All numbers; `None` until the first datagram of a client that nothing is known of.
+    /// All numbers; `None` until the first datagram of an unknown client.
     pub(super) known: Option<Known>,
-    /// The connection is to be told where to go on.
+    /// The connection is to be told where to resume.
     resumes: bool,
-    /// Some of what was read since the last acknowledgement may have been dropped instead.
+    /// Some datagrams that count as read since the last acknowledgement may have been dropped instead.
     pub(super) doubtful: bool,
     pub(super) parted: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    /// Everything below has been read.
+    /// All datagrams below this number have been read.
     pub(super) read: Seq,
-    /// The digests of the last datagrams below `read` and below `injected`; 0 where they are not known.
+    /// The digests of the last datagrams below `read` and below `injected`; 0 if unknown.
     pub(super) read_digest: u64,
     pub(super) injected_digest: u64,
-    /// Everything below was injected into this life of remoted, or read before; some of it is perhaps to be injected again.
+    /// All datagrams below this number were injected into this life of remoted, or read before. Some of them may have
+    /// to be injected again.
     pub(super) injected: Seq,
-    /// Everything below may have been injected into some life.
+    /// All datagrams below this number may have been injected into some life.
     reached: Seq,
-    /// No datagram below it may come any more in this epoch.
+    /// The lowest number that may still come in this epoch.
     expected: Seq,
 }
 
 #[derive(Debug)]
 enum Queued {
-    /// A place gets another agent: from here on.
+    /// From here on a place belongs to another agent.
     Session(Session),
-    /// Datagrams; so many bytes of them were injected.
+    /// Datagrams, and the number of their bytes that were injected.
     Data(Data, usize),
 }
 
 /// A datagram that was injected.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Injected {
-    /// From there on nothing had been, unless it is injected again.
+    /// From this number on nothing had been injected before, unless the datagram is injected again.
     pub(super) from: Seq,
     pub(super) seq: Seq,
     pub(super) cost: u64,
@@ -138,13 +139,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Datagrams of the client. The buffer cost of those that are to be injected.
+    /// Takes in datagrams of the client. Returns the buffer cost of the datagrams to be injected.
     pub(super) fn handle_data(&mut self, data: Data) -> Result<u64, Offence> {
         let (Some(first), Some(last)) = (data.items().next(), data.items().last()) else {
             return Ok(0);
         };
         if data.epoch != self.epoch {
-            // Sent before the client knew where to go on.
+            // The client sent these before it knew where to resume.
             return Ok(0);
         }
         let known = self.known.get_or_insert(Known {
@@ -172,7 +173,7 @@ impl Stream {
         Ok(more)
     }
 
-    /// What the connection is to be told first: where to go on, or what was read.
+    /// The first message for the connection: where to resume, or the datagrams that were read.
     pub(super) fn poll_told(&mut self, window: u64) -> Option<Told> {
         let known = self.known;
         self.granted = self.granted.max(window);
@@ -189,12 +190,12 @@ impl Stream {
         Some(Told::Ack(Ack { read, window, doubtful: std::mem::take(&mut self.doubtful) }))
     }
 
-    /// What was under way to be injected counts for nothing, all but what is kept: the client is told where to go on. Returns the buffer cost of
-    /// what waited.
+    /// Discards all waiting datagrams except the kept ones; the client is told where to resume. Returns the buffer
+    /// cost of the discarded datagrams.
     pub(super) fn begin_epoch(&mut self) -> u64 {
         self.epoch = self.epoch.wrapping_add(1);
         self.granted = 0;
-        // Their memory goes too.
+        // The memory goes too.
         (self.queue, self.named, self.sessions) = (VecDeque::new(), HashSet::new(), HashMap::new());
         self.resumes = true;
         if let Some(known) = &mut self.known {
@@ -204,19 +205,19 @@ impl Stream {
         std::mem::replace(&mut self.queued_cost, left) - left
     }
 
-    /// Nothing is injected again. Returns the buffer cost of what was to be.
+    /// No datagram is injected again. Returns the buffer cost of the datagrams that would have been.
     pub(super) fn forget_kept(&mut self) -> u64 {
         let cost = std::mem::take(&mut self.kept).again_cost();
         self.queued_cost -= cost;
         cost
     }
 
-    /// Nothing is to be injected, and nothing may have been dropped.
+    /// No datagram is to be injected, and none may have been dropped.
     pub(super) fn has_nothing_left(&self) -> bool {
         self.queued_cost == 0 && self.kept.is_empty()
     }
 
-    /// Takes what is no datagram off the front of the queue; whether a datagram is left to inject.
+    /// Takes entries that are no datagrams off the front of the queue. Returns whether a datagram is left to inject.
     pub(super) fn settle(&mut self) -> bool {
         loop {
             match self.queue.front() {
@@ -233,14 +234,14 @@ impl Stream {
         }
     }
 
-    /// The next datagrams to inject, and whose they are: what is injected again, and then one frame's.
+    /// The next datagrams to inject, with their sessions: datagrams to be injected again, then those of one frame.
     pub(super) fn upcoming(&self) -> impl Iterator<Item = (Session, &[u8])> {
         let again = self.kept.again().map(|item| (item.session, &item.bytes[..]));
         let fresh = self.items().map_while(|item| Some((*self.sessions.get(&item.session)?, item.bytes)));
         again.chain(fresh)
     }
 
-    /// The datagrams at the front, one frame's.
+    /// The datagrams of the frame at the front.
     fn items(&self) -> impl Iterator<Item = DataItem<'_>> {
         let front = match self.queue.front() {
             Some(Queued::Data(data, injected)) => Some(data.items_from(*injected)),
@@ -249,7 +250,7 @@ impl Stream {
         front.into_iter().flatten()
     }
 
-    /// The next datagram was injected. `is_last`: no other one with it.
+    /// The next datagram was injected. `is_last`: it is the last one injected at this time.
     pub(super) fn advance(&mut self, is_last: bool) -> Option<Injected> {
         let again = self.kept.again().next().map(|item| {
             let digest = if is_last { digest(&item.bytes) } else { 0 };

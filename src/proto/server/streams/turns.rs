@@ -1,24 +1,26 @@
-//! Whose datagrams are injected next: streams take turns, and a newcomer has none before those that it follows have nothing left.
+//! The order in which streams inject. Streams take turns, and a newcomer has no turn until the streams that it follows
+//! have nothing left.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::proto::terms::StreamId;
 
-/// Datagrams of one stream in a row, so that they can go out in one system call; then the next stream has its turn.
+/// The most datagrams of one stream in a row, so that one system call can send them. Then the next stream has its
+/// turn.
 pub(super) const TURN_DATAGRAMS: usize = 32;
 
 /// The streams that have something to inject.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    /// All of them.
+    /// All streams that wait.
     waiting: HashSet<StreamId>,
-    /// Those that follow nobody, in the order of their turns.
+    /// The waiting streams that follow no other stream, in the order of their turns.
     queue: VecDeque<StreamId>,
-    /// Datagrams that the first of them has had in its turn.
+    /// The number of datagrams that the first stream has had in its turn.
     had: usize,
-    /// Who waits for the end of what a stream has.
+    /// The followers of each stream: they wait until it has nothing left.
     followers: HashMap<StreamId, Vec<StreamId>>,
-    /// How many streams each follower waits for.
+    /// The number of streams that each follower waits for.
     leaders: HashMap<StreamId, usize>,
 }
 
@@ -28,12 +30,12 @@ impl Turns {
         self.waiting.len()
     }
 
-    /// Whose turn it is, and how many datagrams it may still have in it.
+    /// The stream whose turn it is, and the number of datagrams left in its turn.
     pub(super) fn first(&self) -> Option<(StreamId, usize)> {
         self.queue.front().map(|&id| (id, TURN_DATAGRAMS - self.had))
     }
 
-    /// The first has had so many datagrams more.
+    /// The first stream has had `count` datagrams more.
     pub(super) fn handle_injected(&mut self, count: usize) {
         self.had += count;
         if self.had >= TURN_DATAGRAMS {
@@ -49,7 +51,7 @@ impl Turns {
         }
     }
 
-    /// This stream has nothing to inject at the moment, and may have something again before those that wait for it.
+    /// This stream has nothing to inject at the moment. It may have something again before its followers go on.
     pub(super) fn rest(&mut self, id: StreamId) {
         if self.queue.front() == Some(&id) {
             self.queue.pop_front();
@@ -60,7 +62,7 @@ impl Turns {
         }
     }
 
-    /// This stream has nothing any more: those that waited for it go on.
+    /// This stream has nothing left: its followers go on.
     pub(super) fn leave(&mut self, id: StreamId) {
         self.rest(id);
         for follower in self.followers.remove(&id).unwrap_or_default() {
@@ -80,7 +82,7 @@ impl Turns {
         *self.leaders.entry(newcomer).or_default() += 1;
     }
 
-    /// Nothing is known of this stream any more.
+    /// This stream is forgotten.
     pub(super) fn forget(&mut self, id: StreamId) {
         self.leave(id);
         if self.leaders.remove(&id).is_some() {

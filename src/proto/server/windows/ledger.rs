@@ -1,7 +1,7 @@
-//! What clients may have under way, added up.
+//! The sums of what clients may have under way.
 //!
-//! The sums are kept up to date as they change, by requests and by time, and never added up anew: with thousands of clients each of their
-//! heartbeats would otherwise cost a walk through all of them.
+//! Requests and the passing of time change the sums step by step. They are never added up anew, because with thousands
+//! of clients each heartbeat would then walk through all of them.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -12,60 +12,61 @@ use super::waiting::Ticket;
 use crate::proto::terms::{ConnectionId, LAG_MAX};
 use crate::proto::time::Time;
 
-/// How long it counts what a client said it had under way. One that is gone has had it read by then.
+/// How long a client's report of datagrams under way counts. By then remoted has read the datagrams of a client that
+/// is gone.
 const SAID_HOLDS: Duration = Duration::from_secs(1);
-/// Grants remembered for a client; beyond it they are taken together, which only books more than is due.
+/// The number of grants remembered for a client. More grants are merged, which at worst books too much.
 const GRANTS_MAX: usize = 8;
 
-/// What a client asks for.
+/// A client's demand.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
     /// The connection of the client.
     pub client: ConnectionId,
     /// The address of the client.
     pub address: IpAddr,
-    /// It has something to send.
+    /// The client has something to send.
     pub wants: bool,
-    /// Buffer cost of its next datagram, in bytes.
+    /// The buffer cost of its next datagram, in bytes.
     pub next_cost: u64,
-    /// Buffer cost of what it has released and not confirmed, in bytes.
+    /// The buffer cost of its released and unconfirmed datagrams, in bytes.
     pub unconfirmed_cost: u64,
     /// How long a grant lives at the client.
     pub lease: Duration,
 }
 
-/// What is known of a client.
+/// The known state of a client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) address: IpAddr,
-    /// When it asked last, and when it was told to ask again.
+    /// When it last asked, and when it was told to ask again.
     pub(super) asked: Time,
     pub(super) due: Time,
     pub(super) wants: bool,
     pub(super) next_cost: u64,
-    /// What it says that it has released and not seen confirmed.
+    /// The cost of its released and unconfirmed datagrams, as it reports it.
     pub(super) unconfirmed: u64,
-    /// What it asks for: all that it has under way and to send.
+    /// Its demand: all that it has under way and to send.
     pub(super) shown: u64,
     /// When its turn began; `None` while it has none.
     pub(super) turn: Option<Time>,
-    /// Its place among those that wait for a turn.
+    /// Its place among the clients that wait for a turn.
     pub(super) ticket: Option<Ticket>,
     /// Its connection is gone.
     pub(super) gone: bool,
     /// Grants that may still be in use, with their expiry, the newest last.
     grants: VecDeque<(u64, Time)>,
-    /// When all that was released under its grants has reached remoted's socket.
+    /// When all datagrams released under its grants have reached remoted's socket.
     landed: Time,
-    /// The largest of those of which something may lie there unread: what it says of itself is believed up to this.
+    /// Its largest grant whose datagrams may be unread in the socket. Its reports are believed up to this.
     granted: u64,
     /// Its part of the sums.
     counted: Counted,
-    /// When time alone will change that.
+    /// When time alone will change its part.
     changes: Option<Time>,
 }
 
-/// Part of the sums.
+/// One client's part of the sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     booked: u64,
@@ -82,22 +83,22 @@ pub(super) struct Ledger {
     said: u64,
     under_way: u64,
     active: usize,
-    /// When remoted's queue was last seen empty: what had landed by then has been read.
+    /// When remoted's queue was last seen empty: all datagrams that had landed by then have been read.
     emptied: Time,
     changes: BinaryHeap<Reverse<(Time, ConnectionId)>>,
-    /// Clients of which something has landed since then.
+    /// The clients whose datagrams have landed since then.
     landed: HashSet<ConnectionId>,
     /// The moment up to which the sums are right.
     now: Time,
 }
 
 impl Client {
-    /// What it may have under way: the largest grant that has not expired.
+    /// The bound of its datagrams under way: its largest grant that has not expired.
     pub(super) fn booked(&self, now: Time) -> u64 {
         self.grants.iter().filter(|(_, expires)| *expires > now).map(|(window, _)| *window).max().unwrap_or(0)
     }
 
-    /// It has nothing under way.
+    /// The client has nothing under way.
     pub(super) const fn is_settled(&self) -> bool {
         self.counted.under_way == 0
     }
@@ -112,14 +113,14 @@ impl Client {
         self.grants.back().map_or(0, |(window, _)| *window)
     }
 
-    /// What it says that it has on its way to remoted's socket, or in it. It learns of what was read only with a heartbeat, which may be a second away:
-    /// until then this room knows better.
+    /// The cost of its datagrams on their way to remoted's socket, or in it, as it reports it. A client learns of
+    /// reads only with a heartbeat, which may be a second away. Until then this room knows better.
     fn said(&self, now: Time, emptied: Time) -> u64 {
         let most = self.granted.max(self.next_cost);
         if now.since(self.asked) < SAID_HOLDS { self.unread(emptied).min(most) } else { 0 }
     }
 
-    /// What it says that it has released, unless that was seen read.
+    /// The cost of its released datagrams, as it reports it, unless they were seen read.
     fn unread(&self, emptied: Time) -> u64 {
         if self.landed > emptied { self.unconfirmed } else { 0 }
     }
@@ -130,7 +131,7 @@ impl Client {
         self.granted = before.max(window);
         self.landed = self.landed.max(expires + LAG_MAX);
         self.grants.retain(|(_, expires)| *expires > now);
-        // One that is not smaller and lasts longer makes an earlier one meaningless.
+        // A grant that is no smaller and lasts longer makes an earlier one meaningless.
         while self.grants.back().is_some_and(|(earlier, ends)| *earlier <= window && *ends <= expires) {
             self.grants.pop_back();
         }
@@ -181,7 +182,7 @@ impl Ledger {
         }
     }
 
-    /// Writes down what a client says of itself. `need`: what it has to send.
+    /// Records the state that a client reports. `need`: the cost of the datagrams that it has to send.
     pub(super) fn note(&mut self, demand: &Demand, need: u64) {
         let (now, emptied) = (self.now, self.emptied);
         let client = self.clients.entry(demand.client).or_insert_with(|| Client {
@@ -244,32 +245,32 @@ impl Ledger {
         self.booked
     }
 
-    /// The same without this one's.
+    /// The sum of the other clients' grants that have not expired.
     pub(super) fn booked_by_others(&self, id: ConnectionId) -> u64 {
         self.booked - self.clients.get(&id).map_or(0, |client| client.counted.booked)
     }
 
-    /// What clients may have under way, granted or reported.
+    /// The cost that clients may have under way, granted or reported.
     pub(super) const fn under_way(&self) -> u64 {
         self.under_way
     }
 
-    /// The same without this one's.
+    /// The cost that the other clients may have under way, granted or reported.
     pub(super) fn under_way_of_others(&self, id: ConnectionId) -> u64 {
         self.under_way - self.clients.get(&id).map_or(0, |client| client.counted.under_way)
     }
 
-    /// What clients say that they have under way.
+    /// The cost that clients report as under way.
     pub(super) const fn said(&self) -> u64 {
         self.said
     }
 
-    /// Clients that have something to send or under way.
+    /// The number of clients that have something to send or under way.
     pub(super) const fn active(&self) -> usize {
         self.active
     }
 
-    /// When a sum changes next by time alone, or somewhat earlier.
+    /// When time alone next changes a sum, or somewhat earlier.
     pub(super) fn next_change(&self) -> Option<Time> {
         self.changes.peek().map(|Reverse((at, _))| *at)
     }

@@ -1,6 +1,7 @@
-//! The queue of those that wait for a turn: the longest waiting first.
+//! The queue of clients that wait for a turn: the longest waiting client first.
 //!
-//! With thousands of clients that come back at once it is long, and each of them asks again and again: nothing here walks through all of it.
+//! When thousands of clients come back at once the queue is long, and each client asks again and again. So nothing
+//! here walks through the whole queue.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -8,25 +9,26 @@ use std::time::Duration;
 
 use crate::proto::time::Time;
 
-/// How long one that is to ask may be overdue and still come before others: a slow round trip. One that does not ask must not keep all waiting.
+/// How long a client that is due may be overdue and still come first: a slow round trip. A client that does not ask
+/// must not keep all others waiting.
 const OVERDUE_MAX: Duration = Duration::from_millis(400);
-/// More make no difference to when one is to ask again.
+/// More neighbours make no difference to when a client is to ask again.
 const NEIGHBOURS_MAX: usize = 128;
 
 /// A place in the queue; a smaller one is nearer to its head.
 pub(super) type Ticket = u64;
 
-/// One that waits.
+/// A waiting client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiter {
     pub(super) address: IpAddr,
-    /// What it asks for, in bytes of buffer cost.
+    /// Its demand, in bytes of buffer cost.
     pub(super) shown: u64,
     /// When it is to ask again.
     pub(super) due: Time,
 }
 
-/// The queue.
+/// The queue of waiting clients.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     tickets: Ticket,
@@ -36,7 +38,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// Joins at the end.
+    /// A client joins at the end of the queue.
     pub(super) fn join(&mut self, waiter: Waiter) -> Ticket {
         let ticket = self.tickets;
         self.tickets += 1;
@@ -46,7 +48,7 @@ impl Waiting {
         ticket
     }
 
-    /// Leaves.
+    /// A client leaves the queue.
     pub(super) fn leave(&mut self, ticket: Ticket) {
         if let Some(waiter) = self.queue.remove(&ticket) {
             self.by_due.remove(&(waiter.due, ticket));
@@ -59,14 +61,14 @@ impl Waiting {
         }
     }
 
-    /// What it asks for by now.
+    /// The demand of a waiting client has changed.
     pub(super) fn handle_shown(&mut self, ticket: Ticket, shown: u64) {
         if let Some(waiter) = self.queue.get_mut(&ticket) {
             waiter.shown = shown;
         }
     }
 
-    /// It was told when to ask again.
+    /// A waiting client was told when to ask again.
     pub(super) fn handle_due(&mut self, ticket: Ticket, due: Time) {
         if let Some(waiter) = self.queue.get_mut(&ticket) {
             let before = std::mem::replace(&mut waiter.due, due);
@@ -75,24 +77,24 @@ impl Waiting {
         }
     }
 
-    /// Somebody waits, this one not counted.
+    /// Some client other than this one waits.
     pub(super) fn has_others(&self, own: Option<Ticket>) -> bool {
         let own = own.is_some_and(|ticket| self.queue.contains_key(&ticket));
         self.queue.len() > usize::from(own)
     }
 
-    /// Those before this one, the nearest to the head first.
+    /// The clients before this one, the nearest to the head first.
     pub(super) fn ahead(&self, own: Ticket) -> impl Iterator<Item = &Waiter> {
         self.queue.range(..own).map(|(_, waiter)| waiter)
     }
 
-    /// How many of those before this one are at its address; beyond [`NEIGHBOURS_MAX`] it is not told.
+    /// The number of clients before this one at its address, counted up to [`NEIGHBOURS_MAX`].
     pub(super) fn neighbours_ahead(&self, own: Ticket) -> usize {
         let there = self.queue.get(&own).and_then(|waiter| self.by_address.get(&waiter.address));
         there.map_or(0, |there| there.range(..own).take(NEIGHBOURS_MAX).count())
     }
 
-    /// Those before this one that ask again by then, and are not long overdue.
+    /// The clients before this one that ask again by `by`, and are not long overdue.
     pub(super) fn ahead_and_due(&self, own: Ticket, by: Time) -> impl Iterator<Item = &Waiter> {
         let from = by.before(OVERDUE_MAX);
         let due = self.by_due.range((from, 0)..=(by, Ticket::MAX)).filter(move |(_, ticket)| *ticket < own);
