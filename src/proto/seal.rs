@@ -42,6 +42,17 @@ const KEY_DIGITS: usize = 64;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 32]);
 
+/// Why a text is no key; the error says nothing of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyTextError {
+    /// There is nothing but space.
+    #[error("empty; `ossec-broker genkey` prints a key")]
+    Empty,
+    /// It has another length, or other characters.
+    #[error("not {KEY_DIGITS} hexadecimal digits; `ossec-broker genkey` prints a key")]
+    Digits,
+}
+
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Key")
@@ -58,13 +69,13 @@ impl Key {
     ///
     /// # Errors
     /// The text of the error says what is wrong, and contains nothing of `text`.
-    pub fn from_text(text: &str) -> Result<Self, String> {
+    pub fn from_text(text: &str) -> Result<Self, KeyTextError> {
         let digits = text.trim();
         if digits.is_empty() {
-            return Err("empty; `ossec-broker genkey` prints a key".into());
+            return Err(KeyTextError::Empty);
         }
         if digits.len() != KEY_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(format!("not {KEY_DIGITS} hexadecimal digits; `ossec-broker genkey` prints a key"));
+            return Err(KeyTextError::Digits);
         }
         let mut key = [0; 32];
         for (byte, pair) in key.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
