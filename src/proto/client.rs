@@ -6,7 +6,7 @@
 //!                                  [ link ] ◄── begin_heartbeat, handle_pong, handle_time
 //! ```
 //!
-//! The threads call one method each time they have something, under one lock, and do their input and output without it. Nothing here
+//! The threads call one method for each event, under one lock, and do their input and output without it. Nothing here
 //! waits, reads a clock or knows a socket, so the same code runs in the simulation on virtual time.
 //!
 //! **Order.** There is one buffer, one cursor and one batch out at a time: nothing can overtake.
@@ -48,22 +48,22 @@ use pace::Pace;
 use sessions::Sessions;
 use suspicion::Suspicion;
 
-/// With `--rate`: so many round trips between two pauses that gather a burst. Each takes a grace, which the rate makes good, and a round trip, which
-/// it does not.
+/// With `--rate`: the number of round trips between two pauses that gather a burst. Each pause takes a grace, which
+/// the rate makes good, and a round trip, which it does not.
 const GATHER_ROUND_TRIPS: u32 = 50;
 
-/// What the command line says of the core.
+/// The settings of the core from the command line.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Memory for datagrams, in bytes.
     pub buffer_bytes: usize,
-    /// What gives way when it is full.
+    /// The datagrams that give way when the buffer is full.
     pub full: FullPolicy,
-    /// Drop what is older.
+    /// Older datagrams are dropped.
     pub max_age: Option<Duration>,
-    /// Never release more datagrams per second.
+    /// Most datagrams released per second.
     pub rate: Option<NonZeroU32>,
-    /// Send again what was not confirmed.
+    /// Unconfirmed datagrams are sent again.
     pub resend: bool,
     /// Bound of the table of sessions.
     pub sessions_max: SessionId,
@@ -89,14 +89,14 @@ impl Default for Config {
     }
 }
 
-/// Which threads have something to do that they do not know of.
+/// The threads that have something to do and do not know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bells {
-    /// Something may be released.
+    /// A datagram may be released.
     pub forward: bool,
     /// A heartbeat is due earlier than the prober waits for.
     pub probe: bool,
-    /// What was held at the drain's beginning is gone, and the program waits for that.
+    /// The datagrams held when the drain began are gone, and the program waits for that.
     pub drained: bool,
 }
 
@@ -105,15 +105,15 @@ pub struct Bells {
 pub struct Snapshot {
     /// What stands between the client and remoted.
     pub standing: Standing,
-    /// What is held.
+    /// Held datagrams.
     pub held: Tally,
-    /// What is held and not released.
+    /// Held datagrams that are not released.
     pub unsent: Tally,
     /// The buffer is smaller than it was meant to be: the system gave no more memory.
     pub short: bool,
     /// All counters.
     pub counters: Counters,
-    /// Sessions that used to get replies over UDP and get none any more, although heartbeats are good.
+    /// Number of sessions that used to get replies over UDP and get none any more, although heartbeats are good.
     pub replies_missing: usize,
 }
 
@@ -124,22 +124,22 @@ pub struct ClientCore {
     link: Link,
     target: Option<SocketAddr>,
     pace: Pace,
-    /// The rate outruns the window as long as the path is not known to be prompt, and its steady trickle could never prove that. So every now and
-    /// then it gathers for a burst.
+    /// Nothing is released, so that a burst gathers. The rate outruns the window until the path is known to be prompt,
+    /// and its steady trickle can never prove that.
     gathering: bool,
-    /// Not before this.
+    /// The next burst is not gathered before this moment.
     gather_again: Time,
-    /// Since when the link is up; `None` while it is not.
+    /// The moment at which the link came up; `None` while it is down.
     up_since: Option<Time>,
     /// Replies come over the connection, and say nothing of UDP.
     replies_carried: bool,
     suspicion: Suspicion,
-    /// How often the source ports were changed.
+    /// Number of changes of the source ports.
     ports: u32,
-    /// Until when the thread waits, if it does.
+    /// The moment until which the forward thread waits, if it does.
     forward_waits: Option<Time>,
     probe_waits: Option<Time>,
-    /// The program is about to stop, and waits until everything below has been confirmed.
+    /// The program is about to stop, and waits until every datagram below this one is confirmed.
     draining: Option<Seq>,
 }
 
@@ -185,22 +185,22 @@ impl ClientCore {
         self.note_standing(now);
     }
 
-    /// How long a heartbeat that begins now would allow release.
+    /// The time for which a heartbeat that begins at this moment would allow release.
     pub fn lease(&self) -> Duration {
         self.link.lease()
     }
 
-    /// When the next heartbeat should begin; `None` if none can.
+    /// The moment at which the next heartbeat should begin; `None` if none can.
     ///
-    /// What may be released at this moment needs no heartbeat before it, but one after it: asking once more in between would cost an agent with
-    /// a few events a second half as many heartbeats again.
+    /// A datagram that may be released at this moment needs a heartbeat after it, but none before it. Another one in
+    /// between would cost an agent with a few events a second half as many heartbeats again.
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
         let hurry = self.draining.is_some() && self.held.tally().datagrams > 0;
         let unsent = if self.held.buffer.unsent().datagrams > 0 { self.wants_heartbeat(now) } else { None };
         self.link.next_heartbeat(Work { unsent, hurry, under_way: self.held.flight().is_open() })
     }
 
-    /// Begins a heartbeat, if one may begin: what to remember until the answer, and what to send.
+    /// Begins a heartbeat, if one may begin. Returns the probe to keep until the answer, and the ping to send.
     pub fn begin_heartbeat(&mut self, now: Time) -> Option<(Probe, Ping)> {
         self.held.expire(now);
         let probe = self.link.begin(now, self.held.flight())?;
@@ -215,7 +215,7 @@ impl ClientCore {
             dropped: self.held.counters.dropped_total(),
             next_cost: self.held.next_cost().unwrap_or(0),
             unconfirmed_cost: self.held.unconfirmed_cost(),
-            // Rounded up: what the server books must not end before the lease does.
+            // Rounded up: the server's booking must not end before the lease does.
             lease_ms: u32::try_from(probe.lease().as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX),
         };
         self.held.counters.heartbeats += 1;
@@ -237,7 +237,7 @@ impl ClientCore {
     /// Transport tcp: the server says where to go on.
     ///
     /// # Errors
-    /// It says that of somebody else: nothing has changed, and the connection is of no use.
+    /// The server speaks of another process's datagrams. Nothing has changed, and the connection is of no use.
     pub fn handle_resume(&mut self, resume: &Resume) -> Result<(), Foreign> {
         let flight = self.held.flight();
         let last =
@@ -252,7 +252,7 @@ impl ClientCore {
     /// Transport tcp: remoted has read something.
     ///
     /// # Errors
-    /// Of somebody else's: nothing has changed, and the connection is of no use.
+    /// The server speaks of another process's datagrams. Nothing has changed, and the connection is of no use.
     pub fn handle_ack(&mut self, ack: &Ack) -> Result<(), Foreign> {
         let flight = self.held.flight();
         if let Some(bound) = self.link.handle_ack(ack, flight)? {
@@ -261,12 +261,12 @@ impl ClientCore {
         Ok(())
     }
 
-    /// Transport tcp: something came in over the connection, or was seen to arrive at the other host.
+    /// Transport tcp: something came in over the connection, or the other host acknowledged something.
     pub fn handle_alive(&mut self, now: Time) {
         self.link.handle_alive(now);
     }
 
-    /// Transport tcp: what the frames of this batch must say; `None` if they would come to nothing.
+    /// Transport tcp: the epoch that the frames of this batch must carry; `None` if they would come to nothing.
     pub fn stream_epoch(&self, batch: &Batch) -> Option<u32> {
         self.link.server_epoch().filter(|_| self.link.epoch() == batch.epoch())
     }
@@ -284,7 +284,7 @@ impl ClientCore {
         self.suspect(now);
     }
 
-    /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
+    /// The moment at which [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
     pub fn next_deadline(&self, now: Time) -> Option<Time> {
         self.link.next_deadline(now)
     }
@@ -294,12 +294,12 @@ impl ClientCore {
         self.link.standing(now) == Standing::Refused
     }
 
-    /// The connection has been silent for too long to be waited for.
+    /// The connection has been silent for so long that the client gives it up.
     pub fn is_silent(&self, now: Time) -> bool {
         self.link.is_silent(now)
     }
 
-    /// Fills `batch` with what may be sent at this moment; whether there is anything.
+    /// Fills `batch` with the datagrams that may be sent at this moment. Returns whether there are any.
     ///
     /// The cursor moves when the batch has been sent: a heartbeat that begins in between must not cover it.
     pub fn poll_release(&mut self, now: Time, batch: &mut Batch) -> bool {
@@ -337,7 +337,7 @@ impl ClientCore {
         !batch.is_empty()
     }
 
-    /// When time alone makes a release possible; `None` if something else has to happen first.
+    /// The moment at which time alone makes a release possible; `None` if something else has to happen first.
     pub fn next_release(&mut self, now: Time) -> Option<Time> {
         self.release_due(now).filter(|&at| at > now)
     }
@@ -345,7 +345,7 @@ impl ClientCore {
     /// The first `sent` datagrams of the batch have been sent.
     pub fn handle_sent(&mut self, now: Time, batch: &Batch, sent: usize) {
         let is_current = batch.epoch() == self.link.epoch();
-        // Over tcp a batch of an epoch that is over goes nowhere.
+        // Over tcp a batch of a past epoch goes nowhere.
         if sent == 0 || (self.link.transport() == Transport::Tcp && !is_current) {
             return;
         }
@@ -364,7 +364,7 @@ impl ClientCore {
         self.held.drop_if_next(batch.seq(at), DropReason::Unsendable);
     }
 
-    /// A datagram was refused, by the far end or by the own system.
+    /// A datagram was refused, by the far end or by this host's system.
     pub fn handle_refused(&mut self, now: Time) {
         self.held.counters.refusals += 1;
         let rewind = self.link.handle_refused(now, self.held.flight());
@@ -372,7 +372,8 @@ impl ClientCore {
         self.note_standing(now);
     }
 
-    /// Where a reply to this session goes; `None` if the session has given way to another, or if it is not remoted that sends.
+    /// The agent that a reply to this session goes to. `None` if the session has given way to another, or if the
+    /// sender is not remoted.
     pub fn handle_reply(&mut self, now: Time, session: SessionName, from: SocketAddr) -> Option<Origin> {
         if self.target.is_none_or(|target| (target.ip(), target.port()) != (from.ip(), from.port())) {
             return None;
@@ -381,7 +382,7 @@ impl ClientCore {
         self.take_reply(now, session)
     }
 
-    /// Transport tcp: where a reply to this session goes that came over the connection.
+    /// Transport tcp: the agent that a reply to this session goes to, which came over the connection.
     pub fn handle_carried_reply(&mut self, now: Time, session: SessionName) -> Option<Origin> {
         self.replies_carried = true;
         self.take_reply(now, session)
@@ -393,34 +394,35 @@ impl ClientCore {
         Some(origin)
     }
 
-    /// The current epoch; what was prepared in another is of no use.
+    /// The current epoch. A batch prepared in another one is of no use.
     pub fn epoch(&self) -> u64 {
         self.link.epoch()
     }
 
-    /// The program is about to stop: what is held at this moment is to be confirmed as soon as possible. More may still come in.
+    /// The program is about to stop: the datagrams held at this moment are to be confirmed as soon as possible. More
+    /// may still come in.
     pub const fn handle_drain(&mut self) {
         self.draining = Some(self.held.buffer.tail());
     }
 
-    /// What was held at the drain's beginning is confirmed, or was dropped.
+    /// The datagrams held when the drain began are confirmed or dropped.
     pub fn is_drained(&self) -> bool {
         self.draining.is_some_and(|end| self.held.buffer.oldest() >= end)
     }
 
-    /// The forward thread is about to wait until the returned moment, or until it is rung for.
+    /// The forward thread is about to wait until the returned moment, or until its bell rings.
     pub fn handle_forward_waits(&mut self, now: Time) -> Option<Time> {
         let due = self.next_release(now);
         self.forward_waits = Some(due.unwrap_or(Time::FAR));
         due
     }
 
-    /// The prober is about to wait until `at` (or until it is rung for).
+    /// The prober is about to wait until `at`, or until its bell rings.
     pub fn handle_probe_waits(&mut self, at: Option<Time>) {
         self.probe_waits = Some(at.unwrap_or(Time::FAR));
     }
 
-    /// Who must be rung for. Each bell is rung once until its thread waits again.
+    /// The bells to ring. Each bell is rung once until its thread waits again.
     pub fn bells(&mut self, now: Time) -> Bells {
         let (release, heartbeat) = (self.release_due(now), self.next_heartbeat(now));
         let ring = |waits: &mut Option<Time>, due: Option<Time>| {
@@ -431,7 +433,7 @@ impl ClientCore {
         Bells { forward, probe, drained: self.take_drained() }
     }
 
-    /// Whether the drain is over; true once.
+    /// Whether the drain is over; true only once.
     fn take_drained(&mut self) -> bool {
         let drained = self.is_drained();
         if drained {
@@ -463,7 +465,7 @@ impl ClientCore {
         self.up_since = if up { self.up_since.or(Some(now)) } else { None };
     }
 
-    /// Transport udp: where replies have stopped, what is sent may lead nowhere.
+    /// Transport udp: where replies have stopped, sent datagrams may lead nowhere.
     fn suspect(&mut self, now: Time) {
         let is_udp = self.link.transport() == Transport::Udp;
         if is_udp && self.up_since.is_some() && self.suspicion.handle_time(now, self.held.sessions.all_silent(now)) {
@@ -473,12 +475,12 @@ impl ClientCore {
         }
     }
 
-    /// When what is next may be released; `None` if something else than time has to come first.
+    /// The moment at which the next datagram may be released; `None` if more than time has to pass first.
     fn release_due(&mut self, now: Time) -> Option<Time> {
         self.may_release(now).then(|| self.pace.waits_until(now).unwrap_or(now))
     }
 
-    /// Something could be sent if the rate allowed it.
+    /// A datagram could be sent if the rate allowed it.
     fn may_release(&mut self, now: Time) -> bool {
         let Some(permit) = self.link.permit(now) else {
             return false;
@@ -491,19 +493,22 @@ impl ClientCore {
         self.held.buffer.peek().is_some_and(|entry| fits(buffer_cost(entry.bytes.len())))
     }
 
-    /// Nothing goes out until what is under way is confirmed: the burst that follows may prove the path to be prompt.
+    /// Nothing goes out until the datagrams under way are confirmed: the burst that follows may prove the path to be
+    /// prompt.
     const fn gathers(&self) -> bool {
         self.gathering && self.held.unconfirmed_cost() > 0
     }
 
-    /// What falls due under `--rate` until something that is released at this moment is confirmed, in buffer cost.
+    /// The datagrams that fall due under `--rate` until a datagram released at this moment is confirmed, in buffer
+    /// cost.
     fn due_soon(&mut self, now: Time) -> u64 {
         let soon = self.pace.due_within(2 * self.link.grace(now) + self.link.round_trip());
         let each = self.held.buffer.peek().map_or(0, |entry| u64::from(buffer_cost(entry.bytes.len())));
         soon * each
     }
 
-    /// From when on what is not sent needs a heartbeat: when none allows its release by the time that the rate does.
+    /// The moment from which unsent datagrams need a heartbeat: none allows their release by the time that the rate
+    /// does.
     fn wants_heartbeat(&mut self, now: Time) -> Option<Time> {
         if self.may_release(now) {
             return None;

@@ -1,4 +1,4 @@
-//! What happened to every datagram.
+//! Counts what happened to every datagram.
 
 /// Why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,18 +7,18 @@ pub enum DropReason {
     Overflow,
     /// It was older than `--max-age`.
     Expired,
-    /// The system refuses to send it (larger than the path's protocol allows).
+    /// The system refuses to send it: it is larger than the path's protocol allows.
     Unsendable,
     /// It does not fit an empty buffer.
     TooLarge,
-    /// The table of sessions is full of sessions that have something held.
+    /// The table is full, and each of its sessions has a datagram held.
     NoSession,
     /// It may have arrived, and `--resend never` forbids sending it again.
     NotResent,
 }
 
 impl DropReason {
-    /// All of them, in the order of [`Counters::dropped`].
+    /// All reasons, in the order of [`Counters::dropped`].
     pub const ALL: [Self; 6] =
         [Self::Overflow, Self::Expired, Self::Unsendable, Self::TooLarge, Self::NoSession, Self::NotResent];
 
@@ -42,15 +42,15 @@ pub struct Counters {
     pub received: u64,
     /// Datagrams believed read by remoted.
     pub confirmed: u64,
-    /// Of these: confirmed while remoted's socket was overflowing by others' doing.
+    /// Datagrams confirmed while other senders made remoted's socket overflow.
     pub doubtful: u64,
     /// Datagrams sent towards remoted, copies included.
     pub sent: u64,
-    /// Datagrams that were sent and are to be sent again, after a rewind.
+    /// Datagrams that were sent and that a rewind marked to be sent again.
     pub copies: u64,
-    /// Rewinds of something released.
+    /// Rewinds of released datagrams.
     pub rewinds: u64,
-    /// Datagrams refused by the far end or by the own system.
+    /// Datagrams refused by the far end or by this host's system.
     pub refusals: u64,
     /// Replies carried back to agents.
     pub replies: u64,
@@ -67,12 +67,12 @@ impl Counters {
         self.dropped[reason as usize]
     }
 
-    /// Datagrams dropped for whatever reason.
+    /// Datagrams dropped for any reason.
     pub fn dropped_total(&self) -> u64 {
         self.dropped.iter().sum()
     }
 
-    /// The same with so many more dropped.
+    /// The same counters with `more` dropped for this reason.
     #[cfg(test)]
     pub(crate) const fn with_dropped(mut self, reason: DropReason, more: u64) -> Self {
         self.dropped[reason as usize] += more;

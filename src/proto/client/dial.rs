@@ -1,7 +1,7 @@
 //! When to try to connect.
 //!
-//! A connection that broke or fell silent is not waited for: TCP's own retransmission backs off, and alone it would
-//! find a mended link seconds too late. Attempts overlap instead, and the first to be answered wins.
+//! The client does not wait for a broken or silent connection. TCP's own retransmission backs off, and alone it would
+//! find a mended link seconds too late. Attempts overlap instead, and the first answered one wins.
 
 use std::time::Duration;
 
@@ -10,30 +10,29 @@ use crate::proto::time::Time;
 /// Young attempts under way at once; each costs a descriptor and, at the server, perhaps a connection.
 pub const ATTEMPTS_MAX: usize = 3;
 
-/// Between the starts of two attempts while the outage is young: a mended link is found within a second.
+/// Time between the starts of two attempts while the outage is young: a mended link is found within a second.
 const SPACING_MIN: Duration = Duration::from_millis(500);
-/// ... and once it is old: thousands of clients of a dead server must not add up to a load on the network.
+/// Time between two starts in an old outage: thousands of clients of a dead server must not load the network.
 const SPACING_MAX: Duration = Duration::from_secs(5);
-/// How long an outage counts as young.
+/// Age up to which an outage counts as young.
 const YOUNG: Duration = Duration::from_mins(1);
 
-/// How long an attempt may take that has come as far as any: a path may take seconds for a packet, and be no worse
-/// for that.
+/// Longest time for an attempt that has come as far as any: a good path may take seconds for a packet.
 pub const PATIENCE_MAX: Duration = Duration::from_secs(15);
 
 /// An attempt under way to one address.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
-    /// When it began.
+    /// When the attempt began.
     pub begun: Time,
     /// The network has connected.
     pub greeted: bool,
 }
 
 impl Attempt {
-    /// It is waited for no longer. Attempts take `timeout`; but of those to one address the oldest that has come as
-    /// far as any has more time, so that a path on which the answer takes longer is found, too. The others start anew
-    /// meanwhile: after an outage a fresh attempt is answered sooner.
+    /// The attempt is given up. Attempts take `timeout`, but to each address the oldest one that has come as far as
+    /// any has more time. So a path with later answers is found, too. The other attempts start anew meanwhile: after
+    /// an outage a fresh attempt is answered sooner.
     pub fn is_over(&self, now: Time, timeout: Duration, mut others: impl Iterator<Item = Self>) -> bool {
         let age = now.since(self.begun);
         age >= timeout.max(PATIENCE_MAX)
@@ -52,12 +51,12 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer whose first attempt is due at once. `seed` spreads the attempts of many clients.
+    /// Makes a dialer whose first attempt is due at once. `seed` spreads the attempts of many clients.
     pub const fn new(now: Time, seed: u64) -> Self {
         Self { outage: Some(now), next_start: now, random: seed | 1 }
     }
 
-    /// There is no good connection any more. Says nothing new while an outage lasts.
+    /// There is no good connection any more. Calls during an outage change nothing.
     pub fn handle_outage(&mut self, now: Time) {
         if self.outage.is_none() {
             self.outage = Some(now);
@@ -65,7 +64,7 @@ impl Dialer {
         }
     }
 
-    /// How long to let a server alone that has refused.
+    /// The time for which to let a server alone that has refused.
     pub fn pause(&mut self) -> Duration {
         self.jittered(SPACING_MAX)
     }
@@ -90,13 +89,13 @@ impl Dialer {
         self.next_start = now + self.jittered(self.spacing(now));
     }
 
-    /// Grows in proportion to the age of the outage: from half a second at one minute to five seconds at ten.
+    /// The spacing grows in proportion to the age of the outage: half a second at one minute, five seconds at ten.
     fn spacing(&self, now: Time) -> Duration {
         let age = self.outage.map_or(Duration::ZERO, |began| now.since(began));
         SPACING_MIN.mul_f64((age.as_secs_f64() / YOUNG.as_secs_f64()).max(1.0)).min(SPACING_MAX)
     }
 
-    /// Up to half more or half less.
+    /// The span, with up to half more or half less.
     fn jittered(&mut self, span: Duration) -> Duration {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

@@ -1,23 +1,23 @@
 //! `--rate`: how many datagrams a second may go out.
 //!
-//! A bucket that fills by N a second and holds what falls due in [`SAVED`]: a thread that wakes late, or a window that opens in bursts, then
-//! costs nothing of the rate, and no second sees more than a twentieth above N.
+//! A bucket that fills by N a second and holds what falls due in [`SAVED`]. A thread that wakes late, or a window that
+//! opens in bursts, costs nothing of the rate. No second sees more than a twentieth above N.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::proto::time::Time;
 
-/// What falls due within this goes out together, so that a high rate does not cost a timer for each datagram.
+/// Datagrams that fall due within this time go out together, so that a high rate does not cost a timer for each.
 const AHEAD: Duration = Duration::from_millis(5);
-/// How long what was due and not used is kept. With [`AHEAD`] it is a twentieth of a second.
+/// Time for which an unused share of the rate is kept. With [`AHEAD`] it is a twentieth of a second.
 const SAVED: Duration = Duration::from_millis(45);
 
-/// Counts what was sent against the rate.
+/// Counts sent datagrams against the rate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     rate: Option<NonZeroU32>,
-    /// When all that was sent is worked off.
+    /// The moment at which all sent datagrams are worked off.
     free: Time,
 }
 
@@ -31,19 +31,19 @@ impl Pace {
         self.free <= now + AHEAD
     }
 
-    /// So many datagrams were sent.
+    /// This number of datagrams was sent.
     pub(super) fn handle_sent(&mut self, now: Time, count: u32) {
         if let Some(rate) = self.rate {
             self.free = self.free.max(now.before(SAVED)) + Duration::from_secs(1) / rate.get() * count;
         }
     }
 
-    /// How many datagrams fall due in so long a time; 0 without a rate.
+    /// Number of datagrams that fall due in this time; 0 without a rate.
     pub(super) fn due_within(self, span: Duration) -> u64 {
         self.rate.map_or(0, |rate| (u128::from(rate.get()) * span.as_nanos() / 1_000_000_000) as u64)
     }
 
-    /// When the next should go, if that is not yet.
+    /// The moment for the next datagram, if it has not come yet.
     pub(super) fn waits_until(self, now: Time) -> Option<Time> {
         (self.free > now).then_some(self.free)
     }
@@ -53,7 +53,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// What goes out in each of so many seconds if somebody asks at these moments.
+    /// The datagrams that go out in each second if the thread asks at these moments.
     fn sent(rate: u32, seconds: u64, mut wakes: impl Iterator<Item = Time>) -> Vec<u32> {
         let mut pace = Pace::new(NonZeroU32::new(rate));
         let mut sent = vec![0; seconds as usize];

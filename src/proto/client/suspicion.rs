@@ -1,8 +1,8 @@
 //! Transport udp: a path on which heartbeats are good and replies have stopped.
 //!
-//! Behind a translation of addresses whose entry went stale (remoted's container was made anew) everything that comes
-//! from one source port leads nowhere, for as long as it keeps coming. Heartbeats go by another way and see nothing
-//! of it. What helps is another source port.
+//! A translation of addresses may have an entry that went stale, because remoted's container was made anew. Then every
+//! packet from one source port leads nowhere, for as long as such packets keep coming. Heartbeats go by another way
+//! and see nothing of it. Another source port helps.
 //!
 //! ```text
 //!              replies stopped: other ports, rewind           TEST is over
@@ -13,21 +13,21 @@
 //!                                                a pause is over: other ports, rewind (CHANGES_MAX times)
 //! ```
 //!
-//! While a path is tested nothing is confirmed. That cannot last: an agent that remoted does not know any more gets
-//! no replies on any port. So the path counts as doubted after a while: data flow, and what is confirmed is doubtful.
+//! While a path is tested nothing is confirmed. That cannot last: an agent that remoted has forgotten gets no replies
+//! on any port. So the path counts as doubted after a while: data flow, and confirmations are doubtful.
 
 use std::time::Duration;
 
 use crate::proto::time::Time;
 
-/// How long to wait for a reply behind other ports: agents that miss their replies ask again within seconds.
+/// Time to wait for a reply behind other ports: agents that miss their replies ask again within seconds.
 const TEST: Duration = Duration::from_secs(15);
-/// Until the next test; doubled with each.
+/// Time until the next test; it doubles with each test.
 const PAUSE_MIN: Duration = Duration::from_mins(1);
-/// Ports are changed as often as this; what has not helped by then has another cause.
+/// Most changes of ports: if they have not helped, the silence has another cause.
 const CHANGES_MAX: u32 = 3;
 
-/// Whether what is sent is believed to arrive.
+/// Whether sent datagrams are believed to arrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Suspicion {
     /// Replies come, or none is expected.
@@ -35,13 +35,12 @@ pub(super) enum Suspicion {
     Trusted,
     /// The source ports were changed for the `changes`th time.
     Testing { changes: u32, until: Time },
-    /// That did not help.
+    /// The other ports did not help.
     Doubted { changes: u32, next: Option<Time> },
 }
 
 impl Suspicion {
-    /// Whether other ports are to be taken, and everything unconfirmed is to be sent again. `silent`: replies have
-    /// stopped.
+    /// Whether to take other ports and send everything unconfirmed again. `silent`: replies have stopped.
     pub(super) fn handle_time(&mut self, now: Time, silent: bool) -> bool {
         let changes = match *self {
             _ if !silent => {
@@ -71,7 +70,7 @@ impl Suspicion {
         matches!(self, Self::Testing { .. })
     }
 
-    /// What is confirmed may be lost.
+    /// Confirmed datagrams may be lost.
     pub(super) const fn doubts(self) -> bool {
         matches!(self, Self::Doubted { .. })
     }
