@@ -5,24 +5,28 @@
 //!     (forgotten)      oldest              next               tail
 //! ```
 //!
-//! A datagram is pushed at `tail`, released by moving `next` to the right, forgotten by moving `oldest` to the right. When something went
-//! wrong, `next` goes back to `oldest`. There is nothing else: live forwarding, replay and the drain at shutdown are the same walk.
+//! A datagram is pushed at `tail`, released by moving `next` to the right, forgotten by moving `oldest` to the right.
+//! When something went wrong, `next` goes back to `oldest`. There is nothing else: live forwarding, replay and the
+//! drain at shutdown are the same walk.
 //!
-//! Datagrams lie one after the other in chunks, each behind a header of 8 bytes, and are numbered by their place:
+//! Datagrams lie one after the other in chunks, each behind a header of 8 bytes. Their place gives them their number:
 //!
 //! ```text
 //!   length (u16) │ session (u15), struck (bit) │ arrival (u32: ms since the chunk's first) │ payload
 //! ```
 //!
-//! Chunks are allocated as they fill and given back as they empty, so that memory follows what is held. A `VecDeque` of chunks has a
-//! tenth of the overhead of a vector for each datagram, and its records can be written to disk as they are.
+//! Chunks are allocated as they fill and given back as they empty, so that memory follows the held datagrams. A
+//! `VecDeque` of chunks has a tenth of the overhead of a vector for each datagram, and its records can be written to
+//! disk as they are.
 //!
-//! A record can be *struck*: it keeps its number, is neither released nor counted any more, and goes when its turn comes. That is how a
-//! datagram is dropped from the middle. A chunk in which every record is struck gives its memory back at once and stays as a *hollow* one, which
-//! knows only how many numbers it stands for: what has become too old behind one datagram under way must not keep newer ones out.
+//! A record can be *struck*, which drops a datagram from the middle. It keeps its number, is neither released nor
+//! counted any more, and goes when its turn comes. A chunk with only struck records gives its memory back at once. It
+//! stays as a *hollow* chunk, which knows only how many numbers it stands for. So expired datagrams behind one
+//! datagram under way do not keep newer ones out.
 //!
-//! **Memory.** When the system gives none for another chunk, the buffer is full, below its bound: it holds a little less than it did at that
-//! moment, so that the rest of the program has something to live on, until it has been empty once.
+//! **Memory.** When the system gives no memory for another chunk, the buffer is full, below its bound. Until it has
+//! been empty once it holds a little less than at that moment, so that the rest of the program has something to live
+//! on.
 
 #[cfg(test)]
 mod tests;
@@ -39,15 +43,16 @@ pub const HEADER_BYTES: usize = 8;
 /// Smallest bound that a buffer can be given, in bytes.
 pub const BUFFER_BYTES_MIN: usize = 64 * 1024;
 
-/// Large enough that allocating is rare, small enough that memory follows the load.
+/// Most bytes of a chunk: large enough that allocating is rare, small enough that memory follows the load.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// What stays free for the rest of the program when the system gives no more memory: the three chunks that are not charged, some batches, the
-/// buffers of connections; and as much again, since what one thread gives back another one may not be able to use.
+/// Memory left to the rest of the program when the system gives no more. The three uncharged chunks, some batches and
+/// the buffers of connections need it. The sum is doubled, since one thread may be unable to use the memory that
+/// another gives back.
 const SPARED_BYTES: usize = 4 * 1024 * 1024;
-/// With a small buffer smaller chunks, so that what they leave unused stays a small part of it.
+/// Least bytes of a chunk. A small buffer has smaller chunks, so that their unused ends stay a small part of it.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 
-/// Which session a record belongs to: an index into the core's table. The top bit is the record's `struck`.
+/// The session of a record: an index into the core's table. The top bit is the record's `struck`.
 pub type SessionId = u16;
 /// Bound of [`SessionId`], exclusive.
 pub const SESSION_ID_MAX: SessionId = STRUCK;
@@ -56,37 +61,38 @@ const STRUCK: u16 = 1 << 15;
 /// A datagram in the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// Its number.
+    /// The datagram's number.
     pub seq: Seq,
-    /// Whose it is.
+    /// The datagram's session.
     pub session: SessionId,
-    /// When it came in, to the millisecond.
+    /// The arrival of the datagram, to the millisecond.
     pub arrived: Time,
-    /// Its payload.
+    /// The datagram's payload.
     pub bytes: &'a [u8],
 }
 
 /// A datagram that has left the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone {
-    /// Its number.
+    /// The datagram's number.
     pub seq: Seq,
-    /// Whose it was.
+    /// The datagram's session.
     pub session: SessionId,
-    /// When it had come in.
+    /// The arrival of the datagram.
     pub arrived: Time,
-    /// Length of its payload in bytes.
+    /// Length of the payload in bytes.
     pub length: usize,
-    /// It had been released at least since the last rewind.
+    /// The datagram has been released since the last rewind.
     pub released: bool,
 }
 
 /// There is no room for the datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// Dropping older ones makes room, if there are any: the buffer has reached its bound, or the system gives no more memory.
+    /// Dropping older datagrams makes room, if there are any: the buffer has reached its bound, or the system gives no
+    /// more memory.
     ByOthers,
-    /// It is larger than the whole buffer.
+    /// The datagram is larger than the whole buffer.
     ByItself,
 }
 
@@ -99,9 +105,9 @@ pub struct Buffer {
     chunk_bytes: usize,
     /// Bound of `charged`.
     charged_max: usize,
-    /// The same since the system gave no more memory.
+    /// The bound of `charged` since the system gave no more memory.
     short: Option<usize>,
-    /// Bytes of records held and of the ends that closed chunks left unused.
+    /// Bytes of held records, and of the unused ends of closed chunks.
     charged: usize,
     oldest: Place,
     next: Place,
@@ -110,12 +116,12 @@ pub struct Buffer {
     unsent: Tally,
 }
 
-/// Datagrams and their payload bytes, struck ones not counted.
+/// Number and payload bytes of datagrams, without struck ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// How many.
+    /// Number of datagrams.
     pub datagrams: u64,
-    /// Their payloads together.
+    /// Bytes of their payloads together.
     pub bytes: u64,
 }
 
@@ -133,26 +139,26 @@ impl Tally {
 
 #[derive(Debug)]
 struct Chunk {
-    /// Arrival times in the chunk count from here.
+    /// Arrival times in the chunk count from this moment.
     since: Time,
-    /// Never grows beyond its capacity.
+    /// The records. The vector never grows beyond its capacity.
     data: Vec<u8>,
     /// Bytes at the end that no record fitted into; charged once the chunk is closed.
     unused: usize,
-    /// Number of the record after its last.
+    /// Number of the record after the chunk's last.
     end: Seq,
-    /// Records that are neither struck nor forgotten.
+    /// Number of records that are neither struck nor forgotten.
     live: usize,
 }
 
 impl Chunk {
-    /// All of its records are struck and their memory is given back.
+    /// All records of the chunk are struck, and their memory is given back.
     fn is_hollow(&self) -> bool {
         self.data.capacity() == 0
     }
 }
 
-/// Where a record starts: `chunk` counts from the front of the deque.
+/// The start of a record: `chunk` counts from the front of the deque.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
     seq: Seq,
@@ -184,7 +190,8 @@ impl Buffer {
             chunks: VecDeque::new(),
             spare: None,
             chunk_bytes,
-            // What is not charged: the part of the first chunk already forgotten, the part of the last one not yet used, the spare.
+            // Three parts are uncharged: the forgotten part of the first chunk, the unused part of the last one, and
+            // the spare.
             charged_max: bytes - 3 * chunk_bytes,
             short: None,
             charged: 0,
@@ -196,7 +203,7 @@ impl Buffer {
         }
     }
 
-    /// Number of the oldest datagram not forgotten; equal to `tail` when empty.
+    /// Number of the oldest datagram in the buffer; equal to `tail` when empty.
     pub const fn oldest(&self) -> Seq {
         self.oldest.seq
     }
@@ -211,12 +218,12 @@ impl Buffer {
         self.tail
     }
 
-    /// What is held, released or not.
+    /// The tally of held datagrams, released or not.
     pub const fn held(&self) -> Tally {
         self.held
     }
 
-    /// What is held and not released.
+    /// The tally of held datagrams that are not released.
     pub const fn unsent(&self) -> Tally {
         self.unsent
     }
@@ -261,7 +268,7 @@ impl Buffer {
         self.record(self.next).map(|record| record.entry)
     }
 
-    /// The datagram with this number, if it is held, struck or not. Walks to it from the oldest.
+    /// The datagram with this number, if it is held, struck or not. The search walks to it from the oldest.
     pub fn entry(&self, seq: Seq) -> Option<Entry<'_>> {
         let mut place = self.oldest;
         while place.seq < seq && place.seq < self.tail {
@@ -292,8 +299,8 @@ impl Buffer {
         Some(gone)
     }
 
-    /// Strikes the datagram at `next`: it is dropped where it lies. At the front that frees its place at once; behind something under way its
-    /// place waits for that, or until its whole chunk is struck.
+    /// Strikes the datagram at `next`: it is dropped where it lies. At the front its place is free at once. Behind a
+    /// datagram under way its place waits for that one, or until its whole chunk is struck.
     pub fn strike(&mut self) -> Option<Gone> {
         let gone = self.peek().map(|entry| gone(&entry, false))?;
         let mark = self.next.offset + 2;
@@ -304,7 +311,7 @@ impl Buffer {
         self.next = self.after(self.next);
         self.unsent.remove(gone.length);
         self.held.remove(gone.length);
-        // The first chunk has something under way, or goes as a whole.
+        // The first chunk has a datagram under way, or goes as a whole.
         if at > 0 && self.chunks[at].live == 0 {
             self.hollow(at);
         }
@@ -335,7 +342,7 @@ impl Buffer {
         if self.oldest.seq < bound.min(self.next.seq) { self.pop() } else { None }
     }
 
-    /// The oldest datagram held.
+    /// The oldest held datagram.
     pub fn front(&self) -> Option<Entry<'_>> {
         self.record(self.oldest).map(|record| record.entry)
     }
@@ -345,7 +352,7 @@ impl Buffer {
         self.short.is_some()
     }
 
-    /// Memory in use, in bytes; never above what `new` was given.
+    /// Memory in use, in bytes; never above the bound given to `new`.
     pub fn memory(&self) -> usize {
         let chunks: usize = self.chunks.iter().map(|chunk| chunk.data.capacity()).sum();
         chunks + self.spare.as_ref().map_or(0, Vec::capacity)
@@ -366,15 +373,16 @@ impl Buffer {
         self.free_chunks();
     }
 
-    /// The oldest record is never a struck one: what is not held takes no room for longer than it must, and is not taken for under way.
+    /// Removes struck records from the front. A struck record takes no room for longer than it must, and never counts
+    /// as under way.
     fn shed_struck(&mut self) {
         while self.record(self.oldest).is_some_and(|record| record.struck) {
             self.remove_front();
         }
     }
 
-    /// Gives back the memory of a chunk in which everything is struck. Neighbours that are hollow become one: what is dropped for hours must not
-    /// add up.
+    /// Gives back the memory of a chunk with only struck records. Hollow neighbours become one: datagrams dropped for
+    /// hours must not add up.
     fn hollow(&mut self, at: usize) {
         let chunk = &mut self.chunks[at];
         self.charged -= chunk.data.len() + chunk.unused;
@@ -385,7 +393,7 @@ impl Buffer {
         if let Some(before) = self.chunks.get_mut(at - 1).filter(|before| before.is_hollow()) {
             before.end = end;
             self.chunks.remove(at);
-            // It was in that chunk, or behind it.
+            // The cursor was in that chunk, or behind it.
             if self.next.chunk == at {
                 self.next = Place { seq: end, chunk: at - 1, offset: 0 };
             } else if self.next.chunk > at {
@@ -397,7 +405,7 @@ impl Buffer {
         self.next = self.settled(self.next);
     }
 
-    /// The record at `place`; a place at the end of a chunk means the first of the following one.
+    /// The record at `place`; a place at the end of a chunk means the first record of the following one.
     fn record(&self, place: Place) -> Option<Record<'_>> {
         let place = self.settled(place);
         let chunk = self.chunks.get(place.chunk)?;
@@ -417,7 +425,8 @@ impl Buffer {
         self.settled(Place { seq: place.seq.next(), chunk: place.chunk, offset: place.offset + span })
     }
 
-    /// The same place, but the start of the following chunk instead of the end of one; over hollow ones, which have no places.
+    /// The same place, but at the end of a chunk the start of the following one. Hollow chunks have no places, and are
+    /// passed over.
     fn settled(&self, mut place: Place) -> Place {
         while let Some(chunk) = self.chunks.get(place.chunk)
             && place.offset == chunk.data.len()

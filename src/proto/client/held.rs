@@ -23,7 +23,7 @@ pub enum FullPolicy {
     DropNewest,
 }
 
-/// What the command line says of held datagrams.
+/// The settings for held datagrams from the command line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) full: FullPolicy,
@@ -31,32 +31,32 @@ pub(super) struct Rules {
     pub(super) resend: bool,
 }
 
-/// All held datagrams, and what became of the others.
+/// All held datagrams, and the counters of the others.
 #[derive(Debug)]
 pub(super) struct Held {
     rules: Rules,
     pub(super) buffer: Buffer,
     pub(super) sessions: Sessions,
     pub(super) counters: Counters,
-    /// Buffer cost of what is released and not confirmed, `abandoned` included.
+    /// Buffer cost of the released and unconfirmed datagrams, `abandoned` included.
     unconfirmed_cost: u64,
     abandoned: Option<Abandoned>,
 }
 
-/// Datagrams that had been released when a full buffer dropped them. They still take their place in the window: they are on their way, or lie in
-/// remoted's socket.
+/// Datagrams that had been released when a full buffer dropped them. They still take their place in the window: they
+/// are on their way, or lie in remoted's socket.
 #[derive(Clone, Copy, Debug)]
 struct Abandoned {
     oldest: Seq,
-    /// All of them are below this.
+    /// Every abandoned datagram is below this number.
     end: Seq,
     cost: u64,
 }
 
-/// What the release of a batch added to the window.
+/// The effect on the window when a batch is released.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Released {
-    /// In bytes of buffer cost.
+    /// The cost that was added, in bytes of buffer cost.
     pub(super) cost: u64,
     /// Nothing was under way before.
     pub(super) first: bool,
@@ -67,12 +67,12 @@ impl Held {
         Self { rules, buffer, sessions, counters: Counters::default(), unconfirmed_cost: 0, abandoned: None }
     }
 
-    /// Buffer cost of what is released and not confirmed, in bytes.
+    /// Buffer cost of the released and unconfirmed datagrams, in bytes.
     pub(super) const fn unconfirmed_cost(&self) -> u64 {
         self.unconfirmed_cost
     }
 
-    /// Where the cursor stands.
+    /// The place of the cursor.
     pub(super) fn flight(&self) -> Flight {
         let oldest = self.abandoned.map_or(self.buffer.oldest(), |abandoned| abandoned.oldest);
         Flight { oldest, next: self.buffer.next() }
@@ -117,7 +117,8 @@ impl Held {
         self.audit();
     }
 
-    /// The first `sent` datagrams of a batch of this epoch have been sent. `up_since`: for the silence of their sessions.
+    /// The first `sent` datagrams of a batch of this epoch have been sent. `up_since` counts for the silence of their
+    /// sessions.
     pub(super) fn handle_released(&mut self, now: Time, batch: &Batch, sent: usize, up_since: Time) -> Released {
         let before = self.unconfirmed_cost;
         for at in 0..sent {
@@ -127,7 +128,7 @@ impl Held {
                 self.unconfirmed_cost += gone_cost(&gone);
                 self.sessions.handle_released(now, gone.session, up_since);
             } else {
-                // Dropped while it was being sent.
+                // The datagram was dropped while it was being sent.
                 let cost = u64::from(buffer_cost(batch.payload(at).len()));
                 self.unconfirmed_cost += cost;
                 self.abandon(batch.seq(at), cost);
@@ -136,8 +137,8 @@ impl Held {
         Released { cost: self.unconfirmed_cost - before, first: before == 0 }
     }
 
-    /// The first `sent` datagrams of a batch of another epoch have been sent. After a rewind they count as never sent: they come again, in their order,
-    /// before anything newer; or never.
+    /// The first `sent` datagrams of a batch of another epoch have been sent. After a rewind they count as never sent.
+    /// They are sent again in their order, before anything newer; or never.
     pub(super) fn handle_sent_before_rewind(&mut self, batch: &Batch, sent: usize) {
         if self.rules.resend {
             self.counters.copies += sent as u64;
@@ -148,7 +149,7 @@ impl Held {
         }
     }
 
-    /// Everything unconfirmed is to be released again; or, without resending, is lost.
+    /// Everything unconfirmed is to be released again; without resending it is lost.
     pub(super) fn rewind(&mut self) {
         if !self.flight().is_open() {
             return;
@@ -180,10 +181,12 @@ impl Held {
         self.audit();
     }
 
-    /// Datagrams below `from` stay released, the others count as never sent. Of those, datagrams below `reached` may have reached remoted.
+    /// Datagrams below `from` stay released, the others count as never sent. Of the others, datagrams below `reached`
+    /// may have reached remoted.
     pub(super) fn go_on_from(&mut self, Resumption { from, reached }: Resumption) {
         let end = self.buffer.next();
-        // Of all that the server has only what remoted has not read, and that is not counted against the window there.
+        // Of the abandoned datagrams the server has only those that remoted has not read. There they do not count
+        // against the window.
         self.abandoned = None;
         self.unconfirmed_cost = 0;
         self.buffer.rewind();
@@ -204,7 +207,7 @@ impl Held {
         self.audit();
     }
 
-    /// Drops what has become too old, as far as it is not under way.
+    /// Drops datagrams that have become too old, unless they are under way.
     pub(super) fn expire(&mut self, now: Time) {
         let Some(max_age) = self.rules.max_age else {
             return;
@@ -222,12 +225,12 @@ impl Held {
         self.audit();
     }
 
-    /// The name of a session of the buffer.
+    /// The name of the datagram's session.
     pub(super) fn session(&self, entry: &Entry<'_>) -> SessionName {
         self.sessions.reference(entry.session)
     }
 
-    /// What is held.
+    /// The tally of held datagrams.
     pub(super) const fn tally(&self) -> Tally {
         self.buffer.held()
     }
@@ -252,13 +255,13 @@ impl Held {
         self.counters.drop(reason);
     }
 
-    /// A datagram was dropped that is under way.
+    /// A datagram under way was dropped.
     fn abandon(&mut self, seq: Seq, cost: u64) {
         let before = self.abandoned.get_or_insert(Abandoned { oldest: seq, end: seq, cost: 0 });
         (before.end, before.cost) = (before.end.max(seq.next()), before.cost + cost);
     }
 
-    /// Everything below `bound` has been read.
+    /// Every abandoned datagram below `bound` has been read.
     fn confirm_abandoned(&mut self, bound: Seq) {
         if let Some(abandoned) = &mut self.abandoned {
             if abandoned.end <= bound {

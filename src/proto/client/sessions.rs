@@ -1,9 +1,11 @@
 //! The agents behind this client.
 //!
-//! An agent is its IP address, and where its key is `any` or CIDR also the `!id!` in front of each of its datagrams. Its port changes at
-//! each of its reconnects; replies go to the newest. Each session has an upstream socket of its own, so that remoted's replies find
-//! back. The table is bounded. When it is full a session with nothing held gives way, the one longest silent first; if every session has
-//! something held, the newcomer is refused.
+//! An agent is its IP address. Where its key is `any` or CIDR, the `!id!` in front of each of its datagrams belongs to
+//! it, too. Its port changes at each of its reconnects; replies go to the newest. Each session has an upstream socket
+//! of its own, so that remoted's replies find back.
+//!
+//! The table is bounded. When it is full, a session with nothing held gives way, the longest silent one first. If
+//! every session has a datagram held, the newcomer is refused.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,12 +16,12 @@ use crate::proto::client::buffer::SessionId;
 use crate::proto::terms::{AgentId, SessionName, agent_id};
 use crate::proto::time::Time;
 
-/// Where a datagram came from, and so where its replies go.
+/// The source of a datagram, to which its replies go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Address and port of the agent.
     pub agent: SocketAddr,
-    /// The own address that the agent sent to, where the socket listens on several.
+    /// The address of this host that the agent sent to, where the socket listens on several.
     pub local: Option<IpAddr>,
 }
 
@@ -29,9 +31,9 @@ pub(super) struct Sessions {
     table: Vec<Session>,
     ids: HashMap<Key, SessionId>,
     recency: Recency,
-    /// How many have nothing held.
+    /// Number of sessions with nothing held.
     idle: usize,
-    /// Those whose replies were found missing, and have not come since.
+    /// Sessions whose replies were found missing, and have not come since.
     silent: HashSet<SessionId>,
     newest_reply: Option<Time>,
 }
@@ -60,7 +62,7 @@ impl Sessions {
         }
     }
 
-    /// The session of a datagram, made if need be. `None` when every place is taken by a session with something held.
+    /// The session of a datagram, made if need be. `None` when a session with a held datagram takes every place.
     pub(super) fn admit(&mut self, origin: Origin, bytes: &[u8]) -> Option<SessionId> {
         let key = (origin.agent.ip().to_canonical(), agent_id(bytes));
         if let Some(&id) = self.ids.get(&key) {
@@ -87,8 +89,8 @@ impl Sessions {
         Some(id)
     }
 
-    /// The session that gives way to a newcomer. In an outage all may have something held, and each datagram of further agents comes here: it must
-    /// not walk through them in vain.
+    /// The session that gives way to a newcomer. In an outage every session may have a datagram held, and each
+    /// datagram of further agents comes here: it must not walk through them in vain.
     fn longest_silent(&self) -> Option<SessionId> {
         let mut idle = self.recency.iter().filter(|&id| self.table[usize::from(id)].held == 0);
         if self.idle > 0 { idle.next() } else { None }
@@ -121,7 +123,7 @@ impl Sessions {
         }
     }
 
-    /// A reply came; where it goes.
+    /// A reply came. Returns the agent that it goes to.
     pub(super) fn handle_reply(&mut self, now: Time, session: SessionName, up_since: Option<Time>) -> Option<Origin> {
         let found =
             self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
@@ -131,12 +133,12 @@ impl Sessions {
         Some(found.origin)
     }
 
-    /// Sessions that used to get replies and get none any more, although they go on sending.
+    /// Number of sessions that used to get replies and get none any more, although they go on sending.
     pub(super) fn silent(&self, now: Time) -> usize {
         self.missing(now).count()
     }
 
-    /// Some session misses its replies, and in the last of its control periods no other has got any.
+    /// Some session misses its replies, and in the last of its control periods no other session has got any.
     pub(super) fn all_silent(&self, now: Time) -> bool {
         let quiet = self.newest_reply.map(|newest| now.since(newest));
         self.missing(now).any(|replies| quiet.is_some_and(|quiet| quiet > replies.period()))
