@@ -6,12 +6,12 @@ use crate::proto::client::buffer::Entry;
 use crate::proto::terms::{Seq, SessionName};
 use crate::proto::time::Time;
 
-/// Datagrams in one batch: more brought nothing when measured.
+/// Most datagrams in one batch: more brought nothing when measured.
 const BATCH_DATAGRAMS_MAX: usize = 64;
-/// Bytes in one batch: keeps the copy under the lock short. One datagram always fits.
+/// Most bytes in one batch: the copy under the lock stays short. One datagram always fits.
 const BATCH_BYTES_MAX: usize = 128 * 1024;
 
-/// Datagrams on their way out, copied out of the buffer. One at a time is filled, sent and reported.
+/// Datagrams on their way out, copied out of the buffer. One batch at a time is filled, sent and reported.
 #[derive(Debug)]
 pub struct Batch {
     epoch: u64,
@@ -45,27 +45,28 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// Where it goes.
+    /// The address that the batch goes to.
     pub const fn target(&self) -> SocketAddr {
         self.target
     }
 
-    /// The lease under which it was taken out: nothing of it is sent at or after this moment.
+    /// The end of the lease under which the batch was taken out: none of its datagrams is sent at or after this
+    /// moment.
     pub const fn until(&self) -> Time {
         self.until
     }
 
-    /// Each other number means that the source ports are to be others than before.
+    /// The number of the source ports. When it changes, other source ports than before are taken.
     pub const fn ports(&self) -> u32 {
         self.ports
     }
 
-    /// How many datagrams it holds.
+    /// Number of datagrams in the batch.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// It holds none.
+    /// The batch has no datagrams.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
@@ -81,7 +82,7 @@ impl Batch {
         &self.bytes[item.start..item.end]
     }
 
-    /// The epoch in which it was taken out.
+    /// The epoch in which the batch was taken out.
     pub const fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -91,12 +92,12 @@ impl Batch {
         self.items[at].seq
     }
 
-    /// Another datagram of so many bytes may be added.
+    /// Another datagram of this length may be added.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.items.is_empty() || (self.items.len() < BATCH_DATAGRAMS_MAX && self.bytes.len() + bytes <= BATCH_BYTES_MAX)
     }
 
-    /// Says for what the datagrams are taken out.
+    /// Sets the epoch, the lease, the target and the ports for the datagrams that follow.
     pub(super) const fn begin(&mut self, epoch: u64, until: Time, target: SocketAddr, ports: u32) {
         (self.epoch, self.until, self.target, self.ports) = (epoch, until, target, ports);
     }

@@ -1,11 +1,11 @@
-//! Who was heard last: a list in the order of the last words, so that neither a datagram nor a newcomer costs a walk through all sessions.
+//! Sessions in the order of their last words. So neither a datagram nor a newcomer costs a walk through all sessions.
 
 use crate::proto::client::buffer::SessionId;
 
 /// No neighbour. No session has this number.
 const NONE: SessionId = SessionId::MAX;
 
-/// Sessions by their places in the table, the one longest silent first.
+/// Sessions by their places in the table, the longest silent one first.
 #[derive(Debug, Default)]
 pub(super) struct Recency {
     links: Vec<Link>,
@@ -25,7 +25,7 @@ struct Ends {
 }
 
 impl Recency {
-    /// The session was heard at this moment; a place that follows the last one joins.
+    /// The session was heard at this moment. A session whose place follows the last one joins the list.
     pub(super) fn handle_heard(&mut self, id: SessionId) {
         if usize::from(id) < self.links.len() {
             if self.ends.is_some_and(|ends| ends.last == id) {
@@ -43,13 +43,13 @@ impl Recency {
         self.ends = Some(Ends { first: self.ends.map_or(id, |ends| ends.first), last: id });
     }
 
-    /// All of them, the one longest silent first.
+    /// All sessions, the longest silent one first.
     pub(super) fn iter(&self) -> impl Iterator<Item = SessionId> {
         let first = self.ends.map(|ends| ends.first);
         std::iter::successors(first, |&id| Some(self.links[usize::from(id)].after).filter(|&after| after != NONE))
     }
 
-    /// The last one stays where it is: others join behind it.
+    /// Takes a session out of the order. The last one stays where it is: others join behind it.
     fn take_out(&mut self, id: SessionId) {
         let Link { before, after } = self.links[usize::from(id)];
         if let Some(neighbour) = self.links.get_mut(usize::from(before)) {

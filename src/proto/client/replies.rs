@@ -1,14 +1,15 @@
 //! Whether remoted's replies to an agent keep coming.
 //!
-//! remoted answers an agent's control messages and nothing else, so the longest time from one reply to the next is
-//! the agent's control period. *Silence* is how long the agent has gone on sending since its last reply, while the
-//! link was up. A pause of the agent's, and an outage, are no silence.
+//! remoted answers an agent's control messages and nothing else, so the longest time from one reply to the next is the
+//! agent's control period. *Silence* is the time for which the agent has gone on sending since its last reply, while
+//! the link was up. A pause of the agent is no silence, and neither is an outage.
 
 use std::time::Duration;
 
 use crate::proto::time::Time;
 
-/// Gaps between replies shorter than this say nothing of the agent's control period (a push of configuration, say).
+/// Gaps between replies shorter than this, as after a push of configuration, say nothing of the agent's control
+/// period.
 const CONTROL_PERIOD_MIN: Duration = Duration::from_secs(10);
 /// Gaps longer than this are no control period: OSSEC's default is ten minutes.
 const CONTROL_PERIOD_MAX: Duration = Duration::from_hours(1);
@@ -21,7 +22,7 @@ pub(super) struct Replies {
     last: Option<Time>,
     longest_gap: Duration,
     silence: Duration,
-    /// When something of this session was released last.
+    /// The newest release of a datagram of this session.
     released: Option<Time>,
 }
 
@@ -30,7 +31,7 @@ impl Replies {
     pub(super) fn handle_released(&mut self, now: Time, up_since: Time) {
         let before = self.released.replace(now);
         if before.is_some_and(|before| now.since(before) > self.patience()) {
-            // It had stopped: whatever was missing then, it is another conversation.
+            // The agent had stopped: whatever was missing then, this is another conversation.
             self.silence = Duration::ZERO;
         }
         let counted = [self.last, before, Some(up_since)].into_iter().flatten().max().unwrap_or(now);
@@ -51,7 +52,7 @@ impl Replies {
         self.silence = Duration::ZERO;
     }
 
-    /// Replies used to come, and do not any more although the agent goes on sending.
+    /// Replies used to come, and have stopped although the agent goes on sending.
     pub(super) fn are_missing(&self, now: Time) -> bool {
         let sends = self.released.is_some_and(|released| now.since(released) <= self.patience());
         self.longest_gap >= CONTROL_PERIOD_MIN && self.silence > self.patience() && sends

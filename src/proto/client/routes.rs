@@ -1,8 +1,8 @@
-//! Which address to try next, and whether the one that answers is to be taken.
+//! Which address to try next, and whether to take the one that answers.
 //!
-//! A name may have several addresses, of both families. remoted knows an agent by the address that its datagrams come
-//! from, and may receive at some of its own only. So the client stays with the route that worked, and leaves it for
-//! another only when it has failed.
+//! A name may have several addresses, of both families. remoted knows an agent by the source address of its datagrams,
+//! and may receive at only some addresses of its host. So the client stays with the route that worked, and leaves it
+//! for another only when it has failed.
 //!
 //! ```text
 //!   no link ── an attempt each: home until it has failed, then those without a fault, then all in turn
@@ -13,9 +13,9 @@
 //!                                                          └── failed ────► the other is taken: it is home
 //! ```
 //!
-//! *Home* is the route of the last link. A fault is forgotten after a minute: what did not work then may do so by
-//! now. A route whose server refuses, or says that remoted does not receive there, is left for another without a
-//! fault while there is one.
+//! *Home* is the route of the last link. A fault is forgotten after a minute, since a route that failed may work by
+//! then. A server may refuse, or say that remoted does not receive there. Then the client leaves the route for another
+//! without a fault while there is one.
 
 #[cfg(test)]
 mod tests;
@@ -26,19 +26,19 @@ use std::time::Duration;
 use crate::proto::terms::{Receives, Verdict};
 use crate::proto::time::Time;
 
-/// Routes that are tried; a name with more addresses than this is tried at the first of them.
+/// Most routes that are tried; of a name with more addresses the first ones are tried.
 pub const ROUTES_MAX: usize = 16;
 
-/// How long a fault counts.
+/// Time for which a fault counts.
 const FAULT: Duration = Duration::from_mins(1);
-/// How long an answered route waits for home, at least: as long as an attempt may take by default. On a long path it
-/// is twice what the answer took.
+/// Least time for which an answered route waits for home: the default time of an attempt. On a long path the wait is
+/// twice the time that the answer took.
 const HOME_PATIENCE_MIN: Duration = Duration::from_secs(2);
-/// So many connections in a row may end without a word, as when a server is just being stopped. One more, and
-/// something else listens there.
+/// Most connections in a row that may end without a word, as when a server is just being stopped. After one more,
+/// something else counts as listening there.
 const FRUITLESS_MAX: u32 = 2;
 
-/// Where heartbeats go, and where datagrams go with them.
+/// The addresses for heartbeats and for the datagrams that go with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The broker server.
@@ -47,7 +47,7 @@ pub struct Route {
     pub target: SocketAddr,
 }
 
-/// The routes, and what became of them. Holds no connection.
+/// The routes, and their history. Holds no connection.
 #[derive(Debug, Default)]
 pub struct Routes {
     known: Vec<Known>,
@@ -63,15 +63,15 @@ pub struct Routes {
 #[derive(Debug)]
 struct Known {
     route: Route,
-    /// Number of the newest attempt; 0: none yet.
+    /// Number of the newest attempt; 0 before the first.
     tried: u64,
-    /// When an attempt got no answer.
+    /// The last moment at which an attempt got no answer.
     failed: Option<Time>,
-    /// When its server refused, or said that remoted does not receive there.
+    /// The last moment at which the server refused, or said that remoted does not receive there.
     misfit: Option<Time>,
     /// Connections in a row that were made and got no answer.
     fruitless: u32,
-    /// It is not tried before.
+    /// The route is not tried before this moment.
     rests: Time,
 }
 
@@ -96,8 +96,8 @@ impl Known {
 }
 
 impl Routes {
-    /// What the names mean by now. What is known of a route that was there before stays known; home is home as long
-    /// as it is among them. Whether anything has changed.
+    /// The names have these routes at this moment. What is known of a route that stays is kept, and home stays home
+    /// while it is among them. Returns whether anything has changed.
     pub fn handle_routes(&mut self, routes: &[Route]) -> bool {
         let mut changed = self.known.len() != routes.len().min(ROUTES_MAX);
         let mut before = std::mem::take(&mut self.known);
@@ -117,7 +117,8 @@ impl Routes {
         self.attempts == 1
     }
 
-    /// The next attempt goes there. `answering`: the route in use answers, and only a better one is of use.
+    /// Begins the next attempt, and returns its route. `answering`: the route in use answers, and only a better one is
+    /// of use.
     pub fn handle_attempt(&mut self, now: Time, answering: bool) -> Option<Route> {
         let (home, waits, current) = (self.home, self.wait.is_some(), self.current);
         let rank = |known: &Known| {
@@ -140,7 +141,7 @@ impl Routes {
         Some(known.route)
     }
 
-    /// When an attempt may start at the earliest; `None` without a route.
+    /// The earliest moment for an attempt; `None` without a route.
     pub fn free_from(&self) -> Option<Time> {
         self.known.iter().map(|known| known.rests).min()
     }
@@ -156,8 +157,8 @@ impl Routes {
         }
     }
 
-    /// A connection was made, and ended or stayed without a word. If that goes on, whatever listens there is no
-    /// broker server, and it is let alone for the length of `pause`.
+    /// A connection was made, and ended or stayed without a word. If that goes on, the listener there is no broker
+    /// server, and the client lets it alone for the length of `pause`.
     pub fn handle_fruitless(&mut self, now: Time, route: Route, pause: Duration) {
         if let Some(known) = self.known(route) {
             known.fruitless += 1;
@@ -167,8 +168,8 @@ impl Routes {
         }
     }
 
-    /// A server refuses, or is none of ours. It will say the same next time, until somebody changes its settings or
-    /// ours.
+    /// A server refuses, or is not this client's server. It will say the same next time, until somebody changes its
+    /// settings or the client's.
     pub fn handle_refused(&mut self, now: Time, route: Route, pause: Duration) {
         self.handle_misfit(now, route);
         if let Some(known) = self.known(route) {
@@ -176,7 +177,8 @@ impl Routes {
         }
     }
 
-    /// The route in use is answered, and its server says this of remoted; `refused`: datagrams are not taken there.
+    /// The route in use is answered, and its server gives this verdict on remoted. `refused`: datagrams are refused
+    /// there.
     pub fn handle_answering(&mut self, now: Time, route: Route, verdict: Verdict, refused: bool) {
         let elsewhere =
             matches!(verdict, Verdict::NoSocket(Receives::Elsewhere | Receives::Ipv4Alone | Receives::Ipv6Alone));
@@ -187,7 +189,7 @@ impl Routes {
         }
     }
 
-    /// The server says that remoted does not receive where datagrams would go.
+    /// The server says that remoted does not receive at the target of this route.
     pub fn handle_misfit(&mut self, now: Time, route: Route) {
         if let Some(known) = self.known(route) {
             known.misfit = Some(now);
@@ -195,7 +197,7 @@ impl Routes {
         self.home = self.home.filter(|home| *home != route);
     }
 
-    /// The server says anything else of remoted.
+    /// The server gives any other verdict on remoted.
     pub fn handle_fit(&mut self, route: Route) {
         if let Some(known) = self.known(route) {
             known.misfit = None;
@@ -203,8 +205,8 @@ impl Routes {
         }
     }
 
-    /// A route was answered after so long an attempt. Whether it is to be taken at once; else home gets another
-    /// chance.
+    /// A route was answered after an attempt of this length. Returns whether to take it at once; if not, home gets
+    /// another chance.
     pub fn handle_answered(&mut self, now: Time, route: Route, took: Duration) -> bool {
         if self.home.is_none_or(|home| home == route) {
             return true;
@@ -214,12 +216,12 @@ impl Routes {
         self.is_taking(now)
     }
 
-    /// A route that was answered need not wait for home any more.
+    /// An answered route need not wait for home any more.
     pub fn is_taking(&self, now: Time) -> bool {
         self.home.is_none() || self.wait.is_none_or(|wait| now >= wait.until)
     }
 
-    /// Until when one that was answered waits.
+    /// The moment until which an answered route waits for home.
     pub fn waits_until(&self) -> Option<Time> {
         self.wait.map(|wait| wait.until)
     }
@@ -240,8 +242,8 @@ impl Routes {
         self.current = None;
     }
 
-    /// Remoted does not receive over the route in use, and there is one that may be better: also where an attempt has just failed, since an outage
-    /// may have been the reason, and nothing is lost by trying.
+    /// remoted does not receive over the route in use, and another route may be better. Even a route where an attempt
+    /// has just failed counts: an outage may have been the reason, and trying costs nothing.
     pub fn is_worth_leaving(&self, now: Time) -> bool {
         let Some(current) = self.current else {
             return false;

@@ -1,25 +1,25 @@
 //! How large TCP's segments may be: smaller where large packets vanish on the way.
 //!
-//! A path may swallow every packet above some length without a word (a tunnel whose ICMP is filtered). TCP connects
-//! over it, and greetings and heartbeats pass, since they are small; the first full segment is sent again and again,
-//! and nothing that follows it arrives. A connection that falls silent just there is followed by one with smaller
-//! segments. The size is agreed upon when a connection is made, for both directions.
+//! A path may swallow every packet above some length without a word, as a tunnel does whose ICMP is filtered. TCP
+//! connects over it, and greetings and heartbeats pass, since they are small. But the first full segment is sent again
+//! and again, and nothing that follows it arrives. After a connection that falls silent at that point the next one has
+//! smaller segments. The size is agreed upon when a connection is made, for both directions.
 
 use std::time::Duration;
 
 use crate::proto::time::Time;
 
-/// What is tried, one after the other. Every path of IPv6 takes packets of 1,280 bytes, and 60 to 72 of them are
-/// headers; every host of IPv4 takes 576.
+/// The smaller sizes to try, one after the other. Every path of IPv6 takes packets of 1,280 bytes, and 60 to 72 of
+/// them are headers; every host of IPv4 takes 576.
 const SEGMENT_BYTES: [u16; 2] = [1_200, 500];
-/// A smaller size holds as long as the kernel remembers what it learnt of a path; then a new connection tries full
+/// Time for which a smaller size holds, equal to the kernel's memory of a path. Then a new connection tries full
 /// segments again.
 const SMALL: Duration = Duration::from_mins(10);
 
-/// What a connection has sent.
+/// The counts of bytes that a connection has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Bytes that were sent before the first full segment; `None`: there was none.
+    /// Bytes that were sent before the first full segment; `None` if there was none.
     pub first_full: Option<u64>,
     /// Bytes in a full segment.
     pub segment: u64,
@@ -30,8 +30,8 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// All before the first full segment has arrived, and it has not. An outage looks like that only if it begins in
-    /// that very moment.
+    /// Everything before the first full segment has arrived, but the segment has not. An outage looks like that only
+    /// if it begins in that very moment.
     pub fn is_stuck(&self) -> bool {
         self.first_full.is_some_and(|before| (before..before + self.segment).contains(&self.acknowledged))
     }
@@ -40,15 +40,15 @@ impl Sent {
 /// The size for the next connection.
 #[derive(Debug, Default)]
 pub struct Segments {
-    /// How many of the sizes were too large, the path's own included.
+    /// Number of sizes that were too large, the path's own included.
     too_large: usize,
     since: Time,
-    /// Packets of this length did not get through; not said yet.
+    /// Packets of this length did not get through, and that is not said yet.
     news: Option<u32>,
 }
 
 impl Segments {
-    /// Bytes in a segment, for a connection that is made at this moment; `None`: as large as the path takes.
+    /// Bytes in a segment of a connection that is made at this moment; `None`: as large as the path takes.
     pub fn bytes_max(&mut self, now: Time) -> Option<u16> {
         if self.too_large > 0 && now.since(self.since) > SMALL {
             *self = Self::default();

@@ -62,7 +62,7 @@ impl Sessions {
         }
     }
 
-    /// The session of a datagram, made if need be. `None` when a session with a held datagram takes every place.
+    /// The session of a datagram, made if need be. `None` when the session at every place has datagrams held.
     pub(super) fn admit(&mut self, origin: Origin, bytes: &[u8]) -> Option<SessionId> {
         let key = (origin.agent.ip().to_canonical(), agent_id(bytes));
         if let Some(&id) = self.ids.get(&key) {
