@@ -1,6 +1,7 @@
 //! The way to remoted: heartbeats in; release, hold, rewind and confirm out.
 //!
-//! This room decides when the client may send towards remoted, and when it may forget. It knows numbers and moments, no datagrams.
+//! This room decides when the client may send towards remoted, and when it may forget. It knows numbers and moments,
+//! no datagrams.
 //!
 //! ```text
 //!                    ┌────────────┐
@@ -10,12 +11,13 @@
 //!                    └────────────┘   transport tcp: acks     when everything is released again
 //! ```
 //!
-//! Both transports share the heartbeats. They differ in what allows release and what confirms, and that is the policy: see `lease` and `acks`.
-//! An *epoch* ends when released datagrams count as never sent, and with each connection.
+//! Both transports share the heartbeats. The policy decides what allows release and what confirms: see `lease` and
+//! `acks`. An *epoch* ends when released datagrams count as never sent, and with each connection.
 //!
-//! A connection is silent when nothing has come in for two leases (udp), or for the time that an answer may take at most (tcp), although an answer is
-//! due. Over tcp something that the other host's kernel acknowledges counts as well: over a narrow link an answer may take long behind the data. That
-//! this system took what was written says nothing: it takes some hundred kilobytes for a host that is gone.
+//! A connection is silent when an answer is due and nothing has come in for too long. Over udp that is two leases,
+//! over tcp the longest time that an answer may take. Over tcp an acknowledgement by the other host's kernel counts as
+//! well: over a narrow link an answer may take long behind the data. Bytes that this system took for sending say
+//! nothing: it takes some hundred kilobytes for a host that is gone.
 
 mod acks;
 mod drops;
@@ -43,7 +45,7 @@ use lease::{LATE_LEASES_MAX, Lease};
 /// How datagrams travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
-    /// Client to remoted, as the agent would.
+    /// From the client to remoted, as the agent would send them.
     #[default]
     Udp,
     /// Over the connection to the broker server, which injects them.
@@ -87,7 +89,8 @@ impl Link {
         self.epoch
     }
 
-    /// How long a heartbeat that begins now may take, and over udp would allow release.
+    /// The time that a heartbeat that begins at this moment may take. Over udp it would also allow release for that
+    /// time.
     pub fn lease(&self) -> Duration {
         let patience = self.beats.rtt.patience(self.beats.settings);
         match self.policy {
@@ -96,7 +99,8 @@ impl Link {
         }
     }
 
-    /// How much older than a heartbeat a release must be to be confirmed by it; zero over tcp, where heartbeats confirm nothing.
+    /// The least age that a release must have when a heartbeat confirms it; zero over tcp, where heartbeats confirm
+    /// nothing.
     pub fn grace(&self, now: Time) -> Duration {
         match &self.policy {
             Policy::Lease(lease) => lease.grace(now),
@@ -104,7 +108,7 @@ impl Link {
         }
     }
 
-    /// How long a release that waits for a heartbeat waits as a rule; zero over tcp, where none does.
+    /// The usual wait of a release for a heartbeat; zero over tcp, where no release waits.
     pub fn usual_round_trip(&self) -> Duration {
         match self.policy {
             Policy::Lease(_) => self.beats.rtt.smoothed(),
@@ -112,7 +116,7 @@ impl Link {
         }
     }
 
-    /// The same with four times its usual variation.
+    /// The usual round trip with four times its usual variation.
     pub fn round_trip(&self) -> Duration {
         match self.policy {
             Policy::Lease(_) => self.beats.rtt.allowance(),
@@ -120,7 +124,7 @@ impl Link {
         }
     }
 
-    /// A connection was made and greeted in `round_trip`. One that was there before is given up.
+    /// A connection was made and greeted in `round_trip`. The link gives up any earlier connection.
     pub fn handle_connected(&mut self, now: Time, round_trip: Duration, flight: Flight) -> Option<Rewind> {
         let rewind = self.handle_disconnected(now, flight);
         self.beats.handle_connected(now, round_trip);
@@ -138,7 +142,7 @@ impl Link {
         self.epoch += 1;
         match &mut self.policy {
             Policy::Lease(lease) => Some(lease.handle_disconnected(now, flight, &self.beats)),
-            // The server will say what has arrived.
+            // The server will say which datagrams have arrived.
             Policy::Acks(acks) => {
                 acks.handle_other_connection();
                 None
@@ -166,7 +170,8 @@ impl Link {
         let round_trip = now.since(probe.begun());
         match &mut self.policy {
             Policy::Lease(lease) => {
-                // A late one may have waited for an outage to end: it says that the path is slower, not by how much.
+                // A late answer may have waited for an outage to end: it says that the path is slower, not by how
+                // much.
                 self.beats.rtt.handle_sample(round_trip, LATE_LEASES_MAX * probe.lease());
                 let outcome = lease.handle_pong(now, (&probe, was_late), pong, flight, self.epoch, &self.beats);
                 self.epoch += u64::from(outcome.rewind.is_some());
@@ -180,8 +185,8 @@ impl Link {
         }
     }
 
-    /// The server said, unasked, that its verdict has changed: a heartbeat is due. Over udp only that says when datagrams may go, since they go another
-    /// way.
+    /// The server said, unasked, that its verdict has changed: a heartbeat is due. Over udp only that says when
+    /// datagrams may go, since they go another way.
     pub const fn handle_notice(&mut self, verdict: Verdict) {
         self.beats.handle_notice();
         if let Policy::Acks(acks) = &mut self.policy {
@@ -189,7 +194,8 @@ impl Link {
         }
     }
 
-    /// Transport tcp: the server says where to go on. `digest`: of the last datagram below that, where it is held.
+    /// Transport tcp: the server says where to go on. `digest` is of the last datagram below that place, where it is
+    /// held.
     pub fn handle_resume(
         &mut self,
         resume: &Resume,
@@ -234,24 +240,26 @@ impl Link {
         rewind
     }
 
-    /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way before them.
+    /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way
+    /// before them.
     pub fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
         if let Policy::Lease(lease) = &mut self.policy {
             lease.handle_released(now, cost, first);
         }
     }
 
-    /// A datagram was refused: by the far end (ICMP), or by this system for want of a route. Over tcp none is on that way.
+    /// A datagram was refused by the far end (ICMP), or by this system for want of a route. Over tcp no datagram goes
+    /// that way.
     pub fn handle_refused(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
         self.rewind(|lease, beats| lease.handle_refused(now, flight, beats))
     }
 
-    /// Replies have stopped: what was sent over udp may have led nowhere.
+    /// Replies have stopped: datagrams sent over udp may have led nowhere.
     pub fn handle_silence(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
         self.rewind(|lease, beats| lease.handle_silence(now, flight, beats))
     }
 
-    /// What may be released at this moment.
+    /// The permit for a release at this moment, if one is allowed.
     pub fn permit(&self, now: Time) -> Option<Permit> {
         match &self.policy {
             Policy::Lease(lease) => lease.permit(now, self.lease(), self.epoch, &self.beats),
@@ -261,7 +269,7 @@ impl Link {
         }
     }
 
-    /// Transport tcp: what the frames of this epoch must say; `None` while nothing may be sent.
+    /// Transport tcp: the epoch that frames must carry; `None` while nothing may be sent.
     pub const fn server_epoch(&self) -> Option<u32> {
         match &self.policy {
             Policy::Lease(_) => None,
@@ -269,17 +277,17 @@ impl Link {
         }
     }
 
-    /// When the next heartbeat should begin; `None` if none can.
+    /// The moment at which the next heartbeat should begin; `None` if none can.
     pub fn next_heartbeat(&self, work: Work) -> Option<Time> {
         self.beats.next(|last, beats| match &self.policy {
             Policy::Lease(lease) => lease.next_heartbeat(last, work, self.lease(), beats),
-            // Where nothing was asked nothing is silent: while something is under way, that must not be for long.
+            // Silence shows only after a question: with datagrams under way the next question must come soon.
             Policy::Acks(_) if work.under_way => last + beats.settings.interval.min(self.lease()),
             Policy::Acks(_) => last + beats.settings.interval,
         })
     }
 
-    /// When [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
+    /// The moment at which [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
     pub fn next_deadline(&self, now: Time) -> Option<Time> {
         let late = match self.policy {
             Policy::Lease(_) => self.beats.next_late(),
@@ -290,12 +298,12 @@ impl Link {
         late.into_iter().chain(silent).min().map(|at| at + Duration::from_micros(1))
     }
 
-    /// The connection is not to be waited for.
+    /// The client should not wait for the connection any longer.
     pub fn is_silent(&self, now: Time) -> bool {
         self.silent_from().is_some_and(|from| now > from)
     }
 
-    /// What stands between the client and remoted at this moment.
+    /// The obstacle between the client and remoted at this moment, if any.
     pub fn standing(&self, now: Time) -> Standing {
         if !self.beats.is_connected() {
             return Standing::Unreachable;

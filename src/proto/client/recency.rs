@@ -49,7 +49,7 @@ impl Recency {
         std::iter::successors(first, |&id| Some(self.links[usize::from(id)].after).filter(|&after| after != NONE))
     }
 
-    /// Takes a session out of the order. The last one stays where it is: others join behind it.
+    /// Takes out a session other than the last one, which stays where it is: others join behind it.
     fn take_out(&mut self, id: SessionId) {
         let Link { before, after } = self.links[usize::from(id)];
         if let Some(neighbour) = self.links.get_mut(usize::from(before)) {

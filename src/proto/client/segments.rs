@@ -16,7 +16,7 @@ const SEGMENT_BYTES: [u16; 2] = [1_200, 500];
 /// segments again.
 const SMALL: Duration = Duration::from_mins(10);
 
-/// The counts of bytes that a connection has sent.
+/// The sent and acknowledged bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// Bytes that were sent before the first full segment; `None` if there was none.

@@ -1,4 +1,5 @@
-//! Heartbeats over one connection after the other: under way, how often, how long they take, and for how long nothing has come back.
+//! The heartbeats of one connection after the other: their number under way, their rhythm, their round trips and their
+//! silence.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use super::rtt::RoundTrip;
 use crate::proto::terms::Seq;
 use crate::proto::time::Time;
 
-/// Heartbeats under way at once: enough for one each fifth of a lease, and a bound for a server that never answers.
+/// Most heartbeats under way at once: enough for one each fifth of a lease, and a bound for a server that never
+/// answers.
 pub const HEARTBEATS_MAX: usize = 8;
 
 /// Least time between the beginnings of two heartbeats before the server has asked for more.
@@ -16,9 +18,9 @@ const GAP_MIN: Duration = Duration::from_millis(1);
 /// Durations of the command line.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Between two heartbeats of an idle link.
+    /// Time between two heartbeats of an idle link.
     pub interval: Duration,
-    /// Added to the round trip: how long a heartbeat allows release.
+    /// Time for which a heartbeat allows release, added to the round trip.
     pub lease: Duration,
     /// Bound of the lease, unless the path itself takes longer.
     pub timeout: Duration,
@@ -38,7 +40,7 @@ pub struct Probe {
     pub(super) epoch: u64,
     begun: Time,
     lease: Duration,
-    /// The usual round trip when it began.
+    /// The usual round trip when the heartbeat began.
     pub(super) usual: Duration,
     /// Every datagram below this had been sent when the heartbeat began.
     pub(super) released: Seq,
@@ -50,18 +52,18 @@ impl Probe {
         self.number
     }
 
-    /// When it began.
+    /// The moment at which the heartbeat began.
     pub const fn begun(&self) -> Time {
         self.begun
     }
 
-    /// How long, from its beginning, a good answer allows release.
+    /// The time, from the heartbeat's beginning, for which a good answer allows release.
     pub const fn lease(&self) -> Duration {
         self.lease
     }
 }
 
-/// The heartbeats of all connections so far, and of the present one in detail.
+/// The heartbeats of all connections so far, and those of the present connection in detail.
 #[derive(Debug)]
 pub(super) struct Heartbeats {
     pub(super) settings: Settings,
@@ -74,10 +76,10 @@ pub(super) struct Heartbeats {
 #[derive(Debug)]
 struct Connection {
     id: u64,
-    /// The oldest first.
+    /// The heartbeats under way, the oldest first.
     outstanding: VecDeque<Outstanding>,
     last_begun: Option<Time>,
-    /// When something came in last, or when the other host acknowledged something.
+    /// The last moment at which something came in, or the other host acknowledged something.
     last_heard: Time,
     gap: Duration,
     /// The server said that something has changed.
@@ -111,7 +113,7 @@ impl Heartbeats {
         });
     }
 
-    /// The connection is gone; whether there was one.
+    /// The connection is gone. Returns whether there was one.
     pub(super) fn handle_disconnected(&mut self) -> bool {
         self.connection.take().is_some()
     }
@@ -139,7 +141,8 @@ impl Heartbeats {
         })
     }
 
-    /// A heartbeat of this connection was answered: whether it had been found late before. `None` if it is of another connection.
+    /// A heartbeat of this connection was answered. Returns whether it had been found late before; `None` if it is of
+    /// another connection.
     ///
     /// Heartbeats before it will never be answered: a connection keeps order.
     pub(super) fn handle_pong(&mut self, now: Time, probe: &Probe, gap: Duration) -> Option<bool> {
@@ -164,7 +167,7 @@ impl Heartbeats {
         }
     }
 
-    /// Heartbeats that are not answered within their lease become late; whether one has.
+    /// Heartbeats that are not answered within their lease become late. Returns whether one has.
     pub(super) fn handle_time(&mut self, now: Time) -> bool {
         let outstanding = self.connection.iter_mut().flat_map(|connection| &mut connection.outstanding);
         let mut some = false;
@@ -176,20 +179,20 @@ impl Heartbeats {
         some
     }
 
-    /// When [`Self::handle_time`] finds the next one late, but for a moment.
+    /// The moment just before [`Self::handle_time`] finds the next heartbeat late.
     pub(super) fn next_late(&self) -> Option<Time> {
         let outstanding = self.connection.iter().flat_map(|connection| &connection.outstanding);
         outstanding.filter(|heartbeat| !heartbeat.late).map(|heartbeat| heartbeat.begun + heartbeat.lease).min()
     }
 
-    /// Since when an answer is due and nothing has come in.
+    /// The moment since which an answer is due and nothing has come in.
     pub(super) fn unanswered_since(&self) -> Option<Time> {
         let connection = self.connection.as_ref()?;
         Some(connection.outstanding.front()?.begun.max(connection.last_heard))
     }
 
-    /// When the next heartbeat begins, if nothing but the rhythm matters; `None` if none can begin. `due`: what the policy says of a link that was
-    /// asked at a moment.
+    /// The moment at which the rhythm alone begins the next heartbeat; `None` if none can begin. `due`: the policy's
+    /// answer for a link that was asked at a given moment.
     pub(super) fn next(&self, due: impl FnOnce(Time, &Self) -> Time) -> Option<Time> {
         let connection = self.connection.as_ref().filter(|c| c.outstanding.len() < HEARTBEATS_MAX)?;
         Some(match connection.last_begun {
@@ -199,12 +202,12 @@ impl Heartbeats {
         })
     }
 
-    /// When the newest heartbeat of this connection began.
+    /// The moment at which the newest heartbeat of this connection began.
     pub(super) fn last_begun(&self) -> Option<Time> {
         self.connection.as_ref()?.last_begun
     }
 
-    /// None is under way.
+    /// No heartbeat is under way.
     pub(super) fn are_answered(&self) -> bool {
         self.connection.as_ref().is_none_or(|connection| connection.outstanding.is_empty())
     }

@@ -1,11 +1,13 @@
 //! How far UDP may lag behind TCP on this path.
 //!
-//! A heartbeat that overtakes datagrams must not confirm them, nor open the window for more: an outage that begins in between would swallow
-//! what counts as read, and what piled up on the way would overflow remoted's socket. So what a heartbeat confirms must be a [`GRACE`]
-//! old. That bounds a client to one window in each grace, which is slow where the socket is small.
+//! A heartbeat that overtakes datagrams must not confirm them, nor open the window for more. An outage that begins in
+//! between would swallow datagrams that count as read, and datagrams piled up on the way would overflow remoted's
+//! socket. So a datagram must be a [`GRACE`] old when a heartbeat confirms it. That bounds a client to one window in
+//! each grace, which is slow where the socket is small.
 //!
-//! Therefore a path can *prove* to be prompt. When a burst was released and remoted's socket is seen to fill by a good part of it, the datagrams
-//! were no later than that. Only a client that is alone can tell: what others release fills the socket just so.
+//! Therefore a path can *prove* to be prompt. When a burst was released and remoted's socket is seen to fill by a good
+//! part of it, the datagrams were no later than that. Only a client that is alone can tell: the datagrams of others
+//! fill the socket in the same way.
 
 use std::time::Duration;
 
@@ -14,23 +16,23 @@ use crate::proto::terms::LAG_MAX;
 use crate::proto::time::Time;
 use crate::proto::wire::Pong;
 
-/// How far UDP is believed to lag behind TCP on a path that nothing is known of.
+/// The lag of UDP behind TCP that is assumed on an unknown path.
 pub(super) const GRACE: Duration = LAG_MAX;
 
-/// A smaller burst is read before it can be seen.
+/// Least cost of a burst: a smaller one is read before it can be seen.
 const BURST_COST_MIN: u64 = 16 * buffer_cost(0) as u64;
-/// How long a proof holds: paths change.
+/// Time for which a proof holds: paths change.
 const PROVEN_FOR: Duration = Duration::from_secs(10);
-/// After drops, how long nothing is proof enough: it may be others who fill the socket.
+/// Time after drops in which nothing is proof enough: others may fill the socket.
 const BARRED_FOR: Duration = Duration::from_mins(1);
 
-/// What is known of the path.
+/// The knowledge of the path.
 #[derive(Debug, Default)]
 pub(super) struct Lag {
-    /// The grace that was proven, and until when it holds.
+    /// The proven grace, and the moment until which it holds.
     proven: Option<(Duration, Time)>,
     barred: Time,
-    /// What had come in at remoted at the newest good heartbeat, at least: its sum of falls and its queue.
+    /// Least sum of bytes that had come in at remoted at the newest good heartbeat: its sum of falls and its queue.
     arrived: Option<u64>,
     burst: Option<Burst>,
 }
@@ -40,19 +42,20 @@ pub(super) struct Lag {
 struct Burst {
     began: Time,
     cost: u64,
-    /// What had come in before.
+    /// The bytes that had come in before the burst.
     base: u64,
-    /// The first heartbeat that began after it.
+    /// The first heartbeat that began after the burst.
     covered_by: Option<u64>,
 }
 
 impl Lag {
-    /// How old a release must be to be confirmed.
+    /// The least age of a release that is confirmed.
     pub(super) fn grace(&self, now: Time) -> Duration {
         self.proven.filter(|(_, until)| now < *until).map_or(GRACE, |(grace, _)| grace)
     }
 
-    /// Datagrams of this buffer cost were released. `first`: nothing was under way before them; only then is it they who fill the socket.
+    /// Datagrams of this buffer cost were released. `first`: nothing was under way before them; only then do they
+    /// alone fill the socket.
     pub(super) fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
         match (&mut self.burst, self.arrived) {
             (Some(burst), _) if burst.covered_by.is_none() => burst.cost += cost,
@@ -90,7 +93,8 @@ impl Lag {
         *self = Self { barred: now + BARRED_FOR, ..Self::default() };
     }
 
-    /// Another connection, another incarnation, or a rewind: what was under way says nothing any more, and the path may be another.
+    /// The connection or the incarnation is another one, or there was a rewind. Datagrams that were under way say
+    /// nothing any more, and the path may be another.
     pub(super) fn handle_break(&mut self) {
         *self = Self { barred: self.barred, ..Self::default() };
     }

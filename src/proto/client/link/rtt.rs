@@ -1,12 +1,12 @@
-//! Round trips of heartbeats: the smoothed estimate of RFC 6298, section 2, and what the path takes at least.
+//! Round trips of heartbeats: the smoothed estimate of RFC 6298, section 2, and the least time of the path.
 
 use std::time::Duration;
 
 use super::heartbeats::{HEARTBEATS_MAX, Settings};
 use crate::proto::terms::LEASE_MAX;
 
-/// So many round trips are looked back at. After an outage all heartbeats under way come back together, late: twice
-/// as many as that can be.
+/// Number of the newest round trips that are kept. After an outage all heartbeats under way come back together, late:
+/// this is twice as many as that can be.
 const RECENT: usize = 2 * HEARTBEATS_MAX;
 
 /// Estimate of the round trip and of how much it varies.
@@ -50,12 +50,12 @@ impl RoundTrip {
         self.estimate.map_or(Duration::ZERO, |(smoothed, variation)| smoothed + 4 * variation)
     }
 
-    /// How long an answer may take at most: `--timeout`, or twice what the path takes where that is longer. What it
-    /// takes is the shortest of the newest round trips, so that neither an outage nor a slow greeting makes a lease
-    /// long.
+    /// The longest time for an answer: `--timeout`, or twice the least time of the path where that is longer. The
+    /// least time is the shortest of the newest round trips, so that neither an outage nor a slow greeting makes a
+    /// lease long.
     pub(super) fn patience(&self, settings: Settings) -> Duration {
         let shortest = match self.count {
-            // One alone may have been a greeting that was lost and sent again.
+            // A single round trip may be that of a greeting that was lost and sent again.
             0 | 1 => Duration::ZERO,
             count => self.recent[..count.min(RECENT)].iter().copied().min().unwrap_or_default(),
         };
