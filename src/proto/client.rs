@@ -103,7 +103,7 @@ pub struct Bells {
 /// A view of the state for the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
-    /// What stands between the client and remoted.
+    /// The state of the way to remoted.
     pub standing: Standing,
     /// Held datagrams.
     pub held: Tally,

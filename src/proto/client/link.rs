@@ -303,7 +303,7 @@ impl Link {
         self.silent_from().is_some_and(|from| now > from)
     }
 
-    /// The obstacle between the client and remoted at this moment, if any.
+    /// The state of the way to remoted at this moment.
     pub fn standing(&self, now: Time) -> Standing {
         if !self.beats.is_connected() {
             return Standing::Unreachable;

@@ -6,24 +6,27 @@
 //!          └────────────gone──────────┴──────gone───────┘
 //! ```
 //!
-//! * **Release.** The window of the newest [`Resume`] or [`Ack`] bounds what may be sent; there is no lease. TCP loses nothing while the connection
-//!   lasts, so a heartbeat says only what people and the log want to know, and whether the connection is alive.
-//! * **Confirm.** The server acknowledges what remoted has read. Nothing else confirms.
-//! * **Go on.** When a connection has gone nobody here knows how much arrived. The server knows, and says where to go on: behind what it has
-//!   injected into the present remoted. Only a server that was started anew does not know: then from the oldest that is not acknowledged.
-//! * **Nobody else.** A server may know of datagrams in this stream that this process has not sent. Then it knows them from another process with the
-//!   same memory, a guest that was cloned while it ran. What it says is about that process, and the client goes on under another name.
+//! * **Release.** The window of the newest [`Resume`] or [`Ack`] bounds what may be sent; there is no lease. TCP loses
+//!   nothing while the connection lasts. So a heartbeat serves only people and the log, and shows whether the
+//!   connection is alive.
+//! * **Confirm.** The server acknowledges the datagrams that remoted has read. Nothing else confirms.
+//! * **Go on.** When a connection has gone, the client cannot know how much arrived. The server knows, and says where
+//!   to go on: behind the datagrams that it has injected into the present remoted. Only a server that was started anew
+//!   does not know: then the client starts from the oldest unacknowledged datagram.
+//! * **Nobody else.** A server may know of datagrams in this stream that this process has not sent. Then it knows them
+//!   from another process with the same memory, a guest that was cloned while it ran. Its words are about that
+//!   process, and the client goes on under another name.
 
 use super::terms::{Flight, Foreign, Resumption, Standing};
 use crate::proto::terms::{Seq, Verdict};
 use crate::proto::wire::{Ack, Resume};
 
-/// What the server has said over the present connection. See the head of this file.
+/// The server's words over the present connection. See the head of this file.
 #[derive(Debug, Default)]
 pub(super) struct Acks {
     verdict: Option<Verdict>,
     state: State,
-    /// Every datagram that was ever sent is below.
+    /// Every datagram that was ever sent is below this number.
     furthest: Seq,
 }
 
@@ -37,17 +40,17 @@ enum State {
 }
 
 impl Acks {
-    /// Another connection, or none: what the last one brought is over.
+    /// The connection is another one or gone: the words of the last one are over.
     pub(super) fn handle_other_connection(&mut self) {
         *self = Self { furthest: self.furthest, ..Self::default() };
     }
 
-    /// The verdict of a pong or of a notice: the server says all things in their order, so the newest holds.
+    /// The verdict of a pong or of a notice. The server says all things in their order, so the newest holds.
     pub(super) const fn handle_verdict(&mut self, verdict: Verdict) {
         self.verdict = Some(verdict);
     }
 
-    /// The server says where to go on. `digest`: of the last datagram below that, where it is held.
+    /// The server says where to go on. `digest` is of the last datagram below that place, where it is held.
     pub(super) fn handle_resume(
         &mut self,
         resume: &Resume,
@@ -59,7 +62,8 @@ impl Acks {
             return Err(Foreign);
         }
         self.state = State::Going { epoch: resume.epoch, window: resume.window };
-        // It may have heard of more before another server had this client begin anew; and confirmed datagrams are not held any more.
+        // The server may have heard of more before another server had this client begin anew. Confirmed datagrams are
+        // gone.
         let from = resume.from.map_or(flight.oldest, |from| from.clamp(flight.oldest, flight.next));
         Ok(Resumption { from, reached: resume.reached })
     }
@@ -76,7 +80,8 @@ impl Acks {
         Ok(Some(ack.read.min(flight.next)).filter(|&read| read > flight.oldest))
     }
 
-    /// The window, if something may be sent. While remoted is away nothing may: at the server it would be out of reach of `--max-age` and `--rate`.
+    /// The window, if a datagram may be sent. While remoted is away none may: at the server it would be out of reach
+    /// of `--max-age` and `--rate`.
     pub(super) fn window(&self) -> Option<u64> {
         match self.state {
             State::Going { window, .. } if self.verdict == Some(Verdict::Up) => Some(window),
@@ -84,7 +89,7 @@ impl Acks {
         }
     }
 
-    /// What the frames of this epoch must say; `None` while nothing may be sent.
+    /// The epoch that frames must carry; `None` while nothing may be sent.
     pub(super) const fn server_epoch(&self) -> Option<u32> {
         match self.state {
             State::Going { epoch, .. } => Some(epoch),
@@ -92,7 +97,7 @@ impl Acks {
         }
     }
 
-    /// What stands between a connected client and remoted.
+    /// The state of the way from a connected client to remoted.
     pub(super) const fn standing(&self) -> Standing {
         match (self.verdict, self.state) {
             (None, _) | (Some(Verdict::Up), State::Attached) => Standing::Unanswered,

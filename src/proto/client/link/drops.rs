@@ -1,4 +1,4 @@
-//! Whose the drops at remoted's socket are.
+//! Whether drops at remoted's socket hit this client's datagrams or others'.
 //!
 //! ```text
 //!   unknown ──first count──► calm ──grows, ours under way──► suspect ──grows again──► others
@@ -8,18 +8,19 @@
 //!                          calm ──grows, nothing of ours under way──► others
 //! ```
 //!
-//! The first growth may be ours: the window is halved and what is under way is sent again, once. If it goes on all the same, it is others'
-//! doing, and neither a smaller window nor another copy would help. Otherwise one agent without a broker would stop all that have one.
+//! The first growth may be ours: the window is halved and the datagrams under way are sent again, once. If the count
+//! grows all the same, others are the cause, and neither a smaller window nor another copy would help. Otherwise one
+//! agent without a broker would stop all agents that have one.
 
 use std::time::Duration;
 
 use crate::proto::time::Time;
 
-/// How long the counter must stand still before its next growth may be ours again.
+/// Time for which the counter must stand still before its next growth may be ours again.
 const OTHERS_CALM: Duration = Duration::from_secs(10);
 /// A window halved this often is a sixteenth: small enough for any buffer, large enough to go on.
 const HALVINGS_MAX: u32 = 4;
-/// How long without a drop of ours until a halving is taken back.
+/// Time without a drop of ours after which a halving is taken back.
 const HALVING_HEALS: Duration = Duration::from_secs(10);
 
 /// Watches the drop counter of one incarnation of remoted.
@@ -32,24 +33,24 @@ pub(super) struct Drops {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The counter's value is not known yet: first pong of a connection or incarnation.
+    /// The counter's value is not known yet: this is the first pong of a connection or incarnation.
     Unknown,
-    /// It stands still.
+    /// The counter stands still.
     Calm { count: u64 },
-    /// It grew while ours were under way.
+    /// The counter grew while datagrams of ours were under way.
     Suspect { count: u64 },
-    /// It grows without us.
+    /// The counter grows without us.
     Others { count: u64, grew: Time },
 }
 
-/// What a count says.
+/// The meaning of a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// Nothing new.
     Nothing,
-    /// Ours may be among the dropped.
+    /// Datagrams of ours may be among the dropped.
     Ours,
-    /// So many datagrams of others were dropped.
+    /// This number of datagrams of others was dropped.
     Others(u64),
 }
 
@@ -63,8 +64,8 @@ impl Drops {
         self.state = State::Unknown;
     }
 
-    /// The counter as a good pong shows it. `open`: something of ours is released and not confirmed. `fresh`: the heartbeat began after the
-    /// last rewind.
+    /// The counter as a good pong shows it. `open`: datagrams of ours are released and not confirmed. `fresh`: the
+    /// heartbeat began after the last rewind.
     pub(super) fn handle_count(&mut self, now: Time, count: u64, open: bool, fresh: bool) -> Finding {
         if self.halvings > 0 && now.since(self.halved) > HALVING_HEALS {
             self.halvings -= 1;
@@ -82,7 +83,7 @@ impl Drops {
                 self.halved = now;
                 Finding::Ours
             }
-            // A heartbeat that was under way when the first growth was seen: the rest of the same burst.
+            // The heartbeat was under way when the first growth was seen: this is the rest of the same burst.
             State::Suspect { .. } if !fresh => {
                 self.state = State::Suspect { count: count.max(before) };
                 Finding::Nothing
@@ -104,19 +105,19 @@ impl Drops {
         }
     }
 
-    /// Something was confirmed: what was dropped has been made good.
+    /// Datagrams were confirmed: the drops have been made good.
     pub(super) const fn handle_confirmed(&mut self) {
         if let State::Suspect { count } = self.state {
             self.state = State::Calm { count };
         }
     }
 
-    /// What is confirmed at this moment may have been dropped.
+    /// Datagrams that are confirmed at this moment may have been dropped.
     pub(super) const fn is_doubtful(&self) -> bool {
         matches!(self.state, State::Others { .. })
     }
 
-    /// How much of a granted window is used.
+    /// The part of a granted window that is used.
     pub(super) const fn narrowed(&self, window: u64) -> u64 {
         window >> self.halvings
     }

@@ -6,16 +6,19 @@
 //!        └──── a late heartbeat, or another connection ⇒ rewind, hold until the next good one
 //! ```
 //!
-//! * **Lease.** A good heartbeat (answered within `lease + srtt + 4·rttvar` of its beginning, remoted up) allows release until that span, counted
-//!   from its *beginning*, is over. While something is released one begins each fifth of a lease, or within a grace after that; after a pause one
-//!   must come back before anything is released. So some heartbeat begins within a fifth of a lease and a grace after an outage has swallowed its
-//!   first datagram, and an outage that lasts a lease longer than that makes it late.
-//! * **Confirm.** A good heartbeat confirms datagrams that were released before an earlier good one of the same connection, incarnation and epoch
-//!   began, if that one is a grace older: by then they had reached remoted's socket, even where UDP lags behind TCP. With `queue` bytes in the
-//!   socket at the sample and F read so far, they have been read when the server's sum reaches F + `queue`. No timer confirms anything.
-//! * **Rewind.** When data may be lost, an *epoch* ends: datagrams released in it count as never sent, and its heartbeats prove nothing any more.
+//! * **Lease.** A heartbeat is good if its answer comes within `lease + srtt + 4·rttvar` of its beginning and remoted
+//!   is up. It allows release until that span, counted from its *beginning*, is over. While datagrams are released a
+//!   heartbeat begins each fifth of a lease, or within a grace after that. After a pause one must come back before
+//!   anything is released. So some heartbeat begins within a fifth of a lease and a grace after an outage has
+//!   swallowed its first datagram. An outage that lasts a lease longer than that makes the heartbeat late.
+//! * **Confirm.** A good heartbeat confirms datagrams that were released before an earlier good one of the same
+//!   connection, incarnation and epoch began. The earlier one must be a grace older: by then the datagrams had reached
+//!   remoted's socket, even where UDP lags behind TCP. With `queue` bytes in the socket at the sample and F read so
+//!   far, they have been read when the server's sum reaches F + `queue`. No timer confirms anything.
+//! * **Rewind.** When data may be lost, an *epoch* ends: datagrams released in it count as never sent, and its
+//!   heartbeats prove nothing any more.
 //!
-//! What a heartbeat can prove is settled when it begins, in its [`Probe`].
+//! The proof that a heartbeat can give is settled when it begins, in its [`Probe`].
 
 use std::time::Duration;
 
@@ -28,49 +31,53 @@ use crate::proto::terms::{Incarnation, Verdict};
 use crate::proto::time::Time;
 use crate::proto::wire::Pong;
 
-/// While there is something to do a heartbeat begins as often as this in each lease, answers or not.
+/// Number of heartbeats that begin in each lease while there is something to do, answers or not.
 const BEATS_PER_LEASE: u32 = 5;
 
-/// A heartbeat that took longer than so many of its leases counts as one that took that long. Eight that came back together after an outage of
-/// seconds would otherwise leave a lease of seconds behind, in which the next outage goes unnoticed; a path that is really slower doubles the
-/// lease with each heartbeat.
+/// A heartbeat that took longer than this many of its leases counts as one that took that long. Eight of them may come
+/// back together after an outage of seconds. They would otherwise leave a lease of seconds behind, in which the next
+/// outage goes unnoticed. A path that is really slower doubles the lease with each heartbeat.
 pub(super) const LATE_LEASES_MAX: u32 = 2;
 
 /// The pause before a second copy is sent again, so that lateness caused by our own sending cannot feed itself.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// Between two datagrams that test a path which refuses. Linux answers a refused datagram with at most one ICMP message per second and
-/// peer after a burst: a shorter pause would take a missing answer for a good sign.
+/// Time between two datagrams that test a path which refuses. Linux answers a refused datagram with at most one ICMP
+/// message per second and peer after a burst: a shorter pause would take a missing answer for a good sign.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1_200);
-/// Refusals under good heartbeats after which the path counts as refused: one or two are a restart of remoted that is about to be seen.
+/// Refusals under good heartbeats after which the path counts as refused: one or two are a restart of remoted that is
+/// about to be seen.
 const REFUSALS_TOLD: u32 = 3;
 
-/// What is known of the way to remoted. See the head of this file.
+/// The knowledge of the way to remoted. See the head of this file.
 #[derive(Debug)]
 pub(super) struct Lease {
     answer: Answer,
-    /// When the first heartbeat began of those that have followed each other closely. Only their answers allow release.
+    /// The beginning of the present series of heartbeats that followed each other closely. Only their answers allow
+    /// release.
     series: Time,
-    /// With no window: when to ask again.
+    /// The moment to ask again when there is no window.
     ask_again: Option<Time>,
-    /// What the heartbeats of this epoch prove.
+    /// The proof from the heartbeats of this epoch.
     proof: Proof,
     incarnation: Option<Incarnation>,
     pub(super) drops: Drops,
     lag: Lag,
     pub(super) backoff: Backoff,
     refusals: Option<Refusals>,
-    /// Released datagrams that no heartbeat covers which began after they had landed: when the first of them will have landed, and the last.
+    /// The moments at which the first and the last of the uncovered datagrams will have landed. A datagram is covered
+    /// by a heartbeat that begins after it has landed.
     uncovered: Option<(Time, Time)>,
-    /// By then the datagrams of the last rewind have landed. A window that was granted before takes no account of them.
+    /// The moment by which the datagrams of the last rewind have landed. A window that was granted before takes no
+    /// account of them.
     landed: Time,
 }
 
 /// The newest answer over this connection.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
-    /// There is none, or a heartbeat has become late since.
+    /// There is no answer, or a heartbeat has become late since.
     Unanswered,
     /// remoted is up: release is allowed until that moment.
     Up { begun: Time, until: Time, window: u64 },
@@ -80,7 +87,7 @@ enum Answer {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backoff {
-    /// Rewinds of something released since something was confirmed last.
+    /// Rewinds of released datagrams since the last confirmation.
     pub(super) rewinds: u32,
     pub(super) until: Time,
 }
@@ -108,7 +115,7 @@ impl Lease {
         }
     }
 
-    /// How much older than a heartbeat a release must be to be confirmed by it.
+    /// The least age that a release must have when a heartbeat confirms it.
     pub(super) fn grace(&self, now: Time) -> Duration {
         self.lag.grace(now)
     }
@@ -145,7 +152,7 @@ impl Lease {
         self.lag.handle_begin(probe.number());
     }
 
-    /// A heartbeat of this connection was answered. `was_late`: that was told already.
+    /// A heartbeat of this connection was answered. `was_late`: its lateness was told already.
     pub(super) fn handle_pong(
         &mut self,
         now: Time,
@@ -187,7 +194,7 @@ impl Lease {
         lease: Duration,
         beats: &Heartbeats,
     ) -> Option<Rewind> {
-        // This host stood still when something had to be covered: an outage may have come and gone in the meantime.
+        // This host stood still when datagrams had to be covered: an outage may have come and gone in the meantime.
         let spaced = beats.last_begun().map_or(Time::ZERO, |last| last + spacing(beats.gap(), lease));
         let stood_still = self.uncovered.is_some_and(|(first, _)| now > first.max(spaced) + lease.max(GRACE));
         if !late && !stood_still {
@@ -197,18 +204,21 @@ impl Lease {
         Some(self.rewind(now, flight, beats, Rewind::Late))
     }
 
-    /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way before them.
+    /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way
+    /// before them.
     pub(super) fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
-        // Not before they have landed: an outage that begins while they are on their way must make that heartbeat late.
+        // The heartbeat waits until they have landed: an outage that begins while they are on their way must make it
+        // late.
         let landed = now + self.lag.grace(now);
         self.uncovered = Some((self.uncovered.map_or(landed, |(first, _)| first), landed));
         self.lag.handle_released(now, cost, first);
     }
 
-    /// A datagram was refused: by the far end (ICMP), or by this system for want of a route.
+    /// A datagram was refused by the far end (ICMP), or by this system for want of a route.
     pub(super) fn handle_refused(&mut self, now: Time, flight: Flight, beats: &Heartbeats) -> Rewind {
         if matches!(self.answer, Answer::Up { .. }) {
-            // Before the test is due nothing new is under way: what is reported belongs to the batch that was refused already.
+            // Before the test is due nothing new is under way: the report belongs to the batch that was refused
+            // already.
             let count = match self.refusals {
                 None => 1,
                 Some(Refusals { count, test }) if now < test => count,
@@ -218,7 +228,7 @@ impl Lease {
         }
         let backoff = self.backoff;
         let rewind = self.rewind(now, flight, beats, Rewind::Refused);
-        // The pause between tests is this state's own backoff.
+        // This state has a backoff of its own: the pause between tests.
         self.backoff = backoff;
         if let Answer::Up { until, .. } = &mut self.answer {
             *until = now;
@@ -226,18 +236,18 @@ impl Lease {
         rewind
     }
 
-    /// Replies have stopped: what was sent may have led nowhere.
+    /// Replies have stopped: the sent datagrams may have led nowhere.
     pub(super) fn handle_silence(&mut self, now: Time, flight: Flight, beats: &Heartbeats) -> Rewind {
         self.rewind(now, flight, beats, Rewind::Silence)
     }
 
-    /// What may be released at this moment.
+    /// The permit for a release at this moment, if one is allowed.
     pub(super) fn permit(&self, now: Time, lease: Duration, epoch: u64, beats: &Heartbeats) -> Option<Permit> {
         let Answer::Up { begun, until, window } = self.answer else {
             return None;
         };
-        // What goes out long after the newest heartbeat began could be swallowed by an outage that began in between and is over before one that
-        // follows would be late. With something uncovered the next one is on its way.
+        // An outage could begin after the newest heartbeat, swallow a datagram sent much later, and end before the
+        // next heartbeat would be late. With something uncovered the next one is on its way.
         let fresh = beats.last_begun()? + spacing(beats.gap(), lease);
         let until = if self.uncovered.is_some() { until } else { until.min(fresh) };
         let paused = now < self.backoff.until || self.refusals.is_some_and(|refusals| now < refusals.test);
@@ -247,7 +257,7 @@ impl Lease {
         Some(Permit { until, window: self.drops.narrowed(window), single: self.refusals.is_some(), epoch })
     }
 
-    /// When the next heartbeat begins if the last one began at `last`.
+    /// The moment at which the next heartbeat begins if the last one began at `last`.
     pub(super) fn next_heartbeat(&self, last: Time, work: Work, lease: Duration, beats: &Heartbeats) -> Time {
         let idle = last + beats.settings.interval;
         let held = matches!(self.answer, Answer::Held { .. });
@@ -255,7 +265,8 @@ impl Lease {
         let asked = [work.unsent, hurry].into_iter().flatten().min().filter(|_| !held);
         let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
         let asked = asked.map(|at| at.max(pause).max(self.landed).max(self.ask_again.unwrap_or_default()));
-        // Whatever else is to be waited for, and also while remoted does not read: an outage may swallow what is on its way to its socket.
+        // The cover comes first, also while remoted does not read: an outage may swallow datagrams on their way to its
+        // socket.
         let landed = self.uncovered.map(|(first, _)| first);
         let Some(wanted) = asked.into_iter().chain(landed).min() else {
             return idle;
@@ -264,7 +275,7 @@ impl Lease {
         (last + spacing).max(wanted).min(idle)
     }
 
-    /// What stands between a connected client and remoted.
+    /// The state of the way from a connected client to remoted.
     pub(super) fn standing(&self) -> Standing {
         match self.answer {
             Answer::Unanswered => Standing::Unanswered,
@@ -276,7 +287,7 @@ impl Lease {
         }
     }
 
-    /// Whether remoted's socket, and with it what lay there, is gone.
+    /// Whether remoted's socket is gone, and with it the datagrams that lay there.
     fn other_life(&mut self, pong: &Pong) -> Option<Rewind> {
         match pong.verdict {
             Verdict::NoProcess(_) | Verdict::NoSocket(_) => {
@@ -295,7 +306,7 @@ impl Lease {
         }
     }
 
-    /// What was learnt of one incarnation says nothing of the next.
+    /// Forgets the path: knowledge of one incarnation says nothing of the next.
     fn forget_path(&mut self) {
         self.drops = Drops::new();
         self.refusals = None;
@@ -343,7 +354,8 @@ impl Lease {
         self.lag.handle_break();
         self.proof = Proof::default();
         if flight.is_open() {
-            // What is on its way must have landed before it is sent again: only in remoted's queue can the server see it.
+            // Datagrams on their way must land before they are sent again: only in remoted's queue can the server see
+            // them.
             let landing = beats.rtt.allowance().min(BACKOFF_MAX) + GRACE;
             let series = match self.backoff.rewinds {
                 0 => Duration::ZERO,
@@ -357,7 +369,7 @@ impl Lease {
     }
 }
 
-/// Between the beginnings of two heartbeats while there is something to do, answers or not.
+/// Time between the beginnings of two heartbeats while there is something to do, answers or not.
 fn spacing(gap: Duration, lease: Duration) -> Duration {
     gap.max(lease / BEATS_PER_LEASE)
 }

@@ -55,7 +55,7 @@ impl Proof {
         let landed = |earlier: &&Good| earlier.begun + grace + earlier.usual.saturating_sub(good.took) <= good.begun;
         let old = self.good.iter().take_while(landed).count();
         let proven = old.checked_sub(1).map(|newest| self.good[newest].released);
-        // Heartbeats before the newest old enough one can prove nothing that it does not prove.
+        // The newest heartbeat that is old enough proves all that the ones before it can prove.
         self.good.drain(..old.saturating_sub(1));
         if self.good.len() == GOOD_MAX {
             self.good.pop_back();

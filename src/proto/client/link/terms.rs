@@ -1,36 +1,36 @@
-//! What the link is told, and what it says.
+//! The link's inputs and answers.
 
 use crate::proto::terms::{Seq, Verdict};
 use crate::proto::time::Time;
 
-/// Where the buffer's cursor stands.
+/// The place of the buffer's cursor.
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
-    /// The oldest datagram not confirmed.
+    /// The oldest unconfirmed datagram.
     pub oldest: Seq,
     /// The next datagram to release.
     pub next: Seq,
 }
 
 impl Flight {
-    /// Something is released and not confirmed.
+    /// A datagram is released and not confirmed.
     pub const fn is_open(self) -> bool {
         self.oldest.0 < self.next.0
     }
 }
 
-/// What there is to do, for the rhythm of heartbeats.
+/// The work at hand, for the rhythm of heartbeats.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
-    /// Something waits for a heartbeat to be released; from when on it may, but for that.
+    /// A datagram waits for a heartbeat to be released: the moment from which nothing else holds it back.
     pub unsent: Option<Time>,
-    /// Something is to be confirmed soon: the program is about to stop.
+    /// A confirmation is wanted soon: the program is about to stop.
     pub hurry: bool,
-    /// Something is released and not confirmed.
+    /// A datagram is released and not confirmed.
     pub under_way: bool,
 }
 
-/// Why what is released counts as never sent.
+/// The reason why released datagrams count as never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewind {
     /// A heartbeat did not come back within its lease, or could not begin within it.
@@ -49,33 +49,34 @@ pub enum Rewind {
     Silence,
 }
 
-/// What a pong leads to. A rewind comes first; with one, nothing is confirmed.
+/// The consequences of a pong. A rewind comes first; with one, nothing is confirmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Everything unconfirmed is to be released again.
     pub rewind: Option<Rewind>,
-    /// Everything below is confirmed.
+    /// Every datagram below this one is confirmed.
     pub confirm: Option<Seq>,
-    /// What is confirmed may have been dropped by remoted's overflowing socket.
+    /// The overflowing socket of remoted may have dropped some of the confirmed datagrams.
     pub doubtful: bool,
     /// Datagrams of others that remoted's socket dropped since the last pong.
     pub others_drops: u64,
 }
 
-/// What may be released.
+/// The permission to release datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permit {
     /// Nothing is released at or after this moment.
     pub until: Time,
-    /// Bound of what is released and not confirmed, in bytes of buffer cost. One datagram is always allowed when nothing is under way.
+    /// Bound of the released and unconfirmed datagrams, in bytes of buffer cost. One datagram is always allowed when
+    /// nothing is under way.
     pub window: u64,
-    /// No more than one datagram is released and not confirmed: the path is being tested.
+    /// At most one datagram is released and not confirmed: the path is being tested.
     pub single: bool,
-    /// The epoch in which it was given.
+    /// The epoch in which the permit was given.
     pub epoch: u64,
 }
 
-/// What stands between the client and remoted.
+/// The state of the way to remoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// There is no connection to the broker server.
@@ -90,15 +91,15 @@ pub enum Standing {
     Up,
 }
 
-/// Another process has sent something in this stream.
+/// Another process has sent datagrams in this stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Foreign;
 
-/// From where everything is sent again.
+/// The place from which everything is sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumption {
-    /// The next to send.
+    /// The next datagram to send.
     pub from: Seq,
-    /// Datagrams below may have reached remoted.
+    /// Datagrams below this one may have reached remoted.
     pub reached: Seq,
 }
