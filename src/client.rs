@@ -57,6 +57,8 @@ const PORTS_FREE_FROM: u16 = 1_024;
 /// Descriptors for everything but the sockets of sessions: polls and bells, the agents' socket, connections and
 /// attempts, the resolver's files.
 const DESCRIPTORS_KEPT: u64 = 32;
+/// Sockets that a thread is told of at once.
+const EVENTS_MAX: usize = 128;
 /// Changed upstream sockets on their way to the reply thread; more wait at the sender for a moment.
 const CHANGES_MAX: usize = 64;
 
@@ -91,9 +93,9 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     let sockets_max = raise_descriptors(config);
     become_user(config)?;
 
-    let (receive_wait, receive_bell) = Wait::new("the agent's socket").map_err(Error::Wait)?;
-    let (probe_wait, probe_bell) = Wait::new("the server").map_err(Error::Wait)?;
-    let (reply_wait, reply_bell) = Wait::new("replies").map_err(Error::Wait)?;
+    let (receive_wait, receive_bell) = Wait::new("the agent's socket", EVENTS_MAX).map_err(Error::Wait)?;
+    let (probe_wait, probe_bell) = Wait::new("the server", EVENTS_MAX).map_err(Error::Wait)?;
+    let (reply_wait, reply_bell) = Wait::new("replies", EVENTS_MAX).map_err(Error::Wait)?;
     let (shared, rung) = Shared::new(ClientCore::new(config.core), agents, probe_bell.clone());
     let (changes, changed) = bounded(CHANGES_MAX);
     let (outgoing, outgoings) = bounded(1);

@@ -14,14 +14,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crossbeam_channel::{Receiver, bounded, select};
-use mio::Poll;
 use mio::net::TcpListener;
 
 use crate::os::keyfile;
 use crate::os::net::{self, HostPort};
 use crate::os::privileges::{self, Right};
-use crate::os::remoted::Wanted;
-use crate::os::threads::{Crew, Doorbell, Stopper, scope};
+use crate::os::remoted::{Names, Wanted};
+use crate::os::threads::{Crew, Stopper, Wait, scope};
 use inject::Way;
 use serve::{Connections, Watch};
 
@@ -32,6 +31,8 @@ pub use error::Error;
 /// looked at, and a server without descriptors would call it dead.
 const DESCRIPTORS_BESIDES: u64 = 24;
 const THREADS: usize = 2;
+/// Sockets that the serving thread is told of at once, to be answered from one look.
+const EVENTS_MAX: usize = 1_024;
 /// Kept when another user is to be: to see which sockets remoted owns. Raw sockets are open by then, and to use them
 /// takes no right.
 const RIGHTS: [Right; 2] = [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH];
@@ -53,27 +54,23 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     let (capacity, sockets_max) = share_descriptors(config, key.is_some());
     let addresses = remoted_addresses(&config.remoted)?;
     let wanted = config.wanted(narrowing(&addresses));
-    announce_search(config, &wanted);
+    announce_search(&wanted);
     let way = Way::open(config, key.is_some(), addresses, sockets_max).map_err(Error::RawSockets)?;
     if let Some(user) = &config.user {
         privileges::become_user(user, &RIGHTS)?;
     }
-    let poll = Poll::new().map_err(Error::Wait)?;
-    let bell = Doorbell::new(&poll).map_err(Error::Wait)?;
+    let (wait, bell) = Wait::new("connections", EVENTS_MAX).map_err(Error::Wait)?;
     let (ask_search, asked) = bounded(1);
     let (found, founds) = bounded(1);
     let (stopper, stop) = Stopper::new(vec![bell.clone()]);
     let target = wanted.clone();
     let watch = Watch::new(wanted, ask_search, founds);
-    let connections = Connections::new(config, key, capacity, listener, &poll).map_err(Error::Wait)?;
+    let connections = Connections::new(config, key, capacity, listener, wait.poll()).map_err(Error::Wait)?;
     scope(|scope| {
         let (crew, ended) = Crew::new(scope, THREADS);
         let stop_search = stop.clone();
-        let searching = move || {
-            search::run(target, &asked, &found, &bell, &stop_search);
-            Ok::<(), Error>(())
-        };
-        let serving = move || serve::run(config, connections, watch, way, poll, &stop);
+        let searching = move || search::run(target, &asked, &found, &bell, &stop_search);
+        let serving = move || serve::run(config, connections, watch, way, wait, &stop);
         crew.spawn("search", searching).and_then(|()| crew.spawn("serve", serving)).map_err(Error::Spawn)?;
         let outcome = select! {
             recv(signals) -> _ => { log::info!("stopping"); Ok(()) },
@@ -119,12 +116,15 @@ fn share_descriptors(config: &Config, is_keyed: bool) -> (usize, usize) {
 }
 
 /// Logs which processes and sockets count as remoted.
-fn announce_search(config: &Config, wanted: &Wanted) {
-    let who = config.names.as_ref().map_or_else(|| "any process".into(), |names| names.join(" or "));
+fn announce_search(wanted: &Wanted) {
+    let who = match &wanted.names {
+        Names::Any => "any process".into(),
+        Names::These(names) => names.join(" or "),
+    };
     let addresses: Vec<String> = wanted.addresses.iter().map(ToString::to_string).collect();
     let at = if addresses.is_empty() { String::new() } else { format!(" of {}", addresses.join(" and ")) };
     log::info!("looking for {who} on UDP port {}{at}", wanted.port);
-    for path in config.names.iter().flatten().filter(|name| name.contains('/')) {
+    for path in wanted.names.list().iter().filter(|name| name.contains('/')) {
         if let Err(error) = std::fs::metadata(path) {
             log::warn!("--process {path}: {error}; looking for it again each time");
         }

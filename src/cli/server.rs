@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::cli::usage::{Usage, wrong};
 use crate::cli::values::{broker, connections, inject, pause, prefix, remoted};
 use crate::os::net::HostPort;
+use crate::os::remoted::Names;
 use crate::server::{Config, Inject};
 
 /// Beside remoted: tells clients over TCP whether remoted is alive and reading, and hands it what comes over tcp.
@@ -70,8 +71,8 @@ impl ServerArgs {
         let default = Config::default();
         let names = match self.process {
             names if names.is_empty() => default.names,
-            names if is_any(&names) => None,
-            names => Some(names),
+            names if is_any(&names) => Names::Any,
+            names => Names::These(names),
         };
         Ok(Config {
             listen: self.listen,

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
+use crate::os::remoted::Names;
 use crate::proto::client::{FullPolicy, Transport};
 use crate::server::Inject;
 
@@ -110,9 +111,9 @@ fn every_option_of_the_server_arrives() {
     assert_eq!((config.inject, prefixes), (Inject::Spoof, vec!["10.0.0.0/8".into(), "fd00::5/128".into()]));
     assert_eq!((config.psk_file, config.user), (Some("/k".into()), Some("ossec".into())));
     assert_eq!((config.listen, config.remoted.port), (Some(host("127.0.0.1", 1_517)), 514));
-    assert_eq!(config.names, Some(vec!["rsyslogd".to_string(), "syslogd".to_string()]));
+    assert_eq!(config.names, Names::These(vec!["rsyslogd".to_string(), "syslogd".to_string()]));
     assert_eq!((config.required.len(), config.settle, config.connections_max), (2, Duration::ZERO, 7));
-    assert_eq!(server("server --process any").names, None);
+    assert_eq!(server("server --process any").names, Names::Any);
     assert_eq!(server("server --inject local").inject, Inject::Local);
 }
 

@@ -41,8 +41,8 @@ pub struct Config {
     pub allowed_sources: Vec<IpNet>,
     /// The user to become.
     pub user: Option<String>,
-    /// Accepted process names; `None`: any.
-    pub names: Option<Vec<String>>,
+    /// The processes that are accepted as remoted.
+    pub names: Names,
     /// Processes that must be running too.
     pub required: Vec<String>,
     /// The file with the key of all connections.
@@ -62,7 +62,7 @@ impl Default for Config {
             inject: Inject::default(),
             allowed_sources: Vec::new(),
             user: None,
-            names: Some(vec!["ossec-remoted".into(), "wazuh-remoted".into()]),
+            names: Names::default(),
             required: Vec::new(),
             psk_file: None,
             settle: Duration::from_secs(3),
@@ -81,7 +81,7 @@ impl Config {
 
     /// remoted is OSSEC's or Wazuh's.
     pub(super) fn is_ossec(&self) -> bool {
-        self.names.as_ref().is_some_and(|names| names.iter().all(|name| name.ends_with("-remoted")))
+        matches!(&self.names, Names::These(names) if names.iter().all(|name| name.ends_with("-remoted")))
     }
 
     /// Most sockets for agents. With raw sockets there are none.
@@ -100,11 +100,6 @@ impl Config {
 
     /// What counts as remoted, where only sockets count that receive at one of `addresses`, if there are any.
     pub(super) fn wanted(&self, addresses: Vec<IpAddr>) -> Wanted {
-        Wanted {
-            port: self.remoted.port,
-            addresses,
-            names: self.names.clone().map_or(Names::Any, Names::These),
-            required: self.required.clone(),
-        }
+        Wanted { port: self.remoted.port, addresses, names: self.names.clone(), required: self.required.clone() }
     }
 }

@@ -16,10 +16,8 @@ mod watch;
 use std::io;
 use std::time::Duration;
 
-use mio::{Events, Poll};
-
 use crate::os::net;
-use crate::os::threads::Stop;
+use crate::os::threads::{Stop, Wait, WaitError};
 use crate::proto::time::Time;
 use crate::server::config::Config;
 use crate::server::inject::{Injection, Way};
@@ -28,8 +26,6 @@ use exchange::Exchange;
 pub(super) use connections::Connections;
 pub(super) use watch::Watch;
 
-/// Events taken in one pass.
-const EVENTS_MAX: usize = 1_024;
 /// How long a stop waits for remoted to read what was injected.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 /// How often a stop looks whether that is done.
@@ -39,8 +35,8 @@ const FINISH_GAP: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// The system does not tell of connections.
-    #[error("cannot wait for connections: {0}")]
-    Connections(#[source] io::Error),
+    #[error(transparent)]
+    Connections(#[from] WaitError),
     /// The system does not tell what arrives at remoted.
     #[error("cannot wait for what arrives at remoted: {0}")]
     Arrivals(#[source] io::Error),
@@ -52,39 +48,34 @@ pub(super) fn run(
     connections: Connections,
     watch: Watch,
     way: Way,
-    mut poll: Poll,
+    mut wait: Wait,
     stop: &Stop,
 ) -> Result<(), Error> {
-    let injection = Injection::new(config.inject, way, &poll).map_err(Error::Arrivals)?;
+    let injection = Injection::new(config.inject, way, wait.poll()).map_err(Error::Arrivals)?;
     let mut exchange = Exchange::new(config, connections, watch, injection);
-    let mut events = Events::with_capacity(EVENTS_MAX);
     exchange.watch.search(net::now());
     while !stop.is_set() {
-        let wait = exchange.next_deadline().map(|at| at.since(net::now()));
-        match poll.poll(&mut events, wait) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(Error::Connections(error)),
-            Ok(()) | Err(_) => {}
-        }
+        wait.wait(exchange.next_deadline().map(|at| at.since(net::now())))?;
         let now = net::now();
         exchange.handle_unread(now);
-        for event in &events {
-            exchange.handle_ready(now, event.token(), &poll);
+        for token in wait.ready() {
+            exchange.handle_ready(now, token, wait.poll());
         }
-        exchange.handle_time(net::now(), &poll);
+        exchange.handle_time(net::now(), wait.poll());
     }
-    finish(&mut exchange, &mut poll, &mut events);
+    finish(&mut exchange, &mut wait);
     Ok(())
 }
 
 /// At a stop: what was injected is acknowledged if remoted reads it soon, so that it does not come again.
-fn finish(exchange: &mut Exchange<'_>, poll: &mut Poll, events: &mut Events) {
+fn finish(exchange: &mut Exchange<'_>, wait: &mut Wait) {
     let until = net::now() + FINISH_MAX;
     // Nothing is injected any more.
     exchange.injection.paused_until = Some(Time::FAR);
     while exchange.core.unread_cost() > 0 && net::now() < until {
-        exchange.look(net::now(), poll);
+        exchange.look(net::now(), wait.poll());
         exchange.tell_streams(net::now());
-        if poll.poll(events, Some(FINISH_GAP)).is_err() {
+        if wait.wait(Some(FINISH_GAP)).is_err() {
             break;
         }
     }
@@ -92,7 +83,7 @@ fn finish(exchange: &mut Exchange<'_>, poll: &mut Poll, events: &mut Events) {
     // To close a connection with something unread would reset it, and the client would not hear its last frames.
     exchange.connections.end(|id| exchange.core.carries(id));
     while exchange.connections.discard_input() && net::now() < until {
-        if poll.poll(events, Some(FINISH_GAP)).is_err() {
+        if wait.wait(Some(FINISH_GAP)).is_err() {
             return;
         }
     }

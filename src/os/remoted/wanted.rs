@@ -37,6 +37,16 @@ impl Default for Names {
     }
 }
 
+impl Names {
+    /// The accepted names; none where no process is looked for.
+    pub fn list(&self) -> &[String] {
+        match self {
+            Self::Any => &[],
+            Self::These(names) => names,
+        }
+    }
+}
+
 /// The analysis daemon that belongs to a process with the name `comm`.
 pub(super) fn companion_of(comm: &[u8]) -> Option<&'static str> {
     COMPANIONS.iter().find(|(remoted, _)| is_named(comm, remoted)).map(|(_, companion)| *companion)

@@ -10,9 +10,6 @@ use thiserror::Error;
 
 /// The token under which a thread's doorbell shows among its sockets.
 pub const DOORBELL: Token = Token(usize::MAX);
-/// Sockets told of at once; the others come with the next wait.
-const EVENTS_MAX: usize = 128;
-
 /// Wakes a thread that waits for sockets.
 #[derive(Clone, Debug)]
 pub struct Doorbell(Arc<Waker>);
@@ -48,11 +45,12 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// A wait without sockets, and its doorbell. `what` says for people what the thread waits for.
-    pub fn new(what: &'static str) -> io::Result<(Self, Doorbell)> {
+    /// A wait without sockets, and its doorbell. `what` says for people what the thread waits for. A wait tells of
+    /// `events_max` sockets at once; the others come with the next wait.
+    pub fn new(what: &'static str, events_max: usize) -> io::Result<(Self, Doorbell)> {
         let poll = Poll::new()?;
         let bell = Doorbell::new(&poll)?;
-        Ok((Self { what, poll, events: Events::with_capacity(EVENTS_MAX) }, bell))
+        Ok((Self { what, poll, events: Events::with_capacity(events_max) }, bell))
     }
 
     /// Where the thread's sockets are registered.

@@ -54,8 +54,7 @@ impl Connection {
     }
 
     /// The question to answer at this moment, and whether there are more. Nothing is answered before the last answer
-    /// is
-    /// `gap` old: so a client can put no more work on this server than it may, however much it asks.
+    /// is `gap` old: so a client can put no more work on this server than it may, however much it asks.
     pub(super) fn next_question(&mut self, now: Time, gap: Duration) -> (Option<Question>, bool) {
         let due = self.answered.is_none_or(|answered| answered + gap <= now);
         let question = if due { self.questions.pop_front() } else { None };

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::cli::{Command, Invocation, Usage, parse};
+use ossec_broker::os::remoted::Names;
 use ossec_broker::proto::client::{FullPolicy, Transport};
 use ossec_broker::{client, server};
 use ossec_broker_fuzz::Plan;
@@ -112,8 +113,8 @@ fn of_server(config: &server::Config) -> (Vec<String>, Vec<Duration>) {
     written.extend(key(config.psk_file.as_ref()));
     written.extend(config.listen.iter().map(|listen| format!("--listen={listen}")));
     match &config.names {
-        Some(names) => written.extend(names.iter().map(|name| format!("--process={name}"))),
-        None => written.push("--process=any".into()),
+        Names::These(names) => written.extend(names.iter().map(|name| format!("--process={name}"))),
+        Names::Any => written.push("--process=any".into()),
     }
     written.extend(config.required.iter().map(|name| format!("--require={name}")));
     (written, vec![config.settle])

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::found::Companion;
 use super::super::proc::{FileId, Proc};
-use super::super::wanted::{Names, Wanted, companion_of, is_companion, is_named};
+use super::super::wanted::{Wanted, companion_of, is_companion, is_named};
 use crate::proto::server::judge::Owner;
 
 /// Most processes of one name that are looked at: OSSEC runs one for each `<remote>` entry.
@@ -52,7 +52,7 @@ pub(super) struct Candidates<'a> {
 impl<'a> Candidates<'a> {
     /// Walks over all processes.
     pub(super) fn find(proc: &'a Proc, wanted: &Wanted) -> Self {
-        let names: &[String] = if let Names::These(names) = &wanted.names { names } else { &[] };
+        let names = wanted.names.list();
         let accepted: Vec<Sought<'_>> = names.iter().map(Sought::new).collect();
         let required: Vec<Sought<'_>> = wanted.required.iter().map(Sought::new).collect();
         let looked_for = !accepted.is_empty() || !required.is_empty();

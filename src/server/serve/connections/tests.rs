@@ -4,27 +4,15 @@ use std::net::TcpStream as Client;
 use mio::Events;
 
 use super::*;
+use crate::os::remoted::Names;
 use crate::os::threads::DOORBELL;
 use crate::proto::wire::{Hello, Target, VERSION};
-use crate::server::config::Inject;
 
 /// How long the server has, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn connections(poll: &Poll) -> Connections {
-    let config = Config {
-        listen: None,
-        default_port: 1_517,
-        remoted: net::HostPort { host: "127.0.0.1".into(), port: 1_514 },
-        inject: Inject::Spoof,
-        allowed_sources: Vec::new(),
-        user: None,
-        names: None,
-        required: Vec::new(),
-        psk_file: None,
-        settle: Duration::ZERO,
-        connections_max: 4,
-    };
+    let config = Config { names: Names::Any, settle: Duration::ZERO, connections_max: 4, ..Config::default() };
     let listener = net::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     Connections::new(&config, None, 4, listener, poll).expect("descriptors")
 }

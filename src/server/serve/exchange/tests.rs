@@ -6,8 +6,7 @@ use crossbeam_channel::bounded;
 use mio::Events;
 
 use super::*;
-use crate::os::net::HostPort;
-use crate::os::remoted::Found;
+use crate::os::remoted::{Found, Names};
 use crate::proto::terms::Port;
 use crate::server::inject::Way;
 
@@ -16,19 +15,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 #[test]
 fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
-    let config = Config {
-        listen: None,
-        default_port: 1_517,
-        remoted: HostPort { host: "127.0.0.1".into(), port: 1_514 },
-        inject: Inject::Spoof,
-        allowed_sources: Vec::new(),
-        user: None,
-        names: Some(vec!["no such process".into()]),
-        required: Vec::new(),
-        psk_file: None,
-        settle: Duration::ZERO,
-        connections_max: 4,
-    };
+    let names = Names::These(vec!["no such process".into()]);
+    let config = Config { names, settle: Duration::ZERO, connections_max: 4, ..Config::default() };
     let mut poll = Poll::new().expect("descriptors");
     let listener = net::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let mut client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
