@@ -287,6 +287,7 @@ fn the_manual_has_what_is_logged_without_an_option() {
         }
     }
 }
+
 #[test]
 fn a_parent_composes_and_its_children_do_not_look_up() {
     let files = files();

@@ -12,6 +12,7 @@ use super::upstreams::{Change, Upstream};
 use crate::os::net;
 use crate::os::net::udp::{Inbox, take_refusal, unwatch, watch};
 use crate::os::threads::{DOORBELL, Stop, Wait, WaitError};
+use crate::proto::client::Origin;
 use crate::proto::terms::SessionName;
 use crate::proto::time::Time;
 
@@ -141,8 +142,11 @@ fn take_replies(shared: &Shared, upstream: &Upstream, inbox: &mut Inbox) -> bool
             }
         }
         let now = net::now();
-        for reply in inbox.iter() {
-            match shared.with_core(now, |core| core.handle_reply(now, upstream.session, reply.from)) {
+        let origins: Vec<Option<Origin>> = shared.with_core(now, |core| {
+            inbox.iter().map(|reply| core.handle_reply(now, upstream.session, reply.from)).collect()
+        });
+        for (reply, origin) in inbox.iter().zip(origins) {
+            match origin {
                 Some(origin) => shared.pass_on(origin, reply.bytes),
                 None => log::trace!("{} bytes from {} are no reply", reply.bytes.len(), reply.from),
             }

@@ -317,9 +317,7 @@ impl ClientCore {
         let mut stopped = false;
         for entry in self.held.buffer.unsent_entries() {
             let more = u64::from(buffer_cost(entry.bytes.len()));
-            let alone = cost == 0;
-            let fits = alone || (!permit.single && cost + more <= permit.window);
-            if !fits || !pace.allows(now) {
+            if !permit.fits(cost, more) || !pace.allows(now) {
                 stopped = true;
                 break;
             }
@@ -489,8 +487,7 @@ impl ClientCore {
             return false;
         }
         let cost = self.held.unconfirmed_cost();
-        let fits = |more: u32| cost == 0 || (!permit.single && cost + u64::from(more) <= permit.window);
-        self.held.buffer.peek().is_some_and(|entry| fits(buffer_cost(entry.bytes.len())))
+        self.held.next_cost().is_some_and(|next| permit.fits(cost, next.into()))
     }
 
     /// Nothing goes out until the datagrams under way are confirmed: the burst that follows may prove the path to be
@@ -503,8 +500,7 @@ impl ClientCore {
     /// cost.
     fn due_soon(&mut self, now: Time) -> u64 {
         let soon = self.pace.due_within(2 * self.link.grace(now) + self.link.round_trip());
-        let each = self.held.buffer.peek().map_or(0, |entry| u64::from(buffer_cost(entry.bytes.len())));
-        soon * each
+        soon * self.held.next_cost().map_or(0, u64::from)
     }
 
     /// The moment from which unsent datagrams need a heartbeat: none allows their release by the time that the rate

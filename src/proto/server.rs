@@ -65,8 +65,6 @@ pub struct ServerCore {
     overflow: Overflow,
     streams: Streams,
     pacing: Pacing,
-    /// F at the newest sample.
-    read: u64,
     sampled: Time,
 }
 
@@ -80,7 +78,6 @@ impl ServerCore {
             overflow: Overflow::default(),
             streams: Streams::default(),
             pacing: Pacing::new(step_datagrams_max),
-            read: 0,
             sampled: Time::ZERO,
         }
     }
@@ -90,12 +87,21 @@ impl ServerCore {
         &self.judge
     }
 
+    /// The verdict from the newest sample for a client whose datagrams come to remoted like this.
+    pub fn verdict_for(&self, delivery: Delivery) -> Verdict {
+        match delivery {
+            Delivery::Direct(to) => self.judge.verdict_at(to),
+            Delivery::Injected => self.judge.verdict(),
+        }
+    }
+
     /// Takes in a sample. `on_the_way`: packets that have not reached a socket, if the caller looked at them.
     ///
     /// Until [`Self::end_step`] datagrams may be injected, unless remoted is `lost`: the sample shows that it is not
     /// where it was found.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample, on_the_way: Option<OnTheWay>, lost: bool) {
         self.sampled = now;
+        let read_before = self.judge.read();
         self.judge.handle_sample(now, sample);
         let (life, read, queue) = (self.judge.incarnation(), self.judge.read(), self.judge.queue());
         let has_dropped = self.overflow.handle_sample(now, self.judge.drops(), on_the_way);
@@ -112,9 +118,8 @@ impl ServerCore {
         if progress.whole || !self.is_busy() {
             self.pacing.handle_calm();
         }
-        let news = progress.more || has_dropped || read != self.read || self.streams.unread_cost() < unread;
+        let news = progress.more || has_dropped || read != read_before || self.streams.unread_cost() < unread;
         self.pacing.handle_news(news);
-        self.read = read;
         if lost || puts_off || !is_up {
             self.pacing.end_step();
         } else {
@@ -144,12 +149,12 @@ impl ServerCore {
         ping: &Ping,
         gap: Duration,
     ) -> Pong {
-        let (destination, ping) = match delivery {
-            Delivery::Direct(to) => (to, *ping),
+        let verdict = self.verdict_for(delivery);
+        let ping = match delivery {
+            Delivery::Direct(_) => *ping,
             // This server injects the client's datagrams: a window for them would keep that room from injection.
-            Delivery::Injected => (None, Ping { unsent: 0, unconfirmed_cost: 0, ..*ping }),
+            Delivery::Injected => Ping { unsent: 0, unconfirmed_cost: 0, ..*ping },
         };
-        let verdict = self.judge.verdict_at(destination);
         let grant = if verdict == Verdict::Up {
             self.grant(now, demand(connection, address, &ping), ping.unsent_cost())
         } else {

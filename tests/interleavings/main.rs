@@ -1,7 +1,7 @@
 //! The client's own threads, in every order that the explorer (`shuttle`) can think of.
 //!
 //! ```text
-//!   client.rs, threads.rs, client/{receive,forward,probe,reply,resolve}.rs      the client's source as it is (links to `src`)
+//!   client.rs, client/… (all but report), os/threads.rs      the source as it is (links to `src`)
 //!   ──────────────────────────────────────────────────────────────────────
 //!   mio, crossbeam_channel, parking_lot, crate::os::net, crate::os::threads::crew       made up here, on virtual time
 //!   agents, network, broker server, remoted                                     made up here, with faults

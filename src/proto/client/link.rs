@@ -279,11 +279,11 @@ impl Link {
 
     /// The moment at which the next heartbeat should begin; `None` if none can.
     pub fn next_heartbeat(&self, work: Work) -> Option<Time> {
-        self.beats.next(|last, beats| match &self.policy {
-            Policy::Lease(lease) => lease.next_heartbeat(last, work, self.lease(), beats),
+        self.beats.next(|last| match &self.policy {
+            Policy::Lease(lease) => lease.next_heartbeat(last, work, self.lease(), &self.beats),
             // Silence shows only after a question: with datagrams under way the next question must come soon.
-            Policy::Acks(_) if work.under_way => last + beats.settings.interval.min(self.lease()),
-            Policy::Acks(_) => last + beats.settings.interval,
+            Policy::Acks(_) if work.under_way => last + self.beats.settings.interval.min(self.lease()),
+            Policy::Acks(_) => last + self.beats.settings.interval,
         })
     }
 

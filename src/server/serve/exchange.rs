@@ -24,7 +24,6 @@ use crate::os::remoted::backlog;
 use crate::os::threads::DOORBELL;
 use crate::proto::server::ServerCore;
 use crate::proto::server::conversation::{Question, Request};
-use crate::proto::server::delivery::Delivery;
 use crate::proto::server::streams::Told;
 use crate::proto::terms::{ConnectionId, StreamId, Verdict};
 use crate::proto::time::Time;
@@ -210,12 +209,9 @@ impl<'a> Exchange<'a> {
 
     /// Tells the clients of a changed verdict, as far as it concerns them.
     fn notify(&mut self, now: Time) {
-        let judge = self.core.judge();
+        let core = &self.core;
         let concerned = self.connections.iter_mut().filter_map(|(id, connection)| {
-            let verdict = match connection.delivery() {
-                Delivery::Direct(to) => judge.verdict_at(to),
-                Delivery::Injected => judge.verdict(),
-            };
+            let verdict = core.verdict_for(connection.delivery());
             // Another life of a remoted that is up is seen by the next heartbeat.
             connection.learns(verdict).then_some((id, verdict))
         });

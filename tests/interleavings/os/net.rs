@@ -1,4 +1,4 @@
-//! In the place of `src/net.rs`: the clock and the sockets of the made-up system.
+//! In the place of `src/os/net.rs`: the clock and the sockets of the made-up system.
 
 pub(crate) mod framed;
 pub(crate) mod udp;

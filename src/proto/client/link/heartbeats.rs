@@ -193,12 +193,12 @@ impl Heartbeats {
 
     /// The moment at which the rhythm alone begins the next heartbeat; `None` if none can begin. `due`: the policy's
     /// answer for a link that was asked at a given moment.
-    pub(super) fn next(&self, due: impl FnOnce(Time, &Self) -> Time) -> Option<Time> {
+    pub(super) fn next(&self, due: impl FnOnce(Time) -> Time) -> Option<Time> {
         let connection = self.connection.as_ref().filter(|c| c.outstanding.len() < HEARTBEATS_MAX)?;
         Some(match connection.last_begun {
             None => connection.last_heard,
             Some(last) if connection.nudged => last + connection.gap,
-            Some(last) => due(last, self),
+            Some(last) => due(last),
         })
     }
 

@@ -121,7 +121,7 @@ impl Lease {
     }
 
     pub(super) fn handle_connected(&mut self, now: Time) {
-        (self.answer, self.series, self.ask_again) = (Answer::Unanswered, now, None);
+        self.series = now;
     }
 
     pub(super) fn handle_disconnected(&mut self, now: Time, flight: Flight, beats: &Heartbeats) -> Rewind {

@@ -76,6 +76,13 @@ pub struct Permit {
     pub epoch: u64,
 }
 
+impl Permit {
+    /// Whether a datagram of this buffer cost may go beside those that are released and not confirmed, in bytes.
+    pub const fn fits(&self, unconfirmed: u64, cost: u64) -> bool {
+        unconfirmed == 0 || (!self.single && unconfirmed + cost <= self.window)
+    }
+}
+
 /// The state of the way to remoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {

@@ -1,4 +1,4 @@
-//! In the place of `src/threads/crew.rs`: threads whose steps are chosen by the explorer.
+//! In the place of `src/os/threads/crew.rs`: threads whose steps are chosen by the explorer.
 
 use std::io;
 
