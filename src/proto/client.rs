@@ -18,7 +18,6 @@ pub mod dial;
 mod held;
 pub mod link;
 mod pace;
-mod recency;
 mod replies;
 pub mod routes;
 pub mod segments;

@@ -7,10 +7,11 @@
 //! The table is bounded. When it is full, a session with nothing held gives way, the longest silent one first. If
 //! every session has a datagram held, the newcomer is refused.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::recency::Recency;
+use hashlink::LinkedHashMap;
+
 use super::replies::Replies;
 use crate::proto::client::buffer::SessionId;
 use crate::proto::terms::{AgentId, SessionName, agent_id};
@@ -29,8 +30,8 @@ pub struct Origin {
 pub(super) struct Sessions {
     max: SessionId,
     table: Vec<Session>,
-    ids: HashMap<Key, SessionId>,
-    recency: Recency,
+    /// The places of all sessions, the longest silent one first.
+    ids: LinkedHashMap<Key, SessionId>,
     /// Number of sessions with nothing held.
     idle: usize,
     /// Sessions whose replies were found missing, and have not come since.
@@ -51,24 +52,14 @@ struct Session {
 
 impl Sessions {
     pub(super) fn new(max: SessionId) -> Self {
-        Self {
-            max,
-            table: Vec::new(),
-            ids: HashMap::new(),
-            recency: Recency::default(),
-            idle: 0,
-            silent: HashSet::new(),
-            newest_reply: None,
-        }
+        Self { max, table: Vec::new(), ids: LinkedHashMap::new(), idle: 0, silent: HashSet::new(), newest_reply: None }
     }
 
     /// The session of a datagram, made if need be. `None` when the session at every place has datagrams held.
     pub(super) fn admit(&mut self, origin: Origin, bytes: &[u8]) -> Option<SessionId> {
         let key = (origin.agent.ip().to_canonical(), agent_id(bytes));
-        if let Some(&id) = self.ids.get(&key) {
-            let session = &mut self.table[usize::from(id)];
-            session.origin = origin;
-            self.recency.handle_heard(id);
+        if let Some(&mut id) = self.ids.to_back(&key) {
+            self.table[usize::from(id)].origin = origin;
             return Some(id);
         }
         let fresh = Session { key, generation: 0, origin, held: 0, replies: Replies::default() };
@@ -84,7 +75,6 @@ impl Sessions {
             self.silent.remove(&id);
             id
         };
-        self.recency.handle_heard(id);
         self.ids.insert(key, id);
         Some(id)
     }
@@ -92,8 +82,8 @@ impl Sessions {
     /// The session that gives way to a newcomer. In an outage every session may have a datagram held, and each
     /// datagram of further agents comes here: it must not walk through them in vain.
     fn longest_silent(&self) -> Option<SessionId> {
-        let mut idle = self.recency.iter().filter(|&id| self.table[usize::from(id)].held == 0);
-        if self.idle > 0 { idle.next() } else { None }
+        let mut idle = self.ids.values().filter(|id| self.table[usize::from(**id)].held == 0);
+        if self.idle > 0 { idle.next().copied() } else { None }
     }
 
     pub(super) fn reference(&self, id: SessionId) -> SessionName {

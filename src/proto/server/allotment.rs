@@ -11,12 +11,13 @@
 //! agents than there are sockets costs no other client its replies. Nor is a socket opened for each datagram, because
 //! each socket that changes hands brings the clients nearer to equal parts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::proto::terms::SessionName;
-use crate::proto::terms::StreamId;
+use hashlink::LinkedHashMap;
+
+use crate::proto::terms::{SessionName, StreamId};
 use crate::proto::time::Time;
 
 /// An agent that sent nothing for this long gives way: remoted answers within a second.
@@ -50,41 +51,27 @@ pub struct Allotment {
     seats_max: usize,
     tokens_from: usize,
     tokens: usize,
-    by_agent: HashMap<Agent, Use>,
-    /// The agents in order of last use, the least recent first.
-    by_use: BTreeMap<u64, Agent>,
+    /// The least recently used one first.
+    by_agent: LinkedHashMap<Agent, Use>,
     counts: HashMap<StreamId, usize>,
-    uses: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Use {
     token: usize,
     at: Time,
-    number: u64,
 }
 
 impl Allotment {
     /// An allotment of at most `seats_max` sockets, with tokens from `tokens_from` on.
     pub fn new(seats_max: usize, tokens_from: usize) -> Self {
-        Self {
-            seats_max,
-            tokens_from,
-            tokens: 0,
-            by_agent: HashMap::new(),
-            by_use: BTreeMap::new(),
-            counts: HashMap::new(),
-            uses: 0,
-        }
+        Self { seats_max, tokens_from, tokens: 0, by_agent: LinkedHashMap::new(), counts: HashMap::new() }
     }
 
     /// An agent has something to send.
     pub fn seat(&mut self, now: Time, agent: Agent) -> Seat {
-        self.uses += 1;
-        if let Some(used) = self.by_agent.get_mut(&agent) {
-            self.by_use.remove(&used.number);
-            (used.at, used.number) = (now, self.uses);
-            self.by_use.insert(self.uses, agent);
+        if let Some(used) = self.by_agent.to_back(&agent) {
+            used.at = now;
             return Seat::Taken(used.token);
         }
         let mut instead_of = None;
@@ -97,8 +84,7 @@ impl Allotment {
         let token = self.tokens_from + self.tokens;
         // When the tokens come round, an agent with the same token has long given way.
         self.tokens = (self.tokens + 1) % (self.tokens_from / 2);
-        self.by_agent.insert(agent, Use { token, at: now, number: self.uses });
-        self.by_use.insert(self.uses, agent);
+        self.by_agent.insert(agent, Use { token, at: now });
         *self.counts.entry(agent.stream).or_default() += 1;
         Seat::New(token, instead_of)
     }
@@ -106,7 +92,6 @@ impl Allotment {
     /// An agent gives up its socket. Returns the socket's token.
     pub fn give_up(&mut self, agent: Agent) -> Option<usize> {
         let used = self.by_agent.remove(&agent)?;
-        self.by_use.remove(&used.number);
         if let Some(count) = self.counts.get_mut(&agent.stream) {
             *count -= 1;
             if *count == 0 {
@@ -117,9 +102,9 @@ impl Allotment {
     }
 
     fn to_give_way(&self, now: Time, stream: StreamId) -> Option<Agent> {
-        let (_, oldest) = self.by_use.first_key_value()?;
-        if self.by_agent.get(oldest).is_some_and(|used| used.at + IDLE_MIN <= now) {
-            return Some(*oldest);
+        let (&oldest, used) = self.by_agent.front()?;
+        if used.at + IDLE_MIN <= now {
+            return Some(oldest);
         }
         let has = self.counts.get(&stream).copied().unwrap_or(0);
         let clients = self.counts.len() + usize::from(has == 0);
@@ -127,7 +112,7 @@ impl Allotment {
             return None;
         }
         let (&most, _) = self.counts.iter().max_by_key(|(_, count)| **count)?;
-        self.by_use.values().find(|agent| agent.stream == most).copied()
+        self.by_agent.keys().find(|agent| agent.stream == most).copied()
     }
 }
 

@@ -22,6 +22,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hashlink::LinkedHashSet;
+
 use crate::proto::time::Time;
 
 /// The number of canaries for one proof: a burst on a busy host may swallow some.
@@ -41,8 +43,7 @@ pub struct Passages {
     /// The time of the next step for each address with a proof under way.
     due: BTreeSet<(Time, IpAddr)>,
     /// The addresses without a connection, in the order in which they lost the last one.
-    left: BTreeSet<(u64, IpAddr)>,
-    lefts: u64,
+    left: LinkedHashSet<IpAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -53,8 +54,6 @@ struct Passage {
     proven: Option<Time>,
     /// The proof that is under way.
     asked: Option<Asked>,
-    /// Its place among the addresses without a connection.
-    left: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,11 +75,8 @@ pub enum Step {
 impl Passages {
     /// A connection is about to send under this address, once the next canary arrives.
     pub fn enter(&mut self, now: Time, address: IpAddr) {
-        let passage = self.by_address.entry(address).or_default();
-        passage.users += 1;
-        if let Some(left) = passage.left.take() {
-            self.left.remove(&(left, address));
-        }
+        self.by_address.entry(address).or_default().users += 1;
+        self.left.remove(&address);
         self.ask(now, address);
     }
 
@@ -90,13 +86,11 @@ impl Passages {
             return;
         };
         passage.users = passage.users.saturating_sub(1);
-        if passage.users == 0 && passage.left.is_none() {
-            self.lefts += 1;
-            passage.left = Some(self.lefts);
-            self.left.insert((self.lefts, address));
+        if passage.users == 0 && !self.left.contains(&address) {
+            self.left.insert(address);
         }
         if self.left.len() > LEFT_MAX
-            && let Some((_, address)) = self.left.pop_first()
+            && let Some(address) = self.left.pop_front()
         {
             self.forget(address);
         }
