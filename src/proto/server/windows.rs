@@ -10,8 +10,7 @@
 //! * Windows are shared among the source addresses that have unsent datagrams. A host gets no more by connecting more
 //!   often.
 //! * A share may be too small to be useful: under `SHARE_DATAGRAMS_MIN` datagrams, or under one of the largest asked
-//!   for. Then clients take turns: the longest waiting client is next, a turn is `TURN` long, and some client always
-//!   has one.
+//!   for. Then clients take `turns`, and some client always has one.
 //! * A grant takes room from all others until it expires, used or not. So a client gets little more than it shows a
 //!   need for, or its share if all known clients wanted something.
 //!
@@ -21,36 +20,27 @@
 mod ledger;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod waiting;
 
 pub use ledger::Demand;
 
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::proto::cost::buffer_cost;
-use crate::proto::terms::{ConnectionId, LAG_MAX};
+use crate::proto::terms::ConnectionId;
 use crate::proto::time::Time;
 use ledger::{Client, Ledger};
-
-use waiting::{Ticket, Waiter, Waiting};
+use turns::{ASK_AGAIN_MAX, Room, TURN, Turns};
 
 /// A smaller share would cost more in heartbeats than it carries.
 const SHARE_DATAGRAMS_MIN: u64 = 16;
-/// How long a turn lasts while others wait. A client releases at its beginning, and again each time that a release is
-/// confirmed. A confirmation takes somewhat more than [`LAG_MAX`], so a turn has three releases on most paths. Even
-/// so, hundreds of waiting hosts wait for seconds.
-const TURN: Duration = Duration::from_millis(2 * LAG_MAX.as_millis() as u64 + 20);
 /// A client that has not asked for this long waits no more.
 const WAIT_FORGOTTEN: Duration = Duration::from_secs(5);
-/// A client due to ask within this time counts as waiting.
-const ABOUT: Duration = Duration::from_millis(10);
 /// How often silent clients are looked for.
 const SWEEP_GAP: Duration = Duration::from_millis(20);
-/// A pong without a window tells the client to ask again within these bounds.
+/// A pong without a window tells the client to ask again no sooner than this.
 const ASK_AGAIN_MIN: Duration = Duration::from_millis(5);
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// The kernel frees read datagrams in lots of up to a quarter of the buffer, and until then they still fill it. So the
 /// queue may take a third more than it shows.
@@ -91,11 +81,7 @@ pub struct Capacity {
 #[derive(Debug)]
 pub struct Windows {
     ledger: Ledger,
-    waiting: Waiting,
-    hosts: HashMap<IpAddr, Host>,
-    /// The clients that want something, and the addresses with such clients.
-    wanting: u64,
-    hosts_wanting: u64,
+    turns: Turns,
     /// The largest datagram that any client wants to send, in buffer cost.
     largest_cost: u64,
     /// The factor by which a datagram takes more than [`buffer_cost`] says.
@@ -103,25 +89,10 @@ pub struct Windows {
     swept: Time,
 }
 
-/// The clients at one address.
-#[derive(Clone, Copy, Debug, Default)]
-struct Host {
-    wanting: u64,
-    turns: u64,
-}
-
 impl Default for Windows {
     fn default() -> Self {
-        Self {
-            ledger: Ledger::default(),
-            waiting: Waiting::default(),
-            hosts: HashMap::new(),
-            wanting: 0,
-            hosts_wanting: 0,
-            largest_cost: 0,
-            inflation: 1.0,
-            swept: Time::ZERO,
-        }
+        let (ledger, turns) = (Ledger::default(), Turns::default());
+        Self { ledger, turns, largest_cost: 0, inflation: 1.0, swept: Time::ZERO }
     }
 }
 
@@ -137,10 +108,7 @@ impl Windows {
             if demand.wants { self.window(now, &demand, capacity) } else { self.renewal(now, &demand, capacity) };
         let ask_again = if demand.wants && window == 0 { self.patience(now, id, capacity) } else { Duration::ZERO };
         if let Some(client) = self.ledger.get_mut(id) {
-            client.due = now + ask_again;
-            if let Some(ticket) = client.ticket {
-                self.waiting.handle_due(ticket, now + ask_again);
-            }
+            self.turns.handle_due(client, now + ask_again);
         }
         if window > 0 {
             self.ledger.book(id, window, demand.lease);
@@ -191,73 +159,16 @@ impl Windows {
         if demand.wants {
             self.largest_cost = self.largest_cost.max(demand.next_cost);
         }
-        if let Some(client) = self.ledger.get(demand.client)
-            && let Some(ticket) = client.ticket
-        {
-            self.waiting.handle_shown(ticket, client.shown);
+        if let Some(client) = self.ledger.get(demand.client) {
+            self.turns.handle_shown(client);
         }
     }
 
-    /// A client that wants nothing has no turn and waits for none.
     fn set_wants(&mut self, id: ConnectionId, wants: bool) {
-        let Some(client) = self.ledger.get(id) else {
-            return;
-        };
-        if client.wants != wants {
-            let host = self.hosts.entry(client.address).or_default();
-            let had = host.wanting > 0;
-            if wants {
-                host.wanting += 1;
-                self.wanting += 1;
-            } else {
-                host.wanting -= 1;
-                self.wanting -= 1;
-            }
-            match (had, host.wanting > 0) {
-                (false, true) => self.hosts_wanting += 1,
-                (true, false) => self.hosts_wanting -= 1,
-                (false, false) | (true, true) => {}
-            }
-            self.ledger.set_wants(id, wants);
+        if let Some(client) = self.ledger.get_mut(id) {
+            self.turns.handle_wants(client, wants);
         }
-        if !wants {
-            self.end_turn(id);
-            self.leave(id);
-        }
-    }
-
-    fn end_turn(&mut self, id: ConnectionId) {
-        if let Some(client) = self.ledger.get_mut(id)
-            && client.turn.take().is_some()
-            && let Some(host) = self.hosts.get_mut(&client.address)
-        {
-            host.turns -= 1;
-        }
-    }
-
-    fn begin_turn(&mut self, now: Time, id: ConnectionId) {
-        self.leave(id);
-        if let Some(client) = self.ledger.get_mut(id)
-            && client.turn.replace(now).is_none()
-        {
-            self.hosts.entry(client.address).or_default().turns += 1;
-        }
-    }
-
-    /// The client waits, at the end of the queue unless it has a place.
-    fn join(&mut self, id: ConnectionId) -> Ticket {
-        let waiting = &mut self.waiting;
-        self.ledger.get_mut(id).map_or(Ticket::MAX, |client| {
-            let waiter = Waiter { address: client.address, shown: client.shown, due: client.due };
-            *client.ticket.get_or_insert_with(|| waiting.join(waiter))
-        })
-    }
-
-    /// The client waits no more.
-    fn leave(&mut self, id: ConnectionId) {
-        if let Some(ticket) = self.ledger.get_mut(id).and_then(|client| client.ticket.take()) {
-            self.waiting.leave(ticket);
-        }
+        self.ledger.set_wants(id, wants);
     }
 
     fn window(&mut self, now: Time, demand: &Demand, capacity: Capacity) -> u64 {
@@ -272,15 +183,17 @@ impl Windows {
             let anyway = if capacity.overflows { half } else { useful };
             free = free.max(anyway.min(half.saturating_sub(others)));
         }
-        let window = if self.takes_turns(capacity) {
-            let each = half / useful / self.hosts_wanting.max(1);
-            if !self.has_turn(now, demand, free, useful, each) {
-                return 0;
-            }
+        let takes_turns = self.turns.are_needed(half, useful);
+        let Some(client) = self.ledger.get_mut(demand.client) else {
+            return 0;
+        };
+        let window = if !takes_turns {
+            self.turns.end(client);
+            self.share(demand, half)
+        } else if self.turns.take(now, client, Room { half, free, useful }) {
             useful
         } else {
-            self.end_turn(demand.client);
-            self.share(demand, half)
+            return 0;
         };
         let window = free.min(window).min(self.wish(demand.client, capacity));
         let window = if window >= demand.next_cost.max(1) {
@@ -291,29 +204,23 @@ impl Windows {
         } else {
             0
         };
-        if window > 0 {
-            self.leave(demand.client);
-        } else if !self.takes_turns(capacity) {
-            self.join(demand.client);
+        if let Some(client) = self.ledger.get_mut(demand.client) {
+            if window > 0 {
+                self.turns.leave(client);
+            } else if !takes_turns {
+                self.turns.join(client);
+            }
         }
         window
     }
 
-    /// Equal shares would be too small to be useful.
-    fn takes_turns(&self, capacity: Capacity) -> bool {
-        let hosts = self.hosts_wanting.max(1);
-        let most_at_one = (self.wanting + 1).saturating_sub(hosts).max(1);
-        capacity.buffer / 2 / hosts / most_at_one < self.useful(capacity)
-    }
-
     /// An equal share for this client.
     fn share(&self, demand: &Demand, half: u64) -> u64 {
-        let ticket = self.ledger.get(demand.client).and_then(|client| client.ticket);
-        let neighbours = self.hosts.get(&demand.address).map_or(1, |host| host.wanting.max(1));
-        let share = half / self.hosts_wanting.max(1) / neighbours;
+        let share = self.turns.share(half, &demand.address);
         // Clients that want nothing at the moment got their datagrams a moment ago. They count while that leaves
         // nothing to a waiting client.
-        if self.waiting.has_others(ticket) { share.min(half / self.ledger.active().max(1) as u64) } else { share }
+        let others_wait = self.ledger.get(demand.client).is_some_and(|client| self.turns.others_wait(client));
+        if others_wait { share.min(half / self.ledger.active().max(1) as u64) } else { share }
     }
 
     /// The most that is of use to this client. It is the larger of two amounts:
@@ -326,7 +233,7 @@ impl Windows {
         let Some(client) = self.ledger.get(id) else {
             return share;
         };
-        let spare = if self.waiting.has_others(client.ticket) { 0 } else { client.unconfirmed };
+        let spare = if self.turns.others_wait(client) { 0 } else { client.unconfirmed };
         client.shown.saturating_add(spare).max(share)
     }
 
@@ -336,7 +243,7 @@ impl Windows {
         let Some(client) = self.ledger.get(demand.client) else {
             return 0;
         };
-        if demand.unconfirmed_cost == 0 || client.booked(now) == 0 || self.waiting.has_others(client.ticket) {
+        if demand.unconfirmed_cost == 0 || client.booked(now) == 0 || self.turns.others_wait(client) {
             return 0;
         }
         // All active clients count: of the streaming clients only some want more at any moment.
@@ -344,61 +251,12 @@ impl Windows {
         client.newest().min(share).min(self.free(demand.client, capacity))
     }
 
-    /// Whether it is this client's turn. `free` bytes can be granted, `useful` of them to one client. An address may
-    /// have `each` turns at a time.
-    fn has_turn(&mut self, now: Time, demand: &Demand, free: u64, useful: u64, each: u64) -> bool {
-        let Some(&Client { address, shown, turn, ticket, .. }) = self.ledger.get(demand.client) else {
-            return false;
-        };
-        if let Some(began) = turn {
-            if now.since(began) < TURN || !self.waiting.has_others(ticket) {
-                return true;
-            }
-            self.end_turn(demand.client);
-        }
-        let ticket = self.join(demand.client);
-        let each = each.max(1);
-        let places = |address: &IpAddr| each.saturating_sub(self.hosts.get(address).map_or(0, |host| host.turns));
-        // Earlier clients that are about to ask come first. A client that asks later must not keep a turn unused.
-        let (mut taken, mut neighbours) = (shown.min(useful), 0);
-        for waiter in self.waiting.ahead_and_due(ticket, now + ABOUT).filter(|waiter| places(&waiter.address) > 0) {
-            if taken > free {
-                break;
-            }
-            taken += waiter.shown.min(useful);
-            neighbours += u64::from(waiter.address == address);
-        }
-        if taken > free || neighbours >= places(&address) {
-            return false;
-        }
-        self.begin_turn(now, demand.client);
-        true
-    }
-
-    /// When to ask again: somewhat before the clients ahead have had their turns. Addresses take turns too: of the
-    /// clients ahead at another address, as many count as at this client's address, plus one.
+    /// When to ask again: when the clients ahead have had their turns, or when room comes free.
     fn patience(&self, now: Time, id: ConnectionId, capacity: Capacity) -> Duration {
-        let (half, useful) = ((capacity.buffer / 2).max(1), self.useful(capacity));
-        let ticket = self.ledger.get(id).and_then(|client| client.ticket);
-        let span = if let Some(ticket) = ticket.filter(|_| self.takes_turns(capacity)) {
-            let most = half.saturating_mul(ASK_AGAIN_MAX.div_duration_f64(TURN) as u64 + 1);
-            let rounds = self.waiting.neighbours_ahead(ticket) + 1;
-            let (mut ahead, mut counted) = (0, HashMap::new());
-            for waiter in self.waiting.ahead(ticket) {
-                let there: &mut usize = counted.entry(waiter.address).or_default();
-                if *there < rounds {
-                    *there += 1;
-                    ahead += waiter.shown.min(useful);
-                }
-                if ahead >= most {
-                    break;
-                }
-            }
-            TURN.mul_f64(ahead as f64 / half as f64)
-        } else {
-            self.ledger.next_change().map_or(Duration::ZERO, |at| at.since(now))
-        };
-        span.clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
+        let (half, useful) = (capacity.buffer / 2, self.useful(capacity));
+        let turn = self.ledger.get(id).and_then(|client| self.turns.patience(client, half, useful));
+        let room = || self.ledger.next_change().map_or(Duration::ZERO, |at| at.since(now));
+        turn.unwrap_or_else(room).clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
     }
 
     /// The smallest window that is worth granting.
@@ -458,7 +316,7 @@ impl Windows {
         for id in forgotten {
             self.ledger.remove(id);
         }
-        self.hosts.retain(|_, host| host.wanting > 0 || host.turns > 0);
+        self.turns.sweep();
         let wanting = self.ledger.iter().filter(|(_, client)| client.wants);
         self.largest_cost = wanting.map(|(_, client)| client.next_cost).max().unwrap_or(0);
     }

@@ -1,7 +1,8 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use super::*;
+use crate::proto::terms::LAG_MAX;
 
 mod crowds;
 

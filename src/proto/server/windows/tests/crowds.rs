@@ -1,11 +1,8 @@
 //! Clients at random: that the bounds hold whatever they do, and that nobody starves among those who behave.
 
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::proto::server::windows::waiting::Ticket;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -42,18 +39,9 @@ const fn host(client: u8) -> IpAddr {
 fn check_books(windows: &mut Windows, now: Time) {
     let kept = (windows.booked(now), windows.ledger.said(), windows.ledger.under_way(), windows.active(now));
     assert_eq!(kept, windows.ledger.added_up(now));
-    let clients = || windows.ledger.iter().map(|(_, client)| client);
-    assert_eq!(windows.wanting, clients().filter(|client| client.wants).count() as u64);
-    assert_eq!(windows.hosts_wanting, windows.hosts.values().filter(|host| host.wanting > 0).count() as u64);
-    for (address, host) in &windows.hosts {
-        let there = || clients().filter(|client| client.address == *address);
-        assert_eq!(host.wanting, there().filter(|client| client.wants).count() as u64, "at {address}");
-        assert_eq!(host.turns, there().filter(|client| client.turn.is_some()).count() as u64, "at {address}");
-    }
-    let tickets: BTreeSet<Ticket> = clients().filter_map(|client| client.ticket).collect();
-    assert_eq!(tickets, windows.waiting.tickets(), "who waits");
-    assert!(clients().all(|client| client.ticket.is_none() || (client.wants && client.turn.is_none())));
-    assert!(clients().all(Client::is_bounded));
+    let clients: Vec<&Client> = windows.ledger.iter().map(|(_, client)| client).collect();
+    windows.turns.check_books(&clients);
+    assert!(clients.iter().all(|client| client.is_bounded()));
 }
 
 fn check_grant(windows: &mut Windows, now: Time, demand: &Demand, grant: Grant, capacity: Capacity) {
