@@ -101,9 +101,9 @@ impl ServerCore {
     /// where it was found.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample, on_the_way: Option<OnTheWay>, lost: bool) {
         self.sampled = now;
-        let read_before = self.judge.read();
+        let before = self.judge.reading();
         self.judge.handle_sample(now, sample);
-        let (life, read, queue) = (self.judge.incarnation(), self.judge.read(), self.judge.queue());
+        let (life, reading) = (self.judge.incarnation(), self.judge.reading());
         let has_dropped = self.overflow.handle_sample(now, self.judge.drops(), on_the_way);
         let is_up = self.judge.verdict() == Verdict::Up;
         if is_up {
@@ -114,11 +114,11 @@ impl ServerCore {
             self.streams.handle_drop(puts_off);
         }
         let unread = self.streams.unread_cost();
-        let progress = self.streams.handle_sample(life, read, queue);
+        let progress = self.streams.handle_sample(life, reading);
         if progress.whole || !self.is_busy() {
             self.pacing.handle_calm();
         }
-        let news = progress.more || has_dropped || read != read_before || self.streams.unread_cost() < unread;
+        let news = progress.more || has_dropped || reading.read != before.read || self.streams.unread_cost() < unread;
         self.pacing.handle_news(news);
         if lost || puts_off || !is_up {
             self.pacing.end_step();
@@ -160,13 +160,14 @@ impl ServerCore {
         } else {
             Grant::NONE
         };
+        let reading = self.judge.reading();
         Pong {
             number: ping.number,
             verdict,
             incarnation: self.judge.incarnation(),
             pid: self.judge.pid(),
-            read: self.judge.read(),
-            queue: self.judge.queue(),
+            read: reading.read,
+            queue: reading.queue,
             drops: self.judge.drops(),
             window: grant.window,
             gap_us: u32::try_from(gap.as_micros()).unwrap_or(u32::MAX),
@@ -268,7 +269,7 @@ impl ServerCore {
     pub fn next_look(&self) -> Option<Time> {
         let verdict = self.judge.verdict();
         let watch = match verdict {
-            Verdict::Up if self.judge.queue() == 0 => None,
+            Verdict::Up if self.judge.reading().queue == 0 => None,
             Verdict::Up | Verdict::Stalled => Some(QUEUE_WATCH_GAP),
             Verdict::NoProcess(_) | Verdict::NoSocket(_) | Verdict::Stopped | Verdict::Starting(_) => Some(WATCH_GAP),
         };

@@ -17,6 +17,14 @@ pub const LEASE_MAX: Duration = Duration::from_secs(10);
 /// Wi-Fi driver.
 pub const LAG_MAX: Duration = Duration::from_millis(50);
 
+/// How long after its newest drop remoted's socket counts as overflowing by other senders.
+///
+/// The rule of both transports: the first drop may be of a datagram that a broker has just sent, which is sent again.
+/// If drops go on, other senders are the cause, and neither fewer datagrams nor other copies help: datagrams flow, and
+/// count as doubtful. Otherwise one agent without a broker would stop all agents that have one. A client calls the
+/// drops others' at the next fresh heartbeat, a server that injects does so after a second.
+pub const DROPS_CALM: Duration = Duration::from_secs(10);
+
 /// A number in a client's stream of datagrams: the first one is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
@@ -32,6 +40,41 @@ impl Seq {
 /// One life of remoted's processes and sockets, as a digest. Only equality has a meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Incarnation(pub u64);
+
+/// How far remoted has read, as a sample of one of its lives shows it.
+///
+/// `read` and `queue` together are the bytes that had come in, and never fall. All of them have been read when F
+/// reaches their sum: that is the *mark* of every datagram that was in remoted's socket at the sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// F, in bytes: a lower bound of the bytes that remoted read.
+    pub read: u64,
+    /// The bytes that F lacks of all that had come in; 0 if and only if remoted's sockets were empty.
+    pub queue: u64,
+}
+
+/// The F at which a datagram has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(u64);
+
+impl Reading {
+    /// The mark of the datagrams in remoted's socket.
+    pub const fn mark(self) -> Mark {
+        Mark(self.read.saturating_add(self.queue))
+    }
+
+    /// The datagrams with this mark have been read.
+    pub const fn has_passed(self, mark: Mark) -> bool {
+        mark.0 <= self.read
+    }
+}
+
+impl Mark {
+    /// The bytes that have come in since this mark, at least.
+    pub const fn until(self, later: Self) -> u64 {
+        later.0.saturating_sub(self.0)
+    }
+}
 
 /// The server's verdict on remoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ossec_broker::proto::client::{ClientCore, Snapshot};
 use ossec_broker::proto::server::streams::{Streams, Told};
 use ossec_broker::proto::terms::ConnectionId;
-use ossec_broker::proto::terms::{Incarnation, Port, Verdict};
+use ossec_broker::proto::terms::{Incarnation, Port, Reading, Verdict};
 use ossec_broker::proto::time::Time;
 use ossec_broker::proto::wire::{Features, Frame, Notice, Ping, Pong, VERSION, Welcome};
 use shuttle::rand::Rng;
@@ -167,7 +167,7 @@ impl System {
         // While remoted is away: until when.
         let mut away: Option<Time> = None;
         let mut streams = Streams::default();
-        streams.handle_sample(Incarnation(1), 0, 0);
+        streams.handle_sample(Incarnation(1), Reading::default());
         loop {
             let wait = away.map(|until| until.since(world.seen()));
             world.sleep(wait, || {
@@ -206,7 +206,7 @@ impl System {
             volley.payloads.iter().for_each(|payload| self.arrive(payload));
             streams.handle_injected(count);
         }
-        streams.handle_sample(Incarnation(1), 0, 0);
+        streams.handle_sample(Incarnation(1), Reading::default());
     }
 
     fn tell(&self, streams: &mut Streams) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ossec_broker::proto::client::{Batch, ClientCore, Origin};
 use ossec_broker::proto::server::streams::{Streams, Told};
 use ossec_broker::proto::terms::{ConnectionId, StreamId};
-use ossec_broker::proto::terms::{Incarnation, SessionName, Verdict};
+use ossec_broker::proto::terms::{Incarnation, Reading, SessionName, Verdict};
 use ossec_broker::proto::time::Time;
 use ossec_broker::proto::wire::{Assembler, DataWriter, Frame, Session};
 
@@ -91,7 +91,7 @@ impl Process {
         }
         if read {
             for _ in 0..3 {
-                server.streams.handle_sample(Incarnation(1), 0, 0);
+                server.streams.handle_sample(Incarnation(1), Reading::default());
             }
             assert!(self.hear(server), "it is its own");
         }
@@ -103,14 +103,14 @@ fn of_two_processes_with_one_memory_neither_takes_for_delivered_what_the_other_h
     // How many each of them has sent when the clone finds its connection dead.
     for (first, second) in [(1, 0), (1, 1), (1, 3), (3, 1), (3, 3)] {
         let mut server = Server::default();
-        server.streams.handle_sample(Incarnation(1), 0, 0);
+        server.streams.handle_sample(Incarnation(1), Reading::default());
         let (mut original, mut clone) = (Process::new(1), Process::new(1));
         assert!(original.attach(&mut server, 1, NAME));
         original.receive(&["common 1", "common 2"]);
         original.send(Some(&mut server), true);
         // What has happened to the other happened to this one, too.
         let mut memory = Server::default();
-        memory.streams.handle_sample(Incarnation(1), 0, 0);
+        memory.streams.handle_sample(Incarnation(1), Reading::default());
         assert!(clone.attach(&mut memory, 1, NAME));
         clone.receive(&["common 1", "common 2"]);
         clone.send(Some(&mut memory), true);

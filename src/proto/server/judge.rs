@@ -15,8 +15,7 @@
 //! | up | otherwise |
 //!
 //! **F** is the sum of all falls of the socket's queue from one sample to the next. It is a lower bound of the bytes
-//! that remoted read, because a fall that is refilled between two samples is not seen. All datagrams that had come in
-//! at a sample have been read when F reaches F and the queue of that sample.
+//! that remoted read, because a fall that is refilled between two samples is not seen. See [`Reading`].
 //!
 //! With several sockets a sum of falls would let reads from one socket stand for datagrams that wait in another. So
 //! each socket gets a target at a *checkpoint*: the sum of falls at which it has read its queue. F stands still until
@@ -33,7 +32,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::proto::terms::{Incarnation, Port, Reason, Receives, Verdict};
+use crate::proto::terms::{Incarnation, Port, Reading, Reason, Receives, Verdict};
 use crate::proto::time::Time;
 
 /// How long a queue may stand still before remoted counts as stalled. It is longer than a pause for a busy disk, and
@@ -264,16 +263,11 @@ impl Judge {
         self.life.as_ref().map_or(0, |life| life.pid)
     }
 
-    /// F: the bytes that remoted has read at least, since this judge exists.
-    pub const fn read(&self) -> u64 {
-        self.read
-    }
-
-    /// The bytes that F still lacks of all that had come in at the newest sample. When F has grown by this much,
-    /// remoted has read everything that its sockets held at that sample. It is 0 if and only if all sockets were
-    /// empty. With one socket it is the queue of that socket, with several it may be more.
-    pub fn queue(&self) -> u64 {
-        self.life.as_ref().map_or(0, |life| life.arrived() - self.read)
+    /// How far remoted has read since this judge exists. With one socket `queue` is the queue of that socket, with
+    /// several it may be more.
+    pub fn reading(&self) -> Reading {
+        let queue = self.life.as_ref().map_or(0, |life| life.arrived() - self.read);
+        Reading { read: self.read, queue }
     }
 
     /// The bytes in remoted's sockets at the newest sample.

@@ -1,15 +1,8 @@
-//! Drops on the way to remoted and at its socket: whether the way overflows at the moment.
-//!
-//! The first drop may be of a datagram that this server or a client has just sent. Later drops are caused by other
-//! senders. Waiting for their end would let any sender stop all streams.
-
-use std::time::Duration;
+//! Drops on the way to remoted and at its socket: whether the way overflows at the moment. See [`DROPS_CALM`].
 
 use super::judge::OnTheWay;
+use crate::proto::terms::DROPS_CALM;
 use crate::proto::time::Time;
-
-/// How long after a drop a socket counts as overflowing, and the way to it as dropping.
-const CALM: Duration = Duration::from_secs(10);
 
 /// The drop counters of remoted's socket and of the system before it.
 #[derive(Debug, Default)]
@@ -45,12 +38,12 @@ impl Overflow {
 
     /// remoted's socket has dropped something lately.
     pub(super) fn is_in_socket(&self, now: Time) -> bool {
-        self.socket.is_some_and(|at| now.since(at) < CALM)
+        self.socket.is_some_and(|at| now.since(at) < DROPS_CALM)
     }
 
     /// Something was dropped lately, in the socket or on the way to it.
     pub(super) fn is_anywhere(&self, now: Time) -> bool {
-        self.is_in_socket(now) || self.way.is_some_and(|at| now.since(at) < CALM)
+        self.is_in_socket(now) || self.way.is_some_and(|at| now.since(at) < DROPS_CALM)
     }
 
     /// The number of datagrams in the longest of the queues before a socket.

@@ -15,9 +15,9 @@ use std::time::Duration;
 use super::overflow::Overflow;
 use crate::proto::time::Time;
 
-/// If every step is followed by a drop, datagrams count as undelivered for this long. After that they count as
-/// doubtful, so that nobody can stop the streams for ever. A remoted that reads 64 datagrams a second takes this long
-/// for one lot that the kernel frees.
+/// If every step is followed by a drop, datagrams count as undelivered for this long, and then as doubtful
+/// ([`DROPS_CALM`](crate::proto::terms::DROPS_CALM)). A remoted that reads 64 datagrams a second takes this long for
+/// one lot that the kernel frees.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A careful step takes at most this part of the room.
 const CAREFUL_PART: u64 = 4;

@@ -13,9 +13,7 @@
 //! * **The client can replace everything here.** It keeps every datagram that is not acknowledged. The state of this
 //!   room can be lost at any time.
 //! * **Only read datagrams are acknowledged.** An injected datagram may still be lost, because remoted may die.
-//!   Datagrams in the socket at a sample have been read in either of two cases: the sum of falls reaches that sample's
-//!   sum and queue, or a later sample shows the queue empty. Datagrams injected before the previous sample were in the
-//!   socket at this one.
+//!   Datagrams injected before the previous sample were in the socket at this one, and have its mark.
 //! * **Datagrams that may have been dropped are injected again**, before anything newer of their stream. They are kept
 //!   here until they are known to be in the socket. If the client wants no copies, they are acknowledged as doubtful
 //!   instead.
@@ -39,7 +37,7 @@ pub use stream::{Offence, Told};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::proto::terms::{ConnectionId, Incarnation, StreamId};
+use crate::proto::terms::{ConnectionId, Incarnation, Reading, StreamId};
 use crate::proto::time::Time;
 use crate::proto::wire::{Data, Session};
 use kept::cost;
@@ -177,19 +175,14 @@ impl Streams {
         Ok(())
     }
 
-    /// Takes in a sample of remoted: its life (the default means none), the bytes read so far, and the bytes in its
-    /// socket. For several sockets the judge gives one sum and one queue. The queue is 0 only if all sockets are
-    /// empty.
-    ///
-    /// Datagrams injected since the last sample may not be in the socket yet. So the queue that counts for them is
-    /// that of the sample after this one.
-    pub fn handle_sample(&mut self, life: Incarnation, read: u64, queue: u64) -> Progress {
+    /// Takes in a sample of remoted: its life (the default means none), and how far it has read.
+    pub fn handle_sample(&mut self, life: Incarnation, reading: Reading) -> Progress {
         if life != self.life {
             self.life = life;
             self.restart();
             return Progress::default();
         }
-        let progress = self.steps.handle_sample(read, queue);
+        let progress = self.steps.handle_sample(reading);
         for (id, span) in &progress.settled {
             if let Some(stream) = self.by_id.get_mut(id) {
                 stream.kept.handle_settled(span.until);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::codec::{Fields, WireError, Writer};
 use super::data::{DATA, Data};
 use crate::proto::cost::buffer_cost;
-use crate::proto::terms::{DATAGRAM_BYTES_MAX, Incarnation, Seq, SessionName, StreamId, Verdict};
+use crate::proto::terms::{DATAGRAM_BYTES_MAX, Incarnation, Reading, Seq, SessionName, StreamId, Verdict};
 
 /// The first bytes of `Hello`, so that a foreign protocol is not taken for ours.
 const MAGIC: u32 = u32::from_be_bytes(*b"OSBK");
@@ -140,10 +140,9 @@ pub struct Pong {
     pub incarnation: Incarnation,
     /// The process id of one owner of the socket, for people; 0 where unknown.
     pub pid: u32,
-    /// F, in bytes: a lower bound of the bytes that remoted read, as far as the server saw its sockets' queues fall.
+    /// See [`Reading`].
     pub read: u64,
-    /// The bytes that F lacks of all that had come in at the sample. With one socket it is the queue of that socket,
-    /// with several it may be a little more.
+    /// See [`Reading`].
     pub queue: u64,
     /// Datagrams that the kernel dropped at remoted's socket.
     pub drops: u64,
@@ -155,6 +154,13 @@ pub struct Pong {
     pub ask_again_ms: u32,
     /// Clients that have something to send or under way, this one included.
     pub active: u32,
+}
+
+impl Pong {
+    /// How far remoted has read.
+    pub const fn reading(&self) -> Reading {
+        Reading { read: self.read, queue: self.queue }
+    }
 }
 
 /// The verdict has changed; sent unasked.

@@ -8,16 +8,13 @@
 //!                          calm ──grows, nothing of ours under way──► others
 //! ```
 //!
-//! The first growth may be ours: the window is halved and the datagrams under way are sent again, once. If the count
-//! grows all the same, others are the cause, and neither a smaller window nor another copy would help. Otherwise one
-//! agent without a broker would stop all agents that have one.
+//! The first growth may be ours ([`DROPS_CALM`]): the window is halved, and the datagrams under way are sent again.
 
 use std::time::Duration;
 
+use crate::proto::terms::DROPS_CALM;
 use crate::proto::time::Time;
 
-/// Time for which the counter must stand still before its next growth may be ours again.
-const OTHERS_CALM: Duration = Duration::from_secs(10);
 /// A window halved this often is a sixteenth: small enough for any buffer, large enough to go on.
 const HALVINGS_MAX: u32 = 4;
 /// Time without a drop of ours after which a halving is taken back.
@@ -97,7 +94,7 @@ impl Drops {
                 self.state = State::Calm { count };
                 Finding::Nothing
             }
-            State::Others { grew, .. } if now.since(grew) > OTHERS_CALM => {
+            State::Others { grew, .. } if now.since(grew) > DROPS_CALM => {
                 self.state = State::Calm { count };
                 Finding::Nothing
             }

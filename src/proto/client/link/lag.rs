@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use crate::proto::cost::buffer_cost;
-use crate::proto::terms::LAG_MAX;
+use crate::proto::terms::{LAG_MAX, Mark};
 use crate::proto::time::Time;
 use crate::proto::wire::Pong;
 
@@ -32,8 +32,8 @@ pub(super) struct Lag {
     /// The proven grace, and the moment until which it holds.
     proven: Option<(Duration, Time)>,
     barred: Time,
-    /// Least sum of bytes that had come in at remoted at the newest good heartbeat: its sum of falls and its queue.
-    arrived: Option<u64>,
+    /// The bytes that had come in at remoted at the newest good heartbeat, at least.
+    arrived: Option<Mark>,
     burst: Option<Burst>,
 }
 
@@ -43,7 +43,7 @@ struct Burst {
     began: Time,
     cost: u64,
     /// The bytes that had come in before the burst.
-    base: u64,
+    base: Mark,
     /// The first heartbeat that began after the burst.
     covered_by: Option<u64>,
 }
@@ -73,7 +73,7 @@ impl Lag {
 
     /// A good heartbeat came back.
     pub(super) fn handle_good(&mut self, now: Time, pong: &Pong) {
-        let arrived = pong.read.saturating_add(pong.queue);
+        let arrived = pong.reading().mark();
         self.arrived = Some(arrived);
         let Some(burst) = self.burst.filter(|burst| burst.covered_by.is_some_and(|number| number <= pong.number))
         else {
@@ -82,7 +82,7 @@ impl Lag {
         let span = now.since(burst.began);
         if pong.active != 1 || burst.cost < BURST_COST_MIN || 2 * span > GRACE {
             self.burst = None;
-        } else if now >= self.barred && arrived.saturating_sub(burst.base) >= burst.cost / 2 {
+        } else if now >= self.barred && burst.base.until(arrived) >= burst.cost / 2 {
             self.proven = Some((2 * span, now + PROVEN_FOR));
             self.burst = None;
         }

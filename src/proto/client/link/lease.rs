@@ -13,8 +13,8 @@
 //!   swallowed its first datagram. An outage that lasts a lease longer than that makes the heartbeat late.
 //! * **Confirm.** A good heartbeat confirms datagrams that were released before an earlier good one of the same
 //!   connection, incarnation and epoch began. The earlier one must be a grace older: by then the datagrams had reached
-//!   remoted's socket, even where UDP lags behind TCP. With `queue` bytes in the socket at the sample and F read so
-//!   far, they have been read when the server's sum reaches F + `queue`. No timer confirms anything.
+//!   remoted's socket, even where UDP lags behind TCP. They have been read when remoted passes the later one's
+//!   [`Mark`](crate::proto::terms::Mark). No timer confirms anything.
 //! * **Rewind.** When data may be lost, an *epoch* ends: datagrams released in it count as never sent, and its
 //!   heartbeats prove nothing any more.
 //!
@@ -337,9 +337,9 @@ impl Lease {
         if probe.epoch == epoch {
             let took = now.since(probe.begun());
             let good = Good { begun: probe.begun(), released: probe.released, usual: probe.usual, took };
-            self.proof.handle_good(good, pong, self.lag.grace(now));
+            self.proof.handle_good(good, pong.reading(), self.lag.grace(now));
         }
-        let confirm = self.proof.redeem(pong.read).filter(|&seq| seq > flight.oldest);
+        let confirm = self.proof.redeem(pong.reading()).filter(|&seq| seq > flight.oldest);
         if confirm.is_some() {
             self.backoff = Backoff::default();
             self.refusals = None;

@@ -288,11 +288,11 @@ fn what_was_released_on_a_longer_path_needs_longer_to_land() {
     let heartbeat =
         |begun, took| Good { begun: ms(begun), released: Seq(begun), usual: millis(100), took: millis(took) };
     let mut proof = Proof::default();
-    proof.handle_good(heartbeat(10, 100), &good(), GRACE);
-    proof.handle_good(heartbeat(70, 1), &good(), GRACE);
-    assert_eq!(proof.redeem(0), None, "it came by a shorter path");
-    proof.handle_good(heartbeat(10 + 50 + 99, 1), &good(), GRACE);
-    assert_eq!(proof.redeem(0), Some(Seq(10)));
+    proof.handle_good(heartbeat(10, 100), good().reading(), GRACE);
+    proof.handle_good(heartbeat(70, 1), good().reading(), GRACE);
+    assert_eq!(proof.redeem(good().reading()), None, "it came by a shorter path");
+    proof.handle_good(heartbeat(10 + 50 + 99, 1), good().reading(), GRACE);
+    assert_eq!(proof.redeem(good().reading()), Some(Seq(10)));
 }
 
 #[test]

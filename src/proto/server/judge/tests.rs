@@ -116,10 +116,10 @@ fn an_old_process_with_a_new_socket_settles_anew() {
 #[test]
 fn what_was_read_is_the_sum_of_all_falls() {
     let judge = judged(&[(0, running(1_000)), (1, running(400)), (2, running(900)), (3, running(0))]);
-    assert_eq!((judge.read(), judge.queue()), (1_500, 0));
+    assert_eq!((judge.reading().read, judge.reading().queue), (1_500, 0));
     let restarted = Sample { owners: vec![Owner { pid: 5_000, start_ticks: 9 }], ..running(0) };
     let judge = judged(&[(0, running(1_000)), (1, restarted)]);
-    assert_eq!(judge.read(), 0, "what lay in the socket of an earlier life was not read");
+    assert_eq!(judge.reading().read, 0, "what lay in the socket of an earlier life was not read");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn falls_are_counted_socket_by_socket_and_the_smallest_buffer_counts() {
         ..running(0)
     };
     let judge = judged(&[(0, two(1_000, 0)), (1, two(0, 1_000))]);
-    assert_eq!((judge.read(), judge.queue(), judge.buffer()), (1_000, 1_000, Some(65_536)));
+    assert_eq!((judge.reading().read, judge.reading().queue, judge.buffer()), (1_000, 1_000, Some(65_536)));
     let half_stuck = [(0, two(500, 500)), (1_000, two(400, 500)), (2_000, two(300, 500))];
     assert_eq!(judged(&half_stuck).verdict(), Verdict::Stalled, "one of the two is not read");
 }
@@ -170,18 +170,22 @@ fn of_several_sockets_what_one_reads_proves_nothing_of_another() {
     let two =
         |first, second| Sample { sockets: vec![socket(first), Socket { inode: 8, ..socket(second) }], ..running(0) };
     let mut judge = judged(&[(0, two(1_000, 500))]);
-    let mark = judge.read() + judge.queue();
+    let mark = judge.reading().read + judge.reading().queue;
     let mut is_read = |at, first, second| {
         judge.handle_sample(ms(at), &two(first, second));
-        judge.read() >= mark
+        judge.reading().read >= mark
     };
     assert!(!is_read(1, 0, 500));
     assert!(!is_read(2, 9_000, 500));
     assert!(!is_read(3, 0, 500), "the first has read far more than the mark");
     assert!(is_read(4, 700, 0));
-    assert_eq!(judge.queue(), 700 + 9_000, "what has come in since the checkpoint waits for the next one");
+    assert_eq!(judge.reading().queue, 700 + 9_000, "what has come in since the checkpoint waits for the next one");
     judge.handle_sample(ms(5), &two(0, 0));
-    assert_eq!((judge.read(), judge.queue()), (10_000 + 1_200, 0), "with all of them empty nothing does");
+    assert_eq!(
+        (judge.reading().read, judge.reading().queue),
+        (10_000 + 1_200, 0),
+        "with all of them empty nothing does"
+    );
 }
 
 #[test]

@@ -11,8 +11,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::proto::terms::Seq;
-use crate::proto::terms::StreamId;
+use crate::proto::terms::{Mark, Reading, Seq, StreamId};
 
 /// All steps that have not been read.
 #[derive(Debug, Default)]
@@ -27,8 +26,8 @@ pub(super) struct Steps {
 struct Step {
     /// A sample has followed it.
     closed: bool,
-    /// The sum of falls at which the step has been read; `None` until it is settled.
-    mark: Option<u64>,
+    /// `None` until the step is settled.
+    mark: Option<Mark>,
     spans: HashMap<StreamId, Span>,
 }
 
@@ -81,14 +80,14 @@ impl Steps {
         }
     }
 
-    /// Takes in a sample, with its sum of falls and its queue.
-    pub(super) fn handle_sample(&mut self, read: u64, queue: u64) -> Progress {
+    /// Takes in a sample of the same life of remoted.
+    pub(super) fn handle_sample(&mut self, reading: Reading) -> Progress {
         let mut progress = Progress::default();
         for step in self.steps.iter_mut().filter(|step| step.closed && step.mark.is_none()) {
-            step.mark = Some(read.saturating_add(queue));
+            step.mark = Some(reading.mark());
             progress.settled.extend(step.spans.iter().map(|(&id, &span)| (id, span)));
         }
-        let is_read = |step: &mut Step| step.mark.is_some_and(|mark| queue == 0 || mark <= read);
+        let is_read = |step: &mut Step| step.mark.is_some_and(|mark| reading.has_passed(mark));
         while let Some(step) = self.steps.pop_front_if(is_read) {
             self.cost -= step.spans.values().map(|span| span.cost).sum::<u64>();
             progress.read.extend(step.spans);

@@ -48,7 +48,7 @@ fn attached(streams: &mut Streams, connection: ConnectionId, stream: StreamId) -
 /// remoted seen, one stream attached in its first epoch.
 fn begun() -> Streams {
     let mut streams = Streams::default();
-    streams.handle_sample(LIFE, 0, 0);
+    streams.handle_sample(LIFE, Reading::default());
     let resume = attached(&mut streams, 1, STREAM);
     assert_eq!((resume.epoch, resume.from, resume.reached), (1, None, Seq(u64::MAX)), "nothing is known of it");
     streams
@@ -74,9 +74,9 @@ fn told(streams: &mut Streams) -> Vec<(ConnectionId, Told)> {
 
 /// remoted's queue is seen empty, and again: what was injected before may have been on its way to the socket at the first look.
 fn all_read(streams: &mut Streams, read: u64) {
-    streams.handle_sample(LIFE, read, 0);
+    streams.handle_sample(LIFE, Reading { read, queue: 0 });
     assert_eq!(told(streams), [], "it may not have been in the socket");
-    streams.handle_sample(LIFE, read, 0);
+    streams.handle_sample(LIFE, Reading { read, queue: 0 });
 }
 
 const fn ack(read: u64) -> Told {
@@ -89,13 +89,13 @@ fn what_was_injected_is_acknowledged_when_it_was_read_and_not_before() {
     streams.handle_data(1, data(1, 10..13)).expect("in order");
     assert_eq!(inject(&mut streams, 10_000), [10, 11, 12]);
     assert_eq!(told(&mut streams), []);
-    streams.handle_sample(LIFE, 0, 0);
+    streams.handle_sample(LIFE, Reading::default());
     assert_eq!(told(&mut streams), [], "it is on its way to the socket");
-    streams.handle_sample(LIFE, 0, 3 * 832);
+    streams.handle_sample(LIFE, Reading { read: 0, queue: 3 * 832 });
     assert_eq!(told(&mut streams), [], "it lies in the socket");
-    streams.handle_sample(LIFE, 832, 2 * 832);
+    streams.handle_sample(LIFE, Reading { read: 832, queue: 2 * 832 });
     assert_eq!(told(&mut streams), []);
-    streams.handle_sample(LIFE, 3 * 832, 832);
+    streams.handle_sample(LIFE, Reading { read: 3 * 832, queue: 832 });
     assert_eq!(told(&mut streams), [(1, ack(13))], "so much was read, and something of others waits");
     assert_eq!(streams.unread_cost(), 0);
     streams.handle_data(1, data(1, 13..14)).expect("in order");
@@ -116,12 +116,12 @@ fn another_life_of_remoted_gets_what_the_last_one_had_not_read() {
     all_read(&mut streams, 0);
     assert_eq!(told(&mut streams), [(1, ack(2))]);
     assert_eq!(inject(&mut streams, 2 * 832), [2, 3]);
-    streams.handle_sample(Incarnation::default(), 0, 0);
+    streams.handle_sample(Incarnation::default(), Reading::default());
     let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(4), window: WINDOW_MAX, digest: digest_of(1) };
     assert_eq!(told(&mut streams), [(1, Told::Resume(resume)), (1, ack(2))]);
     streams.handle_data(1, data(1, 6..8)).expect("what was under way counts for nothing");
     assert_eq!(inject(&mut streams, 10_000), [0; 0], "2 has to come first");
-    streams.handle_sample(OTHER_LIFE, 0, 0);
+    streams.handle_sample(OTHER_LIFE, Reading::default());
     assert_eq!(told(&mut streams), [], "nothing was injected meanwhile");
     streams.handle_session(1, session(0, 0)).expect("named again");
     streams.handle_data(1, data(2, 2..8)).expect("from where it was told");
@@ -136,7 +136,7 @@ fn a_life_that_had_read_everything_ends_without_a_copy() {
     all_read(&mut streams, 0);
     told(&mut streams);
     streams.handle_data(1, data(1, 2..4)).expect("in order");
-    streams.handle_sample(OTHER_LIFE, 0, 0);
+    streams.handle_sample(OTHER_LIFE, Reading::default());
     let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(2), window: WINDOW_MAX, digest: digest_of(1) };
     assert_eq!(told(&mut streams)[0], (1, Told::Resume(resume)), "its client says what of it is not too old");
     assert_eq!(inject(&mut streams, 10_000), [0; 0]);
@@ -147,7 +147,7 @@ fn what_a_client_has_left_goes_to_the_next_life_of_remoted() {
     let mut streams = begun();
     streams.handle_data(1, data(1, 0..2)).expect("in order");
     streams.handle_gone(NOW, 1);
-    streams.handle_sample(OTHER_LIFE, 0, 0);
+    streams.handle_sample(OTHER_LIFE, Reading::default());
     assert_eq!(inject(&mut streams, 10_000), [0, 1]);
 }
 
@@ -156,7 +156,7 @@ fn a_new_connection_goes_on_behind_what_was_injected_and_the_old_one_is_heard_no
     let mut streams = begun();
     streams.handle_data(1, data(1, 0..8)).expect("in order");
     assert_eq!(inject(&mut streams, 3 * 832), [0, 1, 2]);
-    streams.handle_sample(LIFE, 0, 3 * 832);
+    streams.handle_sample(LIFE, Reading { read: 0, queue: 3 * 832 });
     assert_eq!(streams.handle_attach(NOW, 2, STREAM, HOST, false), Some(1));
     assert_eq!(streams.handle_data(1, data(1, 8..9)), Err(Offence::Unattached));
     let resume = Resume { epoch: 2, from: Some(Seq(3)), reached: Seq(3), window: WINDOW_MAX, digest: digest_of(2) };
@@ -166,8 +166,8 @@ fn a_new_connection_goes_on_behind_what_was_injected_and_the_old_one_is_heard_no
     streams.handle_data(2, data(2, 3..5)).expect("from where it was told");
     assert_eq!(inject(&mut streams, 10_000), [3, 4]);
     streams.handle_gone(NOW, 1);
-    streams.handle_sample(LIFE, 3 * 832, 2 * 832);
-    streams.handle_sample(LIFE, 5 * 832, 0);
+    streams.handle_sample(LIFE, Reading { read: 3 * 832, queue: 2 * 832 });
+    streams.handle_sample(LIFE, Reading { read: 5 * 832, queue: 0 });
     assert_eq!(told(&mut streams), [(2, ack(5))], "also what the old one had brought");
 }
 
@@ -179,7 +179,7 @@ fn what_a_client_sent_before_it_went_away_is_injected() {
     assert_eq!(inject(&mut streams, 10_000), [0, 1, 2, 3]);
     let left = &streams.by_id[&STREAM];
     assert!(left.sessions.is_empty() && left.named.is_empty(), "nothing but numbers is kept of it");
-    streams.handle_sample(LIFE, 0, 0);
+    streams.handle_sample(LIFE, Reading::default());
     let resume = attached(&mut streams, 2, STREAM);
     assert_eq!((resume.from, resume.reached), (Some(Seq(4)), Seq(4)));
 }
@@ -188,7 +188,7 @@ fn what_a_client_sent_before_it_went_away_is_injected() {
 fn clients_that_come_and_go_leave_no_more_behind_than_all_may_have() {
     for datagrams in [500, 1] {
         let mut streams = Streams::default();
-        streams.handle_sample(LIFE, 0, 0);
+        streams.handle_sample(LIFE, Reading::default());
         for connection in 0..3_000 {
             let resume = attached(&mut streams, connection, u128::from(connection));
             streams.handle_data(connection, data(resume.epoch, 0..datagrams)).expect("in order");
@@ -244,13 +244,13 @@ fn what_may_have_been_dropped_is_injected_again_before_anything_newer() {
     all_read(&mut streams, 0);
     assert_eq!(told(&mut streams), [(1, ack(2))]);
     assert_eq!(inject(&mut streams, 2 * 832), [2, 3]);
-    streams.handle_sample(LIFE, 0, 2 * 832);
+    streams.handle_sample(LIFE, Reading { read: 0, queue: 2 * 832 });
     assert_eq!(inject(&mut streams, 2 * 832), [4, 5]);
     assert!(streams.is_unsettled());
     streams.handle_drop(true);
     // Also the step that one sample has followed: its datagrams may have been on their way then.
     assert_eq!((streams.unread_cost(), streams.waiting_cost()), (0, 7 * 832));
-    streams.handle_sample(LIFE, 0, 2 * 832);
+    streams.handle_sample(LIFE, Reading { read: 0, queue: 2 * 832 });
     assert_eq!(told(&mut streams), [], "its client need not know");
     assert_eq!(inject(&mut streams, 3 * 832), [2, 3, 4]);
     streams.handle_drop(true);
@@ -266,7 +266,7 @@ fn what_may_have_been_dropped_is_injected_again_before_anything_newer() {
 fn what_is_to_come_once_is_doubtful_when_it_may_have_been_dropped() {
     for (once, again) in [(true, true), (false, false)] {
         let mut streams = Streams::default();
-        streams.handle_sample(LIFE, 0, 0);
+        streams.handle_sample(LIFE, Reading::default());
         streams.handle_attach(NOW, 1, STREAM, HOST, once);
         streams.handle_session(1, session(0, 0)).expect("attached");
         told(&mut streams);
@@ -308,9 +308,9 @@ fn a_client_that_was_started_anew_follows_what_it_has_left_that_may_have_been_dr
     assert_eq!(inject(&mut streams, 10_000), [0; 0], "it is not known to be in the socket");
     streams.handle_drop(true);
     assert_eq!(inject(&mut streams, 10_000), [0, 1]);
-    streams.handle_sample(LIFE, 0, 0);
+    streams.handle_sample(LIFE, Reading::default());
     assert_eq!(inject(&mut streams, 10_000), [0; 0]);
-    streams.handle_sample(LIFE, 0, 0);
+    streams.handle_sample(LIFE, Reading::default());
     assert_eq!(inject(&mut streams, 10_000), [100, 101]);
     assert_eq!((streams.waiting_cost(), streams.turns.len()), (0, 0));
 }
@@ -392,7 +392,7 @@ fn a_client_that_was_started_anew_follows_what_it_had_left() {
     let mut injected = Vec::new();
     for _ in 0..7 {
         injected.extend(inject(&mut streams, u64::MAX));
-        streams.handle_sample(LIFE, 0, 0);
+        streams.handle_sample(LIFE, Reading::default());
     }
     let (others, own): (Vec<u64>, Vec<u64>) = injected.iter().partition(|&&number| number >= 3_000);
     let expected: Vec<u64> = (0..100).chain(1_000..1_100).chain(2_000..2_100).collect();

@@ -156,12 +156,12 @@ proptest! {
                 Step::SampleAs(presence) => {
                     judge.handle_sample(ms(world.now), &absent(presence));
                     seen.samples.clear();
-                    prop_assert_eq!((judge.queue(), judge.drops(), judge.pid()), (0, 0, 0));
+                    prop_assert_eq!((judge.reading().queue, judge.drops(), judge.pid()), (0, 0, 0));
                     prop_assert!(matches!(judge.verdict(), Verdict::NoProcess(_) | Verdict::NoSocket(_)));
                 }
             }
-            prop_assert!(judge.read() >= read, "F falls");
-            read = judge.read();
+            prop_assert!(judge.reading().read >= read, "F falls");
+            read = judge.reading().read;
             prop_assert!(read <= world.read, "{} claimed, {} read", read, world.read);
         }
     }
@@ -172,8 +172,12 @@ fn check_seen(judge: &Judge, world: &World, seen: &mut Seen) {
     let backlog: u64 = sockets.iter().map(|socket| socket.rx_queue).sum();
     assert_eq!(judge.backlog(), backlog);
     // The part of several sockets' that is known to be read and does not count yet.
-    assert!(judge.queue() >= backlog && (judge.queue() == 0) == (backlog == 0), "{} of {backlog}", judge.queue());
-    assert!(sockets.len() > 1 || judge.queue() == backlog);
+    assert!(
+        judge.reading().queue >= backlog && (judge.reading().queue == 0) == (backlog == 0),
+        "{} of {backlog}",
+        judge.reading().queue
+    );
+    assert!(sockets.len() > 1 || judge.reading().queue == backlog);
     assert_eq!(judge.drops(), seen.drops);
     assert_eq!(judge.pid(), world.sample.owners[0].pid);
     let still = (0..sockets.len()).filter_map(|at| seen.still_since(at)).min();
@@ -189,9 +193,9 @@ fn check_seen(judge: &Judge, world: &World, seen: &mut Seen) {
 /// What confirmation rests on: what had come into any socket at a sample has been read when F reaches what F and the
 /// queue were then.
 fn check_marks(judge: &Judge, world: &World, seen: &mut Seen) {
-    for (reached, then) in seen.marks.iter().filter(|(reached, _)| judge.read() >= *reached) {
+    for (reached, then) in seen.marks.iter().filter(|(reached, _)| judge.reading().read >= *reached) {
         let read = world.sockets.iter().zip(then).all(|(flow, then)| flow.read >= then.arrived);
-        assert!(read, "confirmed at F = {} of {reached}, and not read", judge.read());
+        assert!(read, "confirmed at F = {} of {reached}, and not read", judge.reading().read);
     }
-    seen.marks.push((judge.read() + judge.queue(), world.sockets.clone()));
+    seen.marks.push((judge.reading().read + judge.reading().queue, world.sockets.clone()));
 }
