@@ -125,7 +125,6 @@ impl std::error::Error for SealError {}
 #[derive(Debug)]
 pub struct Seal {
     stage: Stage,
-    /// Incoming bytes that are no whole record yet.
     incoming: Vec<u8>,
     /// Bytes to be sealed once that is possible.
     waiting: Vec<u8>,
@@ -133,7 +132,6 @@ pub struct Seal {
 
 #[derive(Debug)]
 enum Stage {
-    /// The connection is plain: nothing is sealed.
     Plain,
     /// A server's end before the first byte.
     Undecided(Option<Key>),

@@ -92,7 +92,6 @@ impl Batch {
         self.items[at].seq
     }
 
-    /// Another datagram of this length may be added.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.items.is_empty() || (self.items.len() < BATCH_DATAGRAMS_MAX && self.bytes.len() + bytes <= BATCH_BYTES_MAX)
     }

@@ -103,7 +103,6 @@ pub struct Buffer {
     /// An empty chunk kept for the next one needed: a steady stream then never allocates.
     spare: Option<Vec<u8>>,
     chunk_bytes: usize,
-    /// Bound of `charged`.
     charged_max: usize,
     /// The bound of `charged` since the system gave no more memory.
     short: Option<usize>,
@@ -158,7 +157,6 @@ impl Chunk {
     }
 }
 
-/// The start of a record: `chunk` counts from the front of the deque.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
     seq: Seq,
@@ -166,7 +164,6 @@ struct Place {
     offset: usize,
 }
 
-/// A record as it lies in a chunk.
 struct Record<'a> {
     struck: bool,
     entry: Entry<'a>,
@@ -358,7 +355,6 @@ impl Buffer {
         chunks + self.spare.as_ref().map_or(0, Vec::capacity)
     }
 
-    /// Frees the place of the oldest record.
     fn remove_front(&mut self) {
         let (span, struck) = self.record(self.oldest).map_or((0, true), |record| (record.span(), record.struck));
         self.charged -= span;

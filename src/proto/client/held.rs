@@ -23,7 +23,6 @@ pub enum FullPolicy {
     DropNewest,
 }
 
-/// The settings for held datagrams from the command line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) full: FullPolicy,
@@ -31,7 +30,6 @@ pub(super) struct Rules {
     pub(super) resend: bool,
 }
 
-/// All held datagrams, and the counters of the others.
 #[derive(Debug)]
 pub(super) struct Held {
     rules: Rules,
@@ -72,18 +70,15 @@ impl Held {
         self.unconfirmed_cost
     }
 
-    /// The place of the cursor.
     pub(super) fn flight(&self) -> Flight {
         let oldest = self.abandoned.map_or(self.buffer.oldest(), |abandoned| abandoned.oldest);
         Flight { oldest, next: self.buffer.next() }
     }
 
-    /// Buffer cost of the next datagram to release.
     pub(super) fn next_cost(&mut self) -> Option<u32> {
         self.buffer.peek().map(|entry| buffer_cost(entry.bytes.len()))
     }
 
-    /// A datagram came in from an agent.
     pub(super) fn handle_datagram(&mut self, now: Time, origin: Origin, bytes: &[u8]) {
         self.counters.received += 1;
         let Some(session) = self.sessions.admit(origin, bytes) else {
@@ -169,7 +164,6 @@ impl Held {
         self.audit();
     }
 
-    /// Everything below `bound` has been read.
     pub(super) fn confirm(&mut self, bound: Seq, doubtful: bool) {
         self.confirm_abandoned(bound);
         while let Some(gone) = self.buffer.pop_released(bound) {
@@ -225,12 +219,10 @@ impl Held {
         self.audit();
     }
 
-    /// The name of the datagram's session.
     pub(super) fn session(&self, entry: &Entry<'_>) -> SessionName {
         self.sessions.reference(entry.session)
     }
 
-    /// The tally of held datagrams.
     pub(super) const fn tally(&self) -> Tally {
         self.buffer.held()
     }
@@ -255,7 +247,6 @@ impl Held {
         self.counters.drop(reason);
     }
 
-    /// A datagram under way was dropped.
     fn abandon(&mut self, seq: Seq, cost: u64) {
         let before = self.abandoned.get_or_insert(Abandoned { oldest: seq, end: seq, cost: 0 });
         (before.end, before.cost) = (before.end.max(seq.next()), before.cost + cost);

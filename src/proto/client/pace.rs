@@ -26,7 +26,6 @@ impl Pace {
         Self { rate, free: Time::ZERO }
     }
 
-    /// Another datagram may go at this moment.
     pub(super) fn allows(self, now: Time) -> bool {
         self.free <= now + AHEAD
     }

@@ -16,7 +16,6 @@ const CONTROL_PERIOD_MAX: Duration = Duration::from_hours(1);
 /// Silence of this many control periods is a warning.
 const CONTROL_PERIODS_MISSED: u32 = 3;
 
-/// The replies to one session.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Replies {
     last: Option<Time>,
@@ -27,7 +26,6 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    /// A datagram of the session was released; the link has been up since `up_since`.
     pub(super) fn handle_released(&mut self, now: Time, up_since: Time) {
         let before = self.released.replace(now);
         if before.is_some_and(|before| now.since(before) > self.patience()) {

@@ -51,11 +51,8 @@ pub struct Route {
 #[derive(Debug, Default)]
 pub struct Routes {
     known: Vec<Known>,
-    /// The route of the last link.
     home: Option<Route>,
-    /// The route in use.
     current: Option<Route>,
-    /// Another route was answered, and waits for home.
     wait: Option<Wait>,
     attempts: u64,
 }
@@ -71,7 +68,6 @@ struct Known {
     misfit: Option<Time>,
     /// Connections in a row that were made and got no answer.
     fruitless: u32,
-    /// The route is not tried before this moment.
     rests: Time,
 }
 

@@ -90,21 +90,18 @@ impl Sessions {
         SessionName { id, generation: self.table[usize::from(id)].generation }
     }
 
-    /// A datagram of this session was put into the buffer.
     pub(super) fn handle_held(&mut self, id: SessionId) {
         let held = &mut self.table[usize::from(id)].held;
         self.idle -= usize::from(*held == 0);
         *held += 1;
     }
 
-    /// A datagram of this session has left the buffer.
     pub(super) fn handle_settled(&mut self, id: SessionId) {
         let held = &mut self.table[usize::from(id)].held;
         *held -= 1;
         self.idle += usize::from(*held == 0);
     }
 
-    /// A datagram of this session was released; the link has been up since `up_since`.
     pub(super) fn handle_released(&mut self, now: Time, id: SessionId, up_since: Time) {
         let replies = &mut self.table[usize::from(id)].replies;
         replies.handle_released(now, up_since);

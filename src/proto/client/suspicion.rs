@@ -27,7 +27,6 @@ const PAUSE_MIN: Duration = Duration::from_mins(1);
 /// Most changes of ports: if they have not helped, the silence has another cause.
 const CHANGES_MAX: u32 = 3;
 
-/// Whether sent datagrams are believed to arrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Suspicion {
     /// Replies come, or none is expected.
@@ -60,7 +59,6 @@ impl Suspicion {
         true
     }
 
-    /// A reply came.
     pub(super) const fn handle_reply(&mut self) {
         *self = Self::Trusted;
     }

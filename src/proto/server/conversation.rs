@@ -42,7 +42,6 @@ const LINE_ENDS: [&[u8]; 3] = [b"", b"\n", b"\r\n"];
 pub struct Conversation {
     stage: Stage,
     unanswered: usize,
-    /// When the connection is closed unless bytes come in.
     deadline: Time,
 }
 
@@ -284,9 +283,7 @@ impl Conversation {
 /// Whether bytes are the plain request.
 #[derive(Debug, PartialEq, Eq)]
 enum Plain {
-    /// The bytes are the plain request, with this line end.
     Whole(&'static [u8]),
-    /// The bytes may become the plain request.
     Begun,
     No,
 }

@@ -120,11 +120,9 @@ pub struct Judge {
     companion_seen: bool,
     verdict: Verdict,
     read: u64,
-    /// Where remoted receives, as far as that is known.
     places: Option<Places>,
 }
 
-/// One incarnation under observation.
 #[derive(Debug)]
 struct Life {
     incarnation: Incarnation,
@@ -133,13 +131,11 @@ struct Life {
     settled: Time,
     sockets: Vec<Watched>,
     drops: u64,
-    /// F when the incarnation began.
     base: u64,
     /// The bytes that had come into its sockets at the newest checkpoint, F at the beginning included.
     checkpoint: u64,
 }
 
-/// One socket under observation.
 #[derive(Clone, Copy, Debug)]
 struct Watched {
     latest: Socket,
@@ -147,7 +143,6 @@ struct Watched {
     moved: Time,
     /// Its queue was seen empty, or seen to fall.
     has_moved: bool,
-    /// The sum of its falls.
     fallen: u64,
     /// The sum at which it passes the newest checkpoint; `None` once it has passed.
     passes_at: Option<u64>,
@@ -324,7 +319,6 @@ impl Judge {
         }
     }
 
-    /// Adds up the changes of the sockets since the last sample.
     fn observe(&mut self, now: Time, sample: &Sample) {
         let incarnation = incarnation(sample);
         let mut life = match self.life.take().filter(|life| life.incarnation == incarnation) {

@@ -7,7 +7,6 @@ use crate::proto::time::Time;
 /// The drop counters of remoted's socket and of the system before it.
 #[derive(Debug, Default)]
 pub(super) struct Overflow {
-    /// The number of datagrams that remoted's socket has dropped.
     drops: u64,
     /// The packets on their way to any socket at the last look at them.
     on_the_way: Option<OnTheWay>,
@@ -36,7 +35,6 @@ impl Overflow {
         in_socket || before
     }
 
-    /// remoted's socket has dropped something lately.
     pub(super) fn is_in_socket(&self, now: Time) -> bool {
         self.socket.is_some_and(|at| now.since(at) < DROPS_CALM)
     }

@@ -27,22 +27,18 @@ const CAREFUL_PART: u64 = 4;
 const LOOK_GAP_MIN: Duration = Duration::from_millis(1);
 const LOOK_GAP_MAX: Duration = Duration::from_millis(50);
 
-/// The pace of injection. See the head of this file.
 #[derive(Debug)]
 pub(super) struct Pacing {
     /// The most datagrams that the system surely takes in a row.
     step_datagrams_max: usize,
-    /// The rest of the step behind the newest sample.
     step: Option<Step>,
     /// Since this moment a drop has followed every step, or might have.
     impatient_since: Option<Time>,
     look_gap: Duration,
 }
 
-/// A step that is not over.
 #[derive(Clone, Copy, Debug)]
 struct Step {
-    /// The number of datagrams left.
     datagrams: usize,
     /// The buffer cost left. If none of it was used yet, one datagram of any cost is allowed.
     bytes: u64,
@@ -86,7 +82,6 @@ impl Pacing {
         self.step = if is_careful && unsettled { None } else { Some(Step { datagrams, bytes, is_fresh: true }) };
     }
 
-    /// No more datagrams are injected before the next sample.
     pub(super) const fn end_step(&mut self) {
         self.step = None;
     }
@@ -107,7 +102,6 @@ impl Pacing {
         self.handle_work();
     }
 
-    /// How soon to look at remoted again while datagrams wait to be injected or read.
     pub(super) const fn look_gap(&self) -> Duration {
         self.look_gap
     }

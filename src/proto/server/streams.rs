@@ -63,16 +63,12 @@ const STREAMS_MAX: usize = 16_384;
 pub struct Streams {
     by_id: HashMap<StreamId, Stream>,
     connections: HashMap<ConnectionId, StreamId>,
-    /// The streams with something to inject.
     turns: Turns,
-    /// The injected datagrams that have not been read.
     steps: Steps,
     life: Incarnation,
     /// The connections that have a message waiting for them.
     told: BTreeSet<ConnectionId>,
-    /// The buffer cost of all datagrams that wait to be injected.
     waiting_cost: u64,
-    /// The number of datagrams injected again so far.
     repeated: u64,
 }
 
@@ -302,7 +298,6 @@ impl Streams {
         Some(connection)
     }
 
-    /// The first stream in the order of turns with something to inject, and how many datagrams it may inject.
     fn next_stream(&mut self) -> Option<(StreamId, usize)> {
         loop {
             let (id, turn) = self.turns.first()?;
@@ -367,7 +362,6 @@ impl Streams {
         }
     }
 
-    /// The window of each client: an equal part.
     fn window(&self) -> u64 {
         (WINDOWS_TOTAL / self.connections.len().max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX)
     }
@@ -378,7 +372,6 @@ impl Streams {
         Ok((id, stream))
     }
 
-    /// Forgets a stream to make room for a new one.
     fn make_room(&mut self, newcomer: StreamId) {
         if self.by_id.len() < STREAMS_MAX || self.by_id.contains_key(&newcomer) {
             return;

@@ -152,7 +152,6 @@ impl Windows {
         self.ledger.active()
     }
 
-    /// Records the state that a client reports.
     fn note(&mut self, demand: &Demand, need: u64) {
         self.ledger.note(demand, need);
         self.set_wants(demand.client, demand.wants);
@@ -214,7 +213,6 @@ impl Windows {
         window
     }
 
-    /// An equal share for this client.
     fn share(&self, demand: &Demand, half: u64) -> u64 {
         let share = self.turns.share(half, &demand.address);
         // Clients that want nothing at the moment got their datagrams a moment ago. They count while that leaves

@@ -18,7 +18,6 @@ pub fn give_back(buffer: &mut Vec<u8>) {
 #[derive(Debug, Default)]
 pub struct Assembler {
     bytes: Vec<u8>,
-    /// Where the next frame starts in `bytes`.
     start: usize,
 }
 

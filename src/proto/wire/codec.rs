@@ -77,7 +77,6 @@ impl<'a> Fields<'a> {
         (!address.is_unspecified()).then(|| IpAddr::V6(address).to_canonical())
     }
 
-    /// The rest of the body.
     pub(super) const fn rest(self) -> &'a [u8] {
         self.0
     }

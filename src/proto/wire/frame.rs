@@ -234,30 +234,19 @@ impl std::fmt::Debug for Reply {
 
 /// Everything that travels in frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each frame's type says what it is for")]
 pub enum Frame {
-    /// See [`Hello`].
     Hello(Hello),
-    /// See [`Welcome`].
     Welcome(Welcome),
-    /// See [`Refusal`].
     Refusal(Refusal),
-    /// See [`Ping`].
     Ping(Ping),
-    /// See [`Pong`].
     Pong(Pong),
-    /// See [`Notice`].
     Notice(Notice),
-    /// See [`Attach`].
     Attach(Attach),
-    /// See [`Resume`].
     Resume(Resume),
-    /// See [`Ack`].
     Ack(Ack),
-    /// See [`Session`].
     Session(Session),
-    /// See [`Data`].
     Data(Data),
-    /// See [`Reply`].
     Reply(Reply),
 }
 

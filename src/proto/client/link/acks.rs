@@ -50,7 +50,6 @@ impl Acks {
         self.verdict = Some(verdict);
     }
 
-    /// The server says where to go on. `digest` is of the last datagram below that place, where it is held.
     pub(super) fn handle_resume(
         &mut self,
         resume: &Resume,
@@ -68,7 +67,6 @@ impl Acks {
         Ok(Resumption { from, reached: resume.reached })
     }
 
-    /// remoted has read something: everything below the returned number is confirmed.
     pub(super) fn handle_ack(&mut self, ack: &Ack, flight: Flight) -> Result<Option<Seq>, Foreign> {
         if ack.read > self.furthest(flight) {
             return Err(Foreign);
@@ -89,7 +87,6 @@ impl Acks {
         }
     }
 
-    /// The epoch that frames must carry; `None` while nothing may be sent.
     pub(super) const fn server_epoch(&self) -> Option<u32> {
         match self.state {
             State::Going { epoch, .. } => Some(epoch),
@@ -97,7 +94,6 @@ impl Acks {
         }
     }
 
-    /// The state of the way from a connected client to remoted.
     pub(super) const fn standing(&self) -> Standing {
         match (self.verdict, self.state) {
             (None, _) | (Some(Verdict::Up), State::Attached) => Standing::Unanswered,

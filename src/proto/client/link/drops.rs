@@ -43,7 +43,6 @@ enum State {
 /// The meaning of a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// Nothing new.
     Nothing,
     /// Datagrams of ours may be among the dropped.
     Ours,

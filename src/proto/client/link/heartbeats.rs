@@ -99,7 +99,6 @@ impl Heartbeats {
         Self { settings, rtt: RoundTrip::default(), connection: None, connections: 0, numbers: 0 }
     }
 
-    /// A connection was made and greeted in `round_trip`.
     pub(super) fn handle_connected(&mut self, now: Time, round_trip: Duration) {
         self.rtt.handle_path(round_trip);
         self.connections += 1;
@@ -153,14 +152,12 @@ impl Heartbeats {
         Some(at.and_then(|at| connection.outstanding.drain(..=at).next_back()).is_some_and(|heartbeat| heartbeat.late))
     }
 
-    /// Something came in over the connection at this time, or the other host acknowledged something.
     pub(super) fn handle_heard(&mut self, at: Time) {
         if let Some(connection) = &mut self.connection {
             connection.last_heard = connection.last_heard.max(at);
         }
     }
 
-    /// The server said, unasked, that something has changed: a heartbeat is due.
     pub(super) const fn handle_notice(&mut self) {
         if let Some(connection) = &mut self.connection {
             connection.nudged = true;
@@ -207,12 +204,10 @@ impl Heartbeats {
         self.connection.as_ref()?.last_begun
     }
 
-    /// No heartbeat is under way.
     pub(super) fn are_answered(&self) -> bool {
         self.connection.as_ref().is_none_or(|connection| connection.outstanding.is_empty())
     }
 
-    /// Least time between the beginnings of two heartbeats.
     pub(super) fn gap(&self) -> Duration {
         self.connection.as_ref().map_or(GAP_MIN, |connection| connection.gap)
     }

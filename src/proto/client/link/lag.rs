@@ -26,7 +26,6 @@ const PROVEN_FOR: Duration = Duration::from_secs(10);
 /// Time after drops in which nothing is proof enough: others may fill the socket.
 const BARRED_FOR: Duration = Duration::from_mins(1);
 
-/// The knowledge of the path.
 #[derive(Debug, Default)]
 pub(super) struct Lag {
     /// The proven grace, and the moment until which it holds.
@@ -49,7 +48,6 @@ struct Burst {
 }
 
 impl Lag {
-    /// The least age of a release that is confirmed.
     pub(super) fn grace(&self, now: Time) -> Duration {
         self.proven.filter(|(_, until)| now < *until).map_or(GRACE, |(grace, _)| grace)
     }
@@ -64,14 +62,12 @@ impl Lag {
         }
     }
 
-    /// A heartbeat begins.
     pub(super) fn handle_begin(&mut self, number: u64) {
         if let Some(burst) = &mut self.burst {
             burst.covered_by.get_or_insert(number);
         }
     }
 
-    /// A good heartbeat came back.
     pub(super) fn handle_good(&mut self, now: Time, pong: &Pong) {
         let arrived = pong.reading().mark();
         self.arrived = Some(arrived);
@@ -88,7 +84,6 @@ impl Lag {
         }
     }
 
-    /// The socket overflowed.
     pub(super) fn handle_drops(&mut self, now: Time) {
         *self = Self { barred: now + BARRED_FOR, ..Self::default() };
     }

@@ -59,7 +59,6 @@ pub(super) struct Lease {
     series: Time,
     /// The moment to ask again when there is no window.
     ask_again: Option<Time>,
-    /// The proof from the heartbeats of this epoch.
     proof: Proof,
     incarnation: Option<Incarnation>,
     pub(super) drops: Drops,
@@ -80,9 +79,14 @@ enum Answer {
     /// There is no answer, or a heartbeat has become late since.
     Unanswered,
     /// remoted is up: release is allowed until that moment.
-    Up { begun: Time, until: Time, window: u64 },
-    /// remoted is not up.
-    Held { verdict: Verdict },
+    Up {
+        begun: Time,
+        until: Time,
+        window: u64,
+    },
+    Held {
+        verdict: Verdict,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,7 +119,6 @@ impl Lease {
         }
     }
 
-    /// The least age that a release must have when a heartbeat confirms it.
     pub(super) fn grace(&self, now: Time) -> Duration {
         self.lag.grace(now)
     }
@@ -131,7 +134,6 @@ impl Lease {
         self.rewind(now, flight, beats, Rewind::Disconnected)
     }
 
-    /// A heartbeat begins with this lease; the one before it began at `last`.
     pub(super) fn handle_begin(
         &mut self,
         now: Time,
@@ -185,7 +187,6 @@ impl Lease {
         }
     }
 
-    /// Time has passed. `late`: a heartbeat has become late.
     pub(super) fn handle_time(
         &mut self,
         now: Time,
@@ -204,8 +205,6 @@ impl Lease {
         Some(self.rewind(now, flight, beats, Rewind::Late))
     }
 
-    /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way
-    /// before them.
     pub(super) fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
         // The heartbeat waits until they have landed: an outage that begins while they are on their way must make it
         // late.
@@ -214,7 +213,6 @@ impl Lease {
         self.lag.handle_released(now, cost, first);
     }
 
-    /// A datagram was refused by the far end (ICMP), or by this system for want of a route.
     pub(super) fn handle_refused(&mut self, now: Time, flight: Flight, beats: &Heartbeats) -> Rewind {
         if matches!(self.answer, Answer::Up { .. }) {
             // Before the test is due nothing new is under way: the report belongs to the batch that was refused
@@ -236,12 +234,10 @@ impl Lease {
         rewind
     }
 
-    /// Replies have stopped: the sent datagrams may have led nowhere.
     pub(super) fn handle_silence(&mut self, now: Time, flight: Flight, beats: &Heartbeats) -> Rewind {
         self.rewind(now, flight, beats, Rewind::Silence)
     }
 
-    /// The permit for a release at this moment, if one is allowed.
     pub(super) fn permit(&self, now: Time, lease: Duration, epoch: u64, beats: &Heartbeats) -> Option<Permit> {
         let Answer::Up { begun, until, window } = self.answer else {
             return None;
@@ -257,7 +253,6 @@ impl Lease {
         Some(Permit { until, window: self.drops.narrowed(window), single: self.refusals.is_some(), epoch })
     }
 
-    /// The moment at which the next heartbeat begins if the last one began at `last`.
     pub(super) fn next_heartbeat(&self, last: Time, work: Work, lease: Duration, beats: &Heartbeats) -> Time {
         let idle = last + beats.settings.interval;
         let held = matches!(self.answer, Answer::Held { .. });
@@ -275,7 +270,6 @@ impl Lease {
         (last + spacing).max(wanted).min(idle)
     }
 
-    /// The state of the way from a connected client to remoted.
     pub(super) fn standing(&self) -> Standing {
         match self.answer {
             Answer::Unanswered => Standing::Unanswered,

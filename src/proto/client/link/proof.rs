@@ -22,12 +22,10 @@ const GOOD_MAX: usize = 64;
 /// The good heartbeats of one epoch of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Proof {
-    /// The latest good heartbeats.
     good: VecDeque<Good>,
     proven: VecDeque<Proven>,
 }
 
-/// A good heartbeat.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Good {
     pub(super) begun: Time,
@@ -35,7 +33,6 @@ pub(super) struct Good {
     pub(super) released: Seq,
     /// The usual round trip when the heartbeat began.
     pub(super) usual: Duration,
-    /// The time that the heartbeat took.
     pub(super) took: Duration,
 }
 

@@ -21,7 +21,6 @@ pub(super) struct Kept {
     injected: usize,
 }
 
-/// A datagram, and the session that it belongs to.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) seq: Seq,
@@ -45,7 +44,6 @@ impl Kept {
         self.items.is_empty()
     }
 
-    /// The number of the oldest datagram.
     pub(super) fn oldest(&self) -> Option<Seq> {
         self.items.front().map(|item| item.seq)
     }
@@ -60,7 +58,6 @@ impl Kept {
         self.again().map(Item::cost).sum()
     }
 
-    /// The next datagram was injected again.
     pub(super) fn handle_injected_again(&mut self) {
         self.injected = (self.injected + 1).min(self.items.len());
     }

@@ -13,11 +13,9 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::proto::terms::{Mark, Reading, Seq, StreamId};
 
-/// All steps that have not been read.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     steps: VecDeque<Step>,
-    /// The buffer cost of all steps.
     cost: u64,
 }
 
@@ -34,7 +32,6 @@ struct Step {
 /// The datagrams that one stream injected in a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
-    /// The number of its first datagram.
     pub(super) from: Seq,
     /// The number behind its last datagram.
     pub(super) until: Seq,
@@ -57,7 +54,6 @@ pub(super) struct Progress {
 }
 
 impl Steps {
-    /// The buffer cost of all datagrams that have not been read.
     pub(super) const fn cost(&self) -> u64 {
         self.cost
     }
@@ -67,7 +63,6 @@ impl Steps {
         self.steps.back().is_some_and(|step| step.mark.is_none())
     }
 
-    /// A stream has injected a datagram.
     pub(super) fn handle_injected(&mut self, id: StreamId, from: Seq, until: Seq, cost: u64, digest: u64) {
         if self.steps.back().is_none_or(|step| step.closed) {
             self.steps.push_back(Step::default());

@@ -46,7 +46,6 @@ pub enum Told {
     Ack(Ack),
 }
 
-/// One client's stream.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) connection: Option<ConnectionId>,
@@ -99,7 +98,6 @@ enum Queued {
     Data(Data, usize),
 }
 
-/// A datagram that was injected.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Injected {
     /// From this number on nothing had been injected before, unless the datagram is injected again.
@@ -129,7 +127,6 @@ impl Stream {
         }
     }
 
-    /// An agent behind the client.
     pub(super) fn handle_session(&mut self, session: Session) -> Result<(), Offence> {
         if self.queue.len() > QUEUED_MAX {
             return Err(Offence::TooMuch);
@@ -241,7 +238,6 @@ impl Stream {
         again.chain(fresh)
     }
 
-    /// The datagrams of the frame at the front.
     fn items(&self) -> impl Iterator<Item = DataItem<'_>> {
         let front = match self.queue.front() {
             Some(Queued::Data(data, injected)) => Some(data.items_from(*injected)),

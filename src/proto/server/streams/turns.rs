@@ -25,7 +25,6 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// How many streams have something to inject.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }

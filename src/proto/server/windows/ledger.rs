@@ -35,7 +35,6 @@ pub struct Demand {
     pub lease: Duration,
 }
 
-/// The known state of a client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) address: IpAddr,
@@ -52,7 +51,6 @@ pub(super) struct Client {
     pub(super) turn: Option<Time>,
     /// Its place among the clients that wait for a turn.
     pub(super) ticket: Option<Ticket>,
-    /// Its connection is gone.
     pub(super) gone: bool,
     /// Grants that may still be in use, with their expiry, the newest last.
     grants: VecDeque<(u64, Time)>,
@@ -60,7 +58,6 @@ pub(super) struct Client {
     landed: Time,
     /// Its largest grant whose datagrams may be unread in the socket. Its reports are believed up to this.
     granted: u64,
-    /// Its part of the sums.
     counted: Counted,
     /// When time alone will change its part.
     changes: Option<Time>,
@@ -75,7 +72,6 @@ struct Counted {
     active: bool,
 }
 
-/// All clients.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     clients: HashMap<ConnectionId, Client>,
@@ -98,7 +94,6 @@ impl Client {
         self.grants.iter().filter(|(_, expires)| *expires > now).map(|(window, _)| *window).max().unwrap_or(0)
     }
 
-    /// The client has nothing under way.
     pub(super) const fn is_settled(&self) -> bool {
         self.counted.under_way == 0
     }
@@ -108,7 +103,6 @@ impl Client {
         self.grants.len() <= GRANTS_MAX
     }
 
-    /// Its newest grant.
     pub(super) fn newest(&self) -> u64 {
         self.grants.back().map_or(0, |(window, _)| *window)
     }
@@ -209,7 +203,6 @@ impl Ledger {
         self.refresh(demand.client);
     }
 
-    /// A window was granted.
     pub(super) fn book(&mut self, id: ConnectionId, window: u64, lease: Duration) {
         let emptied = self.emptied;
         if let Some(client) = self.clients.get_mut(&id) {
@@ -218,7 +211,6 @@ impl Ledger {
         }
     }
 
-    /// remoted's queue was seen empty.
     pub(super) fn handle_emptied(&mut self) {
         self.emptied = self.now;
         for id in std::mem::take(&mut self.landed) {
@@ -245,7 +237,6 @@ impl Ledger {
         self.booked
     }
 
-    /// The sum of the other clients' grants that have not expired.
     pub(super) fn booked_by_others(&self, id: ConnectionId) -> u64 {
         self.booked - self.clients.get(&id).map_or(0, |client| client.counted.booked)
     }
@@ -255,7 +246,6 @@ impl Ledger {
         self.under_way
     }
 
-    /// The cost that the other clients may have under way, granted or reported.
     pub(super) fn under_way_of_others(&self, id: ConnectionId) -> u64 {
         self.under_way - self.clients.get(&id).map_or(0, |client| client.counted.under_way)
     }
@@ -265,7 +255,6 @@ impl Ledger {
         self.said
     }
 
-    /// The number of clients that have something to send or under way.
     pub(super) const fn active(&self) -> usize {
         self.active
     }

@@ -68,7 +68,6 @@ impl Turns {
         self.waiting.has_others(client.ticket)
     }
 
-    /// The demand of a client is known.
     pub(super) fn handle_shown(&mut self, client: &Client) {
         if let Some(ticket) = client.ticket {
             self.waiting.handle_shown(ticket, client.shown);
@@ -120,7 +119,6 @@ impl Turns {
         *client.ticket.get_or_insert_with(|| self.waiting.join(waiter))
     }
 
-    /// The client waits no more.
     pub(super) fn leave(&mut self, client: &mut Client) {
         if let Some(ticket) = client.ticket.take() {
             self.waiting.leave(ticket);

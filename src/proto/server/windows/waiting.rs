@@ -18,7 +18,6 @@ const NEIGHBOURS_MAX: usize = 128;
 /// A place in the queue; a smaller one is nearer to its head.
 pub(super) type Ticket = u64;
 
-/// A waiting client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiter {
     pub(super) address: IpAddr,
@@ -38,7 +37,6 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// A client joins at the end of the queue.
     pub(super) fn join(&mut self, waiter: Waiter) -> Ticket {
         let ticket = self.tickets;
         self.tickets += 1;
@@ -48,7 +46,6 @@ impl Waiting {
         ticket
     }
 
-    /// A client leaves the queue.
     pub(super) fn leave(&mut self, ticket: Ticket) {
         if let Some(waiter) = self.queue.remove(&ticket) {
             self.by_due.remove(&(waiter.due, ticket));
@@ -61,14 +58,12 @@ impl Waiting {
         }
     }
 
-    /// The demand of a waiting client has changed.
     pub(super) fn handle_shown(&mut self, ticket: Ticket, shown: u64) {
         if let Some(waiter) = self.queue.get_mut(&ticket) {
             waiter.shown = shown;
         }
     }
 
-    /// A waiting client was told when to ask again.
     pub(super) fn handle_due(&mut self, ticket: Ticket, due: Time) {
         if let Some(waiter) = self.queue.get_mut(&ticket) {
             let before = std::mem::replace(&mut waiter.due, due);
