@@ -13,13 +13,13 @@ use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{Seq, SessionName};
 use crate::proto::time::Time;
 
-/// What to do with an arrival when the buffer is full.
+/// The datagram that gives way when the buffer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FullPolicy {
-    /// Make room by dropping the oldest.
+    /// The oldest.
     #[default]
     DropOldest,
-    /// Drop the arrival.
+    /// The arrival.
     DropNewest,
 }
 

@@ -92,7 +92,7 @@ impl Known {
 }
 
 impl Routes {
-    /// The names have these routes at this moment. What is known of a route that stays is kept, and home stays home
+    /// The names have these routes at this moment. Knowledge of a route that stays is kept, and home stays home
     /// while it is among them. Returns whether anything has changed.
     pub fn handle_routes(&mut self, routes: &[Route]) -> bool {
         let mut changed = self.known.len() != routes.len().min(ROUTES_MAX);

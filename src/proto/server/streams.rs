@@ -72,7 +72,7 @@ pub struct Streams {
     repeated: u64,
 }
 
-/// What a sample showed of the streams.
+/// The progress of all streams that a sample shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Datagrams were injected since the last sample: another sample soon shows more.

@@ -65,7 +65,7 @@ impl From<SocketAddr> for Target {
 pub struct Hello {
     /// [`VERSION`] of the client.
     pub version: u16,
-    /// What the client offers.
+    /// The features that the client offers.
     pub features: Features,
     /// This client's stream of numbered datagrams, random at its start.
     pub stream: StreamId,

@@ -55,7 +55,7 @@ pub(super) struct Stream {
     pub(super) once: bool,
     /// The number of its epoch. Frames of an earlier epoch were under way when that epoch ended.
     epoch: u32,
-    /// Injected datagrams that may have been dropped. Those to be injected again go before the queue.
+    /// Injected datagrams that may have been dropped. Datagrams to be injected again go before the queue.
     pub(super) kept: Kept,
     queue: VecDeque<Queued>,
     /// The buffer cost of datagrams to be injected, or injected again.

@@ -38,7 +38,7 @@ struct Host {
     turns: u64,
 }
 
-/// What can be granted, in bytes of buffer cost.
+/// The capacity that can be granted, in bytes of buffer cost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     /// The half of the buffer that is shared.
