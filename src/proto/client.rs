@@ -315,7 +315,7 @@ impl ClientCore {
         let mut pace = self.pace;
         let mut stopped = false;
         for entry in self.held.buffer.unsent_entries() {
-            let more = u64::from(buffer_cost(entry.bytes.len()));
+            let more = buffer_cost(entry.bytes.len());
             if !permit.fits(cost, more) || !pace.allows(now) {
                 stopped = true;
                 break;
@@ -486,7 +486,7 @@ impl ClientCore {
             return false;
         }
         let cost = self.held.unconfirmed_cost();
-        self.held.next_cost().is_some_and(|next| permit.fits(cost, next.into()))
+        self.held.next_cost().is_some_and(|next| permit.fits(cost, next))
     }
 
     /// Nothing goes out until the datagrams under way are confirmed: the burst that follows may prove the path to be
@@ -499,7 +499,7 @@ impl ClientCore {
     /// cost.
     fn due_soon(&mut self, now: Time) -> u64 {
         let soon = self.pace.due_within(2 * self.link.grace(now) + self.link.round_trip());
-        soon * self.held.next_cost().map_or(0, u64::from)
+        soon * self.held.next_cost().unwrap_or(0)
     }
 
     /// The moment from which unsent datagrams need a heartbeat: none allows their release by the time that the rate

@@ -308,7 +308,7 @@ fn demand(client: ConnectionId, address: IpAddr, ping: &Ping) -> Demand {
         client,
         address,
         wants: ping.unsent > 0,
-        next_cost: u64::from(ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX))),
+        next_cost: ping.next_cost.min(buffer_cost(DATAGRAM_BYTES_MAX)),
         unconfirmed_cost: ping.unconfirmed_cost.min(CLAIM_BYTES_MAX),
         lease: Duration::from_millis(u64::from(ping.lease_ms)).min(LEASE_MAX),
     }

@@ -264,7 +264,7 @@ impl Plan {
     /// path of this run: half a default buffer in two round trips and the grace; and what `--rate` takes.
     pub(crate) fn drained_within(&self) -> u64 {
         let datagrams = self.rate * self.clients as u64 * self.sending / SECOND;
-        let windows = datagrams * u64::from(buffer_cost(self.sizes.1 as usize)) / (BUFFER / 2) + 1;
+        let windows = datagrams * buffer_cost(self.sizes.1 as usize) / (BUFFER / 2) + 1;
         let limited =
             if let Options::Rate(rate) = self.options { self.rate * self.sending / u64::from(rate.get()) } else { 0 };
         20 * SECOND + windows * (2 * self.slowest() + 150 * MS) + limited

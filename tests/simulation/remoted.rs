@@ -37,7 +37,7 @@ impl Datagram {
     }
 
     pub(crate) fn cost(&self) -> u64 {
-        u64::from(buffer_cost(self.length))
+        buffer_cost(self.length)
     }
 }
 

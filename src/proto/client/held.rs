@@ -75,7 +75,7 @@ impl Held {
         Flight { oldest, next: self.buffer.next() }
     }
 
-    pub(super) fn next_cost(&mut self) -> Option<u32> {
+    pub(super) fn next_cost(&mut self) -> Option<u64> {
         self.buffer.peek().map(|entry| buffer_cost(entry.bytes.len()))
     }
 
@@ -120,11 +120,11 @@ impl Held {
             if self.is_next(batch.seq(at))
                 && let Some(gone) = self.buffer.advance()
             {
-                self.unconfirmed_cost += gone_cost(&gone);
+                self.unconfirmed_cost += buffer_cost(gone.length);
                 self.sessions.handle_released(now, gone.session, up_since);
             } else {
                 // The datagram was dropped while it was being sent.
-                let cost = u64::from(buffer_cost(batch.payload(at).len()));
+                let cost = buffer_cost(batch.payload(at).len());
                 self.unconfirmed_cost += cost;
                 self.abandon(batch.seq(at), cost);
             }
@@ -167,7 +167,7 @@ impl Held {
     pub(super) fn confirm(&mut self, bound: Seq, doubtful: bool) {
         self.confirm_abandoned(bound);
         while let Some(gone) = self.buffer.pop_released(bound) {
-            self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(gone_cost(&gone));
+            self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(buffer_cost(gone.length));
             self.sessions.handle_settled(gone.session);
             self.counters.confirmed += 1;
             self.counters.doubtful += u64::from(doubtful);
@@ -187,7 +187,7 @@ impl Held {
         while self.buffer.peek().is_some_and(|entry| entry.seq < from.min(end))
             && let Some(gone) = self.buffer.advance()
         {
-            self.unconfirmed_cost += gone_cost(&gone);
+            self.unconfirmed_cost += buffer_cost(gone.length);
         }
         self.counters.rewinds += u64::from(self.buffer.next() < end);
         let doubtful = |entry: &Entry<'_>| entry.seq < reached.min(end);
@@ -241,7 +241,7 @@ impl Held {
     /// A datagram has left the buffer unconfirmed.
     fn forget(&mut self, gone: Gone, reason: DropReason) {
         if gone.released {
-            self.abandon(gone.seq, gone_cost(&gone));
+            self.abandon(gone.seq, buffer_cost(gone.length));
         }
         self.sessions.handle_settled(gone.session);
         self.counters.drop(reason);
@@ -271,8 +271,4 @@ impl Held {
             "every datagram is accounted for"
         );
     }
-}
-
-fn gone_cost(gone: &Gone) -> u64 {
-    u64::from(buffer_cost(gone.length))
 }

@@ -37,10 +37,10 @@ pub use stream::{Offence, Told};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{ConnectionId, Incarnation, Reading, StreamId};
 use crate::proto::time::Time;
 use crate::proto::wire::{Data, Session};
-use kept::cost;
 use steps::{Span, Steps};
 use stream::{Injected, Stream};
 use turns::Turns;
@@ -238,7 +238,7 @@ impl Streams {
     /// The buffer cost of the next datagram to inject; `None` if there is none.
     pub fn next_cost(&mut self) -> Option<u64> {
         let (id, _) = self.next_stream()?;
-        self.by_id.get(&id)?.upcoming().next().map(|(_, bytes)| cost(bytes))
+        self.by_id.get(&id)?.upcoming().next().map(|(_, bytes)| buffer_cost(bytes.len()))
     }
 
     /// The buffer cost of all datagrams that wait to be injected.
@@ -253,8 +253,8 @@ impl Streams {
         let (session, _) = stream.upcoming().next()?;
         let mut left = room;
         let fits = |(whose, bytes): &(Session, &[u8])| {
-            let fits = *whose == session && cost(bytes) <= left;
-            left = left.saturating_sub(cost(bytes));
+            let fits = *whose == session && buffer_cost(bytes.len()) <= left;
+            left = left.saturating_sub(buffer_cost(bytes.len()));
             fits
         };
         let payloads: Vec<&[u8]> =

@@ -259,7 +259,7 @@ impl Windows {
 
     /// The smallest window that is worth granting.
     fn useful(&self, capacity: Capacity) -> u64 {
-        let share = SHARE_DATAGRAMS_MIN * u64::from(buffer_cost(0));
+        let share = SHARE_DATAGRAMS_MIN * buffer_cost(0);
         share.max(self.largest_cost).min(capacity.buffer / 2).max(1)
     }
 

@@ -113,7 +113,7 @@ pub struct Ping {
     /// Datagrams dropped so far, for whatever reason.
     pub dropped: u64,
     /// Buffer cost of the next datagram to release, in bytes; 0 if there is none.
-    pub next_cost: u32,
+    pub next_cost: u64,
     /// The buffer cost of released and unconfirmed datagrams, in bytes.
     pub unconfirmed_cost: u64,
     /// How long a grant lives at the client, in milliseconds.
@@ -125,7 +125,7 @@ impl Ping {
     /// one and the mean size.
     pub fn unsent_cost(&self) -> u64 {
         let mean = self.held_bytes.checked_div(self.held).unwrap_or(0).min(DATAGRAM_BYTES_MAX as u64);
-        self.unsent.saturating_mul(u64::from(self.next_cost.max(buffer_cost(mean as usize))))
+        self.unsent.saturating_mul(self.next_cost.max(buffer_cost(mean as usize)))
     }
 }
 
@@ -268,7 +268,7 @@ impl Frame {
             Self::Ping(p) => {
                 w.u64(p.number).u64(p.oldest.0).u64(p.next.0).u64(p.tail.0);
                 w.u64(p.held).u64(p.held_bytes).u64(p.unsent).u64(p.dropped);
-                w.u32(p.next_cost).u64(p.unconfirmed_cost).u32(p.lease_ms);
+                w.u32(p.next_cost as u32).u64(p.unconfirmed_cost).u32(p.lease_ms);
             }
             Self::Pong(p) => {
                 let (verdict, reason) = p.verdict.to_wire();
@@ -342,7 +342,7 @@ impl Frame {
                 held_bytes: f.u64(),
                 unsent: f.u64(),
                 dropped: f.u64(),
-                next_cost: f.u32(),
+                next_cost: f.u32().into(),
                 unconfirmed_cost: f.u64(),
                 lease_ms: f.u32(),
             }),

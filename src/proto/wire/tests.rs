@@ -242,7 +242,7 @@ prop_compose! {
     fn any_ping()(n in prop::array::uniform9(number()), next_cost in any::<u32>(), lease_ms in any::<u32>()) -> Ping {
         let [number, oldest, next, tail, held, held_bytes, unsent, dropped, unconfirmed_cost] = n;
         let (oldest, next, tail) = (Seq(oldest), Seq(next), Seq(tail));
-        Ping { number, oldest, next, tail, held, held_bytes, unsent, dropped, next_cost, unconfirmed_cost, lease_ms }
+        Ping { number, oldest, next, tail, held, held_bytes, unsent, dropped, next_cost: next_cost.into(), unconfirmed_cost, lease_ms }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::proto::wire::Pong;
 pub(super) const GRACE: Duration = LAG_MAX;
 
 /// Least cost of a burst: a smaller one is read before it can be seen.
-const BURST_COST_MIN: u64 = 16 * buffer_cost(0) as u64;
+const BURST_COST_MIN: u64 = 16 * buffer_cost(0);
 /// Time for which a proof holds: paths change.
 const PROVEN_FOR: Duration = Duration::from_secs(10);
 /// Time after drops in which nothing is proof enough: others may fill the socket.

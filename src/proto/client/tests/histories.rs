@@ -299,7 +299,7 @@ impl History {
             let front = core.held.buffer.front().map(|entry| entry.seq);
             assert_eq!(Some(seqs[0]), front, "what is doubtful comes before anything newer");
         }
-        let cost: u64 = (0..batch.len()).map(|at| u64::from(buffer_cost(batch.payload(at).len()))).sum();
+        let cost: u64 = (0..batch.len()).map(|at| buffer_cost(batch.payload(at).len())).sum();
         let alone = core.held.unconfirmed_cost() == 0 && batch.len() == 1;
         assert!(core.held.unconfirmed_cost() + cost <= self.window || alone, "{cost} more in {}", self.window);
         self.batch = Some(batch);

@@ -30,13 +30,8 @@ pub(super) struct Item {
 
 impl Item {
     pub(super) fn cost(&self) -> u64 {
-        cost(&self.bytes)
+        buffer_cost(self.bytes.len())
     }
-}
-
-/// The cost of a datagram in a receive buffer, in bytes.
-pub(super) fn cost(bytes: &[u8]) -> u64 {
-    u64::from(buffer_cost(bytes.len()))
 }
 
 impl Kept {

@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
-use super::kept::{Item, Kept, cost};
+use super::kept::{Item, Kept};
 use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, Seq, digest};
 use crate::proto::time::Time;
 use crate::proto::wire::{Ack, Data, DataItem, Resume, Session};
 
 /// The most that a single datagram may cost.
-pub(super) const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX) as u64;
+pub(super) const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX);
 /// The most frames of one stream that may wait, however small.
 const QUEUED_MAX: usize = 16_384;
 /// An offence of a connection.
@@ -160,7 +160,7 @@ impl Stream {
             return Err(Offence::Unnamed);
         }
         known.expected = last.seq.next();
-        let more = data.items().map(|item| cost(item.bytes)).sum::<u64>();
+        let more = data.items().map(|item| buffer_cost(item.bytes.len())).sum::<u64>();
         // One datagram is always allowed.
         if self.queued_cost + more > self.granted + DATAGRAM_COST_MAX || self.queue.len() > QUEUED_MAX {
             return Err(Offence::TooMuch);
@@ -264,7 +264,7 @@ impl Stream {
 
     fn advance_queue(&mut self, is_last: bool) -> Option<Injected> {
         let item = self.items().next()?;
-        let (seq, cost, span) = (item.seq, cost(item.bytes), item.span());
+        let (seq, cost, span) = (item.seq, buffer_cost(item.bytes.len()), item.span());
         let session = *self.sessions.get(&item.session)?;
         let digest = if is_last { digest(item.bytes) } else { 0 };
         let kept = (!self.once).then(|| Item { seq, session, bytes: item.bytes.into() });

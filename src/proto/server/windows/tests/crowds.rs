@@ -75,7 +75,7 @@ proptest! {
                     let demand = Demand {
                         address: host(client),
                         wants,
-                        next_cost: u64::from(buffer_cost(length)),
+                        next_cost: buffer_cost(length),
                         unconfirmed_cost: unconfirmed,
                         lease: Duration::from_millis(lease),
                         ..asks(client)
@@ -132,7 +132,7 @@ fn serve(crowd: &[Honest], per_address: usize) -> Vec<Vec<u64>> {
             }
             let demand = Demand {
                 address: address((index / per_address) as u8),
-                next_cost: u64::from(buffer_cost(length)),
+                next_cost: buffer_cost(length),
                 lease: LEASE + Duration::from_millis(round_trip),
                 ..asks(index as u8)
             };
