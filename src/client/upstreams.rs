@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use hashlink::LinkedHashMap;
 use mio::net::UdpSocket;
 
 use super::config::Config;
@@ -30,8 +31,6 @@ pub(super) struct Upstream {
     pub(super) socket: Arc<UdpSocket>,
     ipv4: bool,
     port: u16,
-    /// The number of its last use, as all sockets are counted together.
-    used: u64,
 }
 
 /// News for the reply thread.
@@ -52,10 +51,9 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Upstreams<'a> {
     config: &'a Config,
-    sockets: Vec<Option<Upstream>>,
+    /// By the ids of their sessions; the socket whose last use is longest ago comes first.
+    sockets: LinkedHashMap<u16, Upstream>,
     sockets_max: usize,
-    open: usize,
-    uses: u64,
     changes: Sender<Change>,
     reply_bell: Doorbell,
     shortage_told: Option<Time>,
@@ -72,10 +70,8 @@ impl<'a> Upstreams<'a> {
     pub(super) fn new(config: &'a Config, sockets_max: usize, changes: Sender<Change>, reply_bell: Doorbell) -> Self {
         Self {
             config,
-            sockets: Vec::new(),
+            sockets: LinkedHashMap::new(),
             sockets_max,
-            open: 0,
-            uses: 0,
             changes,
             reply_bell,
             shortage_told: None,
@@ -90,15 +86,9 @@ impl<'a> Upstreams<'a> {
     /// The session's socket, made if need be. The error [`io::ErrorKind::WouldBlock`] means that there will be a
     /// socket when the reply thread has let go of another.
     pub(super) fn get(&mut self, session: SessionName, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
-        let at = usize::from(session.id);
-        if self.sockets.len() <= at {
-            self.sockets.resize(at + 1, None);
-        }
-        self.uses += 1;
-        if let Some(upstream) = &mut self.sockets[at]
+        if let Some(upstream) = self.sockets.to_back(&session.id)
             && upstream.ipv4 == target.is_ipv4()
         {
-            upstream.used = self.uses;
             let socket = Arc::clone(&upstream.socket);
             // Where agents give way to one another all the time, a new socket for each would cost more than all else.
             if std::mem::replace(&mut upstream.session, session) != session {
@@ -108,12 +98,12 @@ impl<'a> Upstreams<'a> {
             }
             return Ok(socket);
         }
-        self.close(at);
+        self.close(session.id);
         self.open(session, target)
     }
 
     fn open(&mut self, session: SessionName, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
-        if self.open >= self.sockets_max {
+        if self.sockets.len() >= self.sockets_max {
             self.give_way();
         }
         let socket = match self.bind(target) {
@@ -122,10 +112,8 @@ impl<'a> Upstreams<'a> {
         };
         let port = socket.local_addr().map_or(0, |local| local.port());
         log::debug!("session {} sends from port {port}", session.id);
-        let (ipv4, used) = (target.is_ipv4(), self.uses);
-        let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4, port, used };
-        self.sockets[usize::from(session.id)] = Some(upstream.clone());
-        self.open += 1;
+        let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4: target.is_ipv4(), port };
+        self.sockets.insert(session.id, upstream.clone());
         self.tell(Change::Open(upstream));
         Ok(socket)
     }
@@ -137,35 +125,35 @@ impl<'a> Upstreams<'a> {
         }
         log::warn!("remoted's replies have stopped: sending from other UDP ports, and again what is not confirmed");
         self.left = self.iter().map(|upstream| upstream.port).collect();
-        (0..self.sockets.len()).for_each(|at| self.close(at));
+        while let Some((&id, _)) = self.sockets.front() {
+            self.close(id);
+        }
     }
 
     /// All sockets.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Upstream> {
-        self.sockets.iter().flatten()
+        self.sockets.values()
     }
 
     /// The session that sent longest ago gives up its socket; whether there was one.
     fn give_way(&mut self) -> bool {
-        let open = self.sockets.iter().enumerate().filter_map(|(at, upstream)| Some((at, upstream.as_ref()?.used)));
-        let Some((at, _)) = open.min_by_key(|(_, used)| *used) else {
+        let Some((&id, _)) = self.sockets.front() else {
             return false;
         };
         if !std::mem::replace(&mut self.turns_told, true) {
             log::warn!(
                 "no descriptors for more than {} sockets (ulimit -n): agents take turns, and some replies are lost",
-                self.open
+                self.sockets.len()
             );
         }
-        self.close(at);
+        self.close(id);
         true
     }
 
-    fn close(&mut self, at: usize) {
-        if let Some(upstream) = self.sockets[at].take() {
-            self.open -= 1;
-            let session = upstream.session;
-            drop(upstream);
+    fn close(&mut self, id: u16) {
+        if let Some(Upstream { session, socket, .. }) = self.sockets.remove(&id) {
+            // Before the reply thread hears of it, which is the last to hold the socket then.
+            drop(socket);
             self.tell(Change::Close(session));
         }
     }
