@@ -41,7 +41,6 @@ use crate::os::privileges::{self, Right, UserError};
 use crate::os::threads::{Crew, Ended, Stopper, Wait, scope};
 use crate::proto::client::{ClientCore, Transport};
 pub use config::Config;
-use forward::Forwarder;
 use listen::{ListenError, listen};
 use probe::Prober;
 use report::Report;
@@ -112,7 +111,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
             crew.spawn("receive", || receive::run(&shared, receive_wait, &receive_stop))?;
             crew.spawn("probe", || prober.run(probe_wait, &rest_stop))?;
             crew.spawn("forward", || match config.core.transport {
-                Transport::Udp => Forwarder::new(&shared, upstreams).run(&rung.forward, &rest_stop),
+                Transport::Udp => forward::run(&shared, upstreams, &rung.forward, &rest_stop),
                 Transport::Tcp => {
                     Streamer::new(&shared, upstreams, outgoing, probe_bell).run(&rung.forward, &rest_stop)
                 }

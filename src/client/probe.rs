@@ -139,7 +139,7 @@ impl<'a> Prober<'a> {
         if token == DOORBELL {
             self.attempts.take_answers();
         } else if let Some(connection) = self.chosen.as_mut().filter(|connection| connection.peer.token == token) {
-            let heard = connection.peer.attend(self.attempts.hello());
+            let heard = connection.peer.attend(&self.attempts.hello);
             self.take_heard(heard);
         } else if let Some(success) = self.attempts.attend(net::now(), token) {
             self.adopt(success);
@@ -218,7 +218,7 @@ impl<'a> Prober<'a> {
         }
         let broker = self.chosen.as_ref().map(|connection| connection.peer.route.broker);
         let silent = broker.map(|broker| format!("{broker} does not answer in time"));
-        let trouble = silent.as_deref().unwrap_or_else(|| self.attempts.trouble());
+        let trouble = silent.as_deref().unwrap_or(&self.attempts.trouble);
         for line in self.report.observe(now, SystemTime::now(), &snapshot, trouble) {
             log::log!(line.level, "{}", line.text);
         }

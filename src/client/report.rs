@@ -42,7 +42,7 @@ impl Report {
         }
     }
 
-    /// The kernel has dropped so many datagrams at the agent's socket so far. The counter wraps.
+    /// The kernel has dropped so many datagrams at the agents' socket so far. The counter wraps.
     pub(super) const fn handle_kernel_drops(&mut self, counter: u32) {
         self.sums.handle_kernel_drops(counter);
     }
@@ -52,7 +52,7 @@ impl Report {
         let link = self.link.observe(now, snapshot, trouble);
         let overflow = self.overflows.observe(now, wall, snapshot, self.link.is_up());
         let blocked = self.blocked.observe(now, snapshot);
-        self.sums.observe(now, snapshot, self.link.flaps());
+        self.sums.observe(now, snapshot, self.link.flaps);
         [link, overflow, blocked].into_iter().flatten().chain(self.sums.poll(now)).collect()
     }
 
@@ -61,7 +61,7 @@ impl Report {
         let link = self.link.farewell(now, snapshot);
         let overflow = self.overflows.observe(now, wall, snapshot, self.link.is_up());
         let mut lines: Vec<Line> = [link, overflow, self.overflows.end(wall)].into_iter().flatten().collect();
-        self.sums.observe(now, snapshot, self.link.flaps());
+        self.sums.observe(now, snapshot, self.link.flaps);
         lines.extend(self.sums.tell(now));
         lines.push(Line::info(account(snapshot)));
         if snapshot.held.datagrams > 0 {

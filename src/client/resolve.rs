@@ -4,9 +4,9 @@
 //! The agent's socket is bound and receives long before a name is known, and a healthy link does not depend on what
 //! its name means by now.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use std::{io, iter};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use thiserror::Error;
@@ -108,9 +108,9 @@ pub(super) fn start(config: &Config, bell: Doorbell) -> io::Result<Resolver> {
     let (answer, answers) = bounded(1);
     let (ask, asked) = bounded(1);
     let mut resolver = Resolver { ask: None, answers, asked: net::now() };
-    if let Some(addresses) = known(&broker, server.as_ref()) {
+    if iter::once(&broker).chain(&server).all(|name| name.address().is_some()) {
         // The channel has a place, and its receiver is here.
-        let _ = answer.send(Ok(addresses));
+        let _ = answer.send(resolve(&broker, server.as_ref()));
         bell.ring();
         return Ok(resolver);
     }
@@ -124,12 +124,6 @@ pub(super) fn start(config: &Config, bell: Doorbell) -> io::Result<Resolver> {
         }
     })?;
     Ok(resolver)
-}
-
-/// The addresses, if all names are addresses.
-fn known(broker: &HostPort, server: Option<&HostPort>) -> Option<Addresses> {
-    let all = |name: &HostPort| name.address().map(|address| vec![address]);
-    Some(Addresses { broker: all(broker)?, server: server.map_or(Some(None), |name| all(name).map(Some))? })
 }
 
 fn resolve(broker: &HostPort, server: Option<&HostPort>) -> Result<Addresses, ResolveError> {

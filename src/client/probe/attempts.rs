@@ -34,9 +34,9 @@ pub(super) struct Attempts<'a> {
     peers: Vec<Peer>,
     tokens: usize,
     /// The greeting of a connection; each fills in where its datagrams go.
-    hello: Hello,
+    pub(super) hello: Hello,
     /// Why there is no connection, for the log.
-    trouble: String,
+    pub(super) trouble: String,
     /// Where agents send to.
     bound: Option<SocketAddr>,
 }
@@ -76,21 +76,11 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The greeting of connections.
-    pub(super) const fn hello(&self) -> &Hello {
-        &self.hello
-    }
-
     /// Connections carry another stream from here on.
     pub(super) fn leave_stream(&mut self) {
         self.hello.stream = net::random();
         // Attempts under way have said the old name.
         self.peers.clear();
-    }
-
-    /// Why there is no connection.
-    pub(super) fn trouble(&self) -> &str {
-        &self.trouble
     }
 
     /// Does what is due: gives attempts up, asks for names, starts an attempt. `in_use` is the token of the connection
@@ -308,25 +298,15 @@ impl<'a> Attempts<'a> {
     /// An attempt has ended.
     fn end(&mut self, now: Time, at: usize, end: &End) {
         let Peer { route, since, stage, .. } = self.peers.remove(at);
+        self.trouble = end.of(route.broker);
+        log::debug!("attempt failed: {}", self.trouble);
         if end.is_refusal() {
-            return self.handle_refused(now, route, end);
+            return self.routes.handle_refused(now, route, self.dialer.pause());
         }
-        self.fail(route, end);
         self.routes.handle_failed(now, route.broker, since);
         if stage != Stage::Connecting {
             self.routes.handle_fruitless(now, route, self.dialer.pause());
         }
-    }
-
-    /// A server refuses: its route is not tried again at once.
-    fn handle_refused(&mut self, now: Time, route: Route, end: &End) {
-        self.fail(route, end);
-        self.routes.handle_refused(now, route, self.dialer.pause());
-    }
-
-    fn fail(&mut self, route: Route, end: &End) {
-        self.trouble = end.of(route.broker);
-        log::debug!("attempt failed: {}", self.trouble);
     }
 
     /// The link goes over this connection: no other is needed.
@@ -366,7 +346,8 @@ impl<'a> Attempts<'a> {
         self.routes.handle_lost();
         self.dialer.handle_outage(now);
         if end.is_refusal() {
-            self.handle_refused(now, route, end);
+            log::debug!("attempt failed: {}", self.trouble);
+            self.routes.handle_refused(now, route, self.dialer.pause());
         }
     }
 }

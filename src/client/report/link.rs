@@ -24,8 +24,8 @@ pub(super) struct Link {
     outage: Option<Time>,
     /// Beginning of the minute in which lines are counted, and their number.
     minute: (Time, u32),
-    /// Outages that were over before they were told.
-    flaps: u64,
+    /// Outages so far that were over before they were told.
+    pub(super) flaps: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +66,6 @@ impl Link {
 
     pub(super) const fn is_up(&self) -> bool {
         self.state.is_up()
-    }
-
-    /// Outages so far that were over before they were told.
-    pub(super) const fn flaps(&self) -> u64 {
-        self.flaps
     }
 
     /// Takes in the state. A state that has lasted is a line.
