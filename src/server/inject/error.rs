@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use crate::os::net;
 use crate::os::net::udp::SendError;
 use crate::os::remoted::Unreachable;
-use crate::proto::server::streams::Volley;
 
 /// Why a client's datagrams cannot be injected: one line, for the client's log and for this server's.
 #[derive(Debug, thiserror::Error)]
@@ -40,41 +39,9 @@ fn obstruction(error: Option<&io::Error>) -> String {
     )
 }
 
-/// Why the rest of a volley was not sent.
-#[derive(Debug)]
-pub(super) enum Obstacle {
-    /// The system has no buffers at the moment.
-    Busy,
-    /// It cannot be done.
-    Failed(Error),
-}
-
-impl From<Error> for Obstacle {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-/// How many datagrams of a volley are in remoted's socket, as far as the system tells, and why the rest is not.
-pub(super) type Sent = (usize, Result<(), Obstacle>);
-
-/// What a volley's sending came to.
-pub(super) fn conclude(
-    target: SocketAddr,
-    volley: &Volley<'_>,
-    (sent, outcome): (usize, Result<(), SendError>),
-) -> Sent {
-    match outcome {
-        Ok(()) => (sent, Ok(())),
-        Err(SendError::Busy) => (sent, Err(Obstacle::Busy)),
-        Err(SendError::Unsendable(error)) => {
-            // To wait would keep all behind it for ever.
-            log::debug!("cannot inject {} bytes: {error}", volley.payloads[sent].len());
-            (sent + 1, Ok(()))
-        }
-        Err(SendError::Refused(source)) => (sent, Err(Error::NotSent { target, source }.into())),
-    }
-}
+/// Where a volley went, how many of its datagrams are in remoted's socket as far as the system tells, and why the rest
+/// is not.
+pub(super) type Sent = (SocketAddr, usize, Result<(), SendError>);
 
 #[cfg(test)]
 mod tests {

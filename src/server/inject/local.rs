@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use mio::net::UdpSocket;
 use mio::{Poll, Token};
 
-use super::error::{Error, Sent, conclude};
+use super::error::{Error, Sent};
 use super::tokens::{TAPS_MAX, TOKENS_FROM};
 use crate::os::net;
 use crate::os::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
@@ -84,11 +84,10 @@ impl Local {
         }
     }
 
-    pub(super) fn send(&mut self, now: Time, poll: &Poll, found: &Found, volley: &Volley<'_>) -> Sent {
-        match self.socket_for(now, poll, found, volley) {
-            Ok((target, socket)) => conclude(target, volley, send(socket, target, &volley.payloads)),
-            Err(why) => (0, Err(why.into())),
-        }
+    pub(super) fn send(&mut self, now: Time, poll: &Poll, found: &Found, volley: &Volley<'_>) -> Result<Sent, Error> {
+        let (target, socket) = self.socket_for(now, poll, found, volley)?;
+        let (sent, outcome) = send(socket, target, &volley.payloads);
+        Ok((target, sent, outcome))
     }
 
     /// remoted's answers at one of these sockets, each with the stream that it is for; and whether there may be more.

@@ -43,7 +43,7 @@ pub(in crate::server) struct Connections {
     /// Connections that there are descriptors for.
     capacity: usize,
     admitted_max: usize,
-    by_id: HashMap<ConnectionId, Connection>,
+    pub(super) by_id: HashMap<ConnectionId, Connection>,
     next_id: usize,
     strangers: Strangers,
     /// Connections with more to read than one pass takes.
@@ -51,7 +51,8 @@ pub(in crate::server) struct Connections {
     /// Connections that want an answer.
     pub(super) asking: Vec<ConnectionId>,
     swept: Time,
-    accept_again: Option<Time>,
+    /// When to let newcomers in that were left waiting.
+    pub(super) accept_again: Option<Time>,
 }
 
 impl Connections {
@@ -78,13 +79,6 @@ impl Connections {
             swept: net::now(),
             accept_again: None,
         })
-    }
-
-    /// Lets newcomers in that were left waiting, if it is time.
-    pub(super) fn accept_again(&mut self, now: Time, poll: &Poll, complaints: &mut Complaints) {
-        if self.accept_again.is_some_and(|at| at <= now) {
-            self.accept(now, poll, complaints);
-        }
     }
 
     /// Lets newcomers in.
@@ -169,13 +163,6 @@ impl Connections {
         Some((requests, close))
     }
 
-    /// A connection wants an answer.
-    pub(super) fn ask(&mut self, id: ConnectionId, question: Question) {
-        if self.by_id.get_mut(&id).is_some_and(|connection| connection.ask(question)) {
-            self.asking.push(id);
-        }
-    }
-
     /// A question of this connection, if it is time to answer it. Further ones wait for the next look.
     pub(super) fn next_question(
         &mut self,
@@ -191,14 +178,9 @@ impl Connections {
         Some((connection, question?))
     }
 
-    /// The connection with this number.
-    pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.by_id.get_mut(&id)
-    }
-
     /// The connection with this number, if it is a greeted client's.
     pub(super) fn client(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.get(id).filter(|connection| connection.conversation.is_client())
+        self.by_id.get_mut(&id).filter(|connection| connection.conversation.is_client())
     }
 
     /// Some connection is a greeted client's.
@@ -206,18 +188,14 @@ impl Connections {
         self.by_id.values().any(|connection| connection.conversation.is_client())
     }
 
-    /// All connections.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionId, &mut Connection)> {
-        self.by_id.iter_mut().map(|(&id, connection)| (id, connection))
-    }
-
     /// Refuses a client: it is told why its connection is of no use, and tries again at its slowest pace. Nothing
     /// happens if it was refused before: it may have said more in the same breath.
     pub(super) fn refuse(&mut self, now: Time, id: ConnectionId, why: &Refused) -> Option<Result<(), Close>> {
-        let connection = self.by_id.get_mut(&id).filter(|connection| connection.conversation.is_client())?;
+        let connection = self.client(id)?;
         // Until it has closed its side, it counts as a connection that says nothing of use.
-        self.strangers.note(connection.address);
-        Some(connection.refuse(now, why))
+        let (address, refusal) = (connection.address, connection.refuse(now, why));
+        self.strangers.note(address);
+        Some(refusal)
     }
 
     /// Closes a connection. Whether it was there.

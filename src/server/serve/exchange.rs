@@ -78,7 +78,9 @@ impl<'a> Exchange<'a> {
 
     /// Does what is due without an event.
     pub(super) fn handle_time(&mut self, now: Time, poll: &Poll) {
-        self.connections.accept_again(now, poll, &mut self.complaints);
+        if self.connections.accept_again.is_some_and(|at| at <= now) {
+            self.connections.accept(now, poll, &mut self.complaints);
+        }
         self.refuse_blocked(net::now());
         if self.next_look().is_some_and(|at| at <= now) {
             self.look(net::now(), poll);
@@ -112,10 +114,16 @@ impl<'a> Exchange<'a> {
 
     /// A question waits for a look at remoted; everything else does not.
     fn take(&mut self, now: Time, id: ConnectionId, request: Request) -> Result<(), Close> {
+        // An earlier request may have closed it.
+        let Some(connection) = self.connections.by_id.get_mut(&id) else {
+            return Ok(());
+        };
         match request {
-            // An earlier request has closed it.
-            _ if self.connections.get(id).is_none() => {}
-            Request::Answer(question) => self.connections.ask(id, question),
+            Request::Answer(question) => {
+                if connection.ask(question) {
+                    self.connections.asking.push(id);
+                }
+            }
             Request::Attach(stream, attach) => {
                 if let Err(why) = self.attach(now, id, stream, attach) {
                     self.refuse(now, id, &why);
@@ -135,12 +143,12 @@ impl<'a> Exchange<'a> {
         };
         client.check_port(self.config.remoted.port, self.watch.found.is_at_home())?;
         let address = client.address;
-        let name = attach.source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
-        if !self.config.allows(name, address) {
-            return Err(Refused::Source { name, address });
+        let source = attach.source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
+        if !self.config.allows(source, address) {
+            return Err(Refused::Source { name: source, address });
         }
-        let attachment = Attachment { connection: id, stream, once: attach.once };
-        let replaced = self.injection.enter(now, &mut self.core, attachment, name)?;
+        let attachment = Attachment { connection: id, stream, source, once: attach.once, waits: true };
+        let replaced = self.injection.enter(now, &mut self.core, attachment)?;
         self.close_replaced(now, replaced);
         Ok(())
     }
@@ -210,7 +218,7 @@ impl<'a> Exchange<'a> {
     /// Tells the clients of a changed verdict, as far as it concerns them.
     fn notify(&mut self, now: Time) {
         let core = &self.core;
-        let concerned = self.connections.iter_mut().filter_map(|(id, connection)| {
+        let concerned = self.connections.by_id.iter_mut().filter_map(|(&id, connection)| {
             let verdict = core.verdict_for(connection.delivery());
             // Another life of a remoted that is up is seen by the next heartbeat.
             connection.learns(verdict).then_some((id, verdict))
@@ -236,7 +244,7 @@ impl<'a> Exchange<'a> {
         for (stream, reply) in self.injection.take_replies(token) {
             // A link that is too narrow for a reply would lose it as a datagram, too: the stream is not cut for it.
             let Some(id) = self.core.connection(stream) else { continue };
-            if self.connections.get(id).is_some_and(|connection| !connection.framed.is_congested()) {
+            if self.connections.by_id.get(&id).is_some_and(|connection| !connection.framed.is_congested()) {
                 self.send(now, id, &Frame::Reply(reply));
             }
         }
@@ -269,7 +277,8 @@ impl<'a> Exchange<'a> {
     }
 
     fn send(&mut self, now: Time, id: ConnectionId, frame: &Frame) {
-        if let Some(Err(broken)) = self.connections.get(id).map(|connection| connection.framed.send(frame)) {
+        let connection = self.connections.by_id.get_mut(&id);
+        if let Some(Err(broken)) = connection.map(|connection| connection.framed.send(frame)) {
             self.close(now, id, &broken.into());
         }
     }

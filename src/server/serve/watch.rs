@@ -155,7 +155,7 @@ impl Watch {
 
     /// Logs the news that the sample brings. Whether clients need a notice of it: not of the first verdict.
     pub(super) fn log_news(&mut self, judge: &Judge, sample: &Sample) -> bool {
-        let is_first = self.news.logged().is_none();
+        let is_first = self.news.verdict.is_none();
         let Some(line) = self.news.observe(judge, sample) else {
             return false;
         };
