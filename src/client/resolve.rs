@@ -73,7 +73,7 @@ impl Addresses {
 pub(super) struct Resolver {
     /// `None`: there is nothing to resolve.
     ask: Option<Sender<()>>,
-    answers: Receiver<Result<Addresses, ResolveError>>,
+    pub(super) answers: Receiver<Result<Addresses, ResolveError>>,
     asked: Time,
 }
 
@@ -89,14 +89,8 @@ impl Resolver {
         }
     }
 
-    /// When the next question may be asked.
     pub(super) fn next_question(&self) -> Time {
         self.asked + PAUSE
-    }
-
-    /// The next answer that has come.
-    pub(super) fn answer(&self) -> Option<Result<Addresses, ResolveError>> {
-        self.answers.try_recv().ok()
     }
 }
 

@@ -187,7 +187,8 @@ impl<'a> Upstreams<'a> {
         let now = net::now();
         if now >= self.crowded_until {
             match self.bind_wanted(ip) {
-                Err(error) if is_unavailable(&error) => {
+                // Taken, or to be bound only with a right.
+                Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
                     self.crowded_until = now + CROWDED_PAUSE;
                     if !std::mem::replace(&mut self.crowded_told, true) {
                         let first = self.config.source_port;
@@ -214,9 +215,4 @@ impl<'a> Upstreams<'a> {
         }
         Err(last_error)
     }
-}
-
-/// The port is taken, or needs a right to be bound.
-fn is_unavailable(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
 }

@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 use super::peer::{End, Heard, Peer, Stage};
 use crate::client::config::Config;
 use crate::client::resolve::Resolver;
-use crate::os::net;
+use crate::os::net::{self, framed::Framed};
 use crate::os::threads::DOORBELL;
 use crate::proto::client::Transport;
 use crate::proto::client::dial::{Dialer, PATIENCE_MAX};
@@ -173,8 +173,9 @@ impl<'a> Attempts<'a> {
         let (token, broker, source) = (self.free_token(in_use), route.broker, self.config.source);
         let segment_bytes_max = self.segments.bytes_max(now);
         let begun = net::dial(broker, source, segment_bytes_max).and_then(|stream| {
-            let mut peer = Peer::new(stream, self.key.as_ref(), route, token, now);
-            peer.segment_bytes_max = segment_bytes_max;
+            let framed = Framed::client(stream, self.key.as_ref());
+            let stage = Stage::Connecting;
+            let mut peer = Peer { framed, route, token, since: now, stage, is_overdue: false, segment_bytes_max };
             registry.register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(peer)
         });
@@ -213,12 +214,14 @@ impl<'a> Attempts<'a> {
 
     /// Takes in what the resolver has found meanwhile.
     pub(super) fn take_answers(&mut self) {
-        while let Some(answer) = self.resolver.answer() {
+        while let Ok(answer) = self.resolver.answers.try_recv() {
             let config = self.config;
             match answer.and_then(|addresses| addresses.routes(config.source, config.server.port)) {
                 Ok(routes) => {
                     if self.routes.handle_routes(&routes) {
-                        log::debug!("broker server at {}", listed(&routes));
+                        let mut brokers: Vec<String> = routes.iter().map(|route| route.broker.to_string()).collect();
+                        brokers.dedup();
+                        log::debug!("broker server at {}", brokers.join(", "));
                     }
                 }
                 Err(error) => self.trouble = error.to_string(),
@@ -350,11 +353,4 @@ impl<'a> Attempts<'a> {
             self.routes.handle_refused(now, route, self.dialer.pause());
         }
     }
-}
-
-/// The brokers of routes, for people.
-fn listed(routes: &[Route]) -> String {
-    let mut brokers: Vec<SocketAddr> = routes.iter().map(|route| route.broker).collect();
-    brokers.dedup();
-    brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

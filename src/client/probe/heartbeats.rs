@@ -41,26 +41,19 @@ pub(super) struct Answer {
 }
 
 impl<'a> Connection<'a> {
-    /// Takes an answered attempt into use.
-    pub(super) fn new(now: Time, peer: Peer, shared: &'a Shared, config: &Config) -> (Self, Result<(), End>) {
+    /// Takes an answered attempt into use. Over transport tcp it asks the server to take this client's stream.
+    pub(super) fn new(now: Time, mut peer: Peer, shared: &'a Shared, config: &Config) -> (Self, Result<(), End>) {
         let transport = config.core.transport;
-        let mut connection = Self { peer, shared, transport, probes: VecDeque::new(), is_fresh: true };
-        let attached = connection.attach(config);
-        if let Stage::Answered { round_trip, features } = connection.peer.stage {
+        let attach = Frame::Attach(Attach { source: config.source, once: !config.core.resend });
+        let attached = match transport {
+            Transport::Udp => Ok(()),
+            Transport::Tcp => peer.framed.send(&attach).map_err(End::Broken),
+        };
+        if let Stage::Answered { round_trip, features } = peer.stage {
             shared.takes_empty.store(features.has(Features::EMPTY_DATAGRAMS), Ordering::Relaxed);
-            let target = connection.peer.route.target;
-            shared.with_core(now, |core| core.handle_connected(now, round_trip, target));
+            shared.with_core(now, |core| core.handle_connected(now, round_trip, peer.route.target));
         }
-        (connection, attached)
-    }
-
-    /// Transport tcp: asks the server to take this client's stream.
-    fn attach(&mut self, config: &Config) -> Result<(), End> {
-        if self.transport == Transport::Udp {
-            return Ok(());
-        }
-        let attach = Attach { source: config.source, once: !config.core.resend };
-        self.peer.framed.send(&Frame::Attach(attach)).map_err(End::Broken)
+        (Self { peer, shared, transport, probes: VecDeque::new(), is_fresh: true }, attached)
     }
 
     /// Transport tcp, while datagrams are under way: when the other host acknowledged something last.

@@ -4,13 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::Token;
-use mio::net::TcpStream;
 
 use crate::os::net;
 use crate::os::net::framed::{Broken, Filled, Framed};
 use crate::proto::client::dial::Attempt;
 use crate::proto::client::routes::Route;
-use crate::proto::seal::Key;
 use crate::proto::time::Time;
 use crate::proto::wire::{Features, Frame, Hello};
 
@@ -104,18 +102,6 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream, key: Option<&Key>, route: Route, token: Token, now: Time) -> Self {
-        Self {
-            framed: Framed::client(stream, key),
-            route,
-            token,
-            since: now,
-            stage: Stage::Connecting,
-            is_overdue: false,
-            segment_bytes_max: None,
-        }
-    }
-
     /// The server has answered, and the attempt waits to be taken.
     pub(super) const fn is_answered(&self) -> bool {
         matches!(self.stage, Stage::Answered { .. })

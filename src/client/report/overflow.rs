@@ -49,7 +49,12 @@ impl Overflows {
 
     /// The overflow is over, if there is one.
     pub(super) fn end(&mut self, wall: SystemTime) -> Option<Line> {
-        self.current.take().map(|overflow| overflow.line(wall))
+        let Overflow { from, to, dropped, .. } = self.current.take()?;
+        let [from, to, said] = [from, to, wall].map(|at| format_rfc3339_seconds(at).to_string());
+        // Times of the day on which this is said need no date.
+        let is_today = [&from, &to].iter().all(|at| at[..DATE_BYTES] == said[..DATE_BYTES]);
+        let begin = if is_today { DATE_BYTES } else { 0 };
+        Some(Line::warn(format!("buffer was full from {} to {}: {dropped} dropped", &from[begin..], &to[begin..])))
     }
 
     /// When the overflow counts as over, if nothing more is dropped.
@@ -60,15 +65,5 @@ impl Overflows {
         let overflow = self.current.as_ref()?;
         let lull = if up { LASTING } else { SUMMARY };
         Some((overflow.latest + lull).max(overflow.began + SUMMARY))
-    }
-}
-
-impl Overflow {
-    fn line(&self, wall: SystemTime) -> Line {
-        let [from, to, said] = [self.from, self.to, wall].map(|at| format_rfc3339_seconds(at).to_string());
-        // Times of the day on which this is said need no date.
-        let is_today = [&from, &to].iter().all(|at| at[..DATE_BYTES] == said[..DATE_BYTES]);
-        let begin = if is_today { DATE_BYTES } else { 0 };
-        Line::warn(format!("buffer was full from {} to {}: {} dropped", &from[begin..], &to[begin..], self.dropped))
     }
 }
