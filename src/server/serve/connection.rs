@@ -122,7 +122,7 @@ impl Connection {
     pub(super) fn answer(&mut self, pong: Pong) -> Result<(), Close> {
         self.known = Some(pong.verdict);
         self.conversation.answer(pong, self.framed.ends().1);
-        Ok(self.framed.flush()?)
+        self.framed.flush().map_err(Close::Broken)
     }
 
     /// Answers a plain request and ends this side: the answer must not be lost to a reset by unread bytes.
@@ -139,7 +139,7 @@ impl Connection {
 
     /// Writes what there is, and ends this side.
     pub(super) fn end(&mut self) -> Result<(), Close> {
-        self.framed.flush()?;
+        self.framed.flush().map_err(Close::Broken)?;
         let _ = self.framed.stream().shutdown(Shutdown::Write);
         Ok(())
     }

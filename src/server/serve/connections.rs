@@ -18,7 +18,7 @@ use super::strangers::Strangers;
 use crate::os::net;
 use crate::os::net::framed::Filled;
 use crate::proto::seal::Key;
-use crate::proto::server::conversation::{Question, Request};
+use crate::proto::server::conversation::Request;
 use crate::proto::terms::ConnectionId;
 use crate::proto::time::Time;
 use crate::proto::wire::{Features, Frame, Refusal};
@@ -161,21 +161,6 @@ impl Connections {
             Ok(Filled::Dry | Filled::More | Filled::Ended) => None,
         };
         Some((requests, close))
-    }
-
-    /// A question of this connection, if it is time to answer it. Further ones wait for the next look.
-    pub(super) fn next_question(
-        &mut self,
-        now: Time,
-        id: ConnectionId,
-        gap: Duration,
-    ) -> Option<(&mut Connection, Question)> {
-        let connection = self.by_id.get_mut(&id)?;
-        let (question, more) = connection.next_question(now, gap);
-        if more {
-            self.asking.push(id);
-        }
-        Some((connection, question?))
     }
 
     /// The connection with this number, if it is a greeted client's.

@@ -184,10 +184,17 @@ impl<'a> Exchange<'a> {
         self.tell_streams(now);
     }
 
-    /// Gives a connection one of the answers that it wants, if it is time for it.
+    /// Gives a connection one of the answers that it wants, if it is time for it. Further ones wait for the next look.
     fn answer(&mut self, now: Time, id: ConnectionId) {
         let gap = self.watch.gap;
-        let Some((connection, question)) = self.connections.next_question(now, id, gap) else {
+        let Some(connection) = self.connections.by_id.get_mut(&id) else {
+            return;
+        };
+        let (question, more) = connection.next_question(now, gap);
+        if more {
+            self.connections.asking.push(id);
+        }
+        let Some(question) = question else {
             return;
         };
         let answered = match question {
@@ -279,7 +286,7 @@ impl<'a> Exchange<'a> {
     fn send(&mut self, now: Time, id: ConnectionId, frame: &Frame) {
         let connection = self.connections.by_id.get_mut(&id);
         if let Some(Err(broken)) = connection.map(|connection| connection.framed.send(frame)) {
-            self.close(now, id, &broken.into());
+            self.close(now, id, &Close::Broken(broken));
         }
     }
 

@@ -23,12 +23,6 @@ pub(super) enum Close {
     Broken(Broken),
 }
 
-impl From<Broken> for Close {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
-    }
-}
-
 impl From<Offence> for Close {
     fn from(offence: Offence) -> Self {
         Self::Garbage(Garbage::Datagrams(offence))
