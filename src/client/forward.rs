@@ -8,9 +8,8 @@ use crossbeam_channel::Receiver;
 
 use super::shared::Shared;
 use super::upstreams::{SHORTAGE_PAUSE, Upstreams};
-use crate::os::net;
 use crate::os::net::udp::{SendError, send_run};
-use crate::os::threads::Stop;
+use crate::os::{net, threads::Stop};
 use crate::proto::client::Batch;
 
 /// A datagram for which the system had no room is tried again after this.
@@ -18,17 +17,13 @@ const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// What stopped a batch before its end.
 enum Halt {
-    /// The lease has ended.
     Expired,
-    /// It is to be tried again after a pause.
     Pause(Duration),
-    /// The next datagram can never be sent.
     Unsendable,
     /// The next datagram, or one before it, was refused.
     Refused,
 }
 
-/// Sends what may be sent, until the stop.
 pub(super) fn run(
     shared: &Shared,
     mut upstreams: Upstreams<'_>,
@@ -94,6 +89,7 @@ fn send_all(upstreams: &mut Upstreams<'_>, batch: &Batch, sent: &mut usize) -> R
     }
     Ok(())
 }
+
 /// What follows from an error at this datagram of the batch.
 fn halt(error: SendError, batch: &Batch, at: usize) -> Halt {
     match error {

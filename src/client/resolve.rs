@@ -14,16 +14,13 @@ use thiserror::Error;
 use super::config::Config;
 use crate::os::net::{self, HostPort};
 use crate::os::threads::{Doorbell, detach};
-use crate::proto::client::routes::Route;
-use crate::proto::terms::BROKER_PORT;
-use crate::proto::time::Time;
+use crate::proto::{client::routes::Route, terms::BROKER_PORT, time::Time};
 
 /// A name is not asked for again before this is over.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Names are resolved again after this, for the next outage.
 const REFRESH: Duration = Duration::from_mins(5);
 
-/// Why there is no way to the server.
 #[derive(Debug, Error)]
 pub(super) enum ResolveError {
     #[error("cannot resolve {0}: {1}")]
@@ -35,15 +32,12 @@ pub(super) enum ResolveError {
 /// The addresses of the names. None of the lists is ever empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
-    /// The broker server.
     pub(super) broker: Vec<SocketAddr>,
     /// remoted; `None`: on the host that the heartbeats reach.
     pub(super) server: Option<Vec<SocketAddr>>,
 }
 
 impl Addresses {
-    /// The addresses that go together.
-    ///
     /// Datagrams go to the very host that the heartbeats reach, at `port`, unless the broker server is said to stand
     /// elsewhere. From `source` nothing can be sent to an address of the other family.
     pub(super) fn routes(&self, source: Option<IpAddr>, port: u16) -> Result<Vec<Route>, ResolveError> {

@@ -11,11 +11,8 @@ use hashlink::LinkedHashMap;
 use mio::net::UdpSocket;
 
 use super::config::Config;
-use crate::os::net;
-use crate::os::net::udp::discard;
-use crate::os::threads::Doorbell;
-use crate::proto::terms::SessionName;
-use crate::proto::time::Time;
+use crate::os::{net, net::udp::discard, threads::Doorbell};
+use crate::proto::{terms::SessionName, time::Time};
 
 /// A session for whose socket there was no descriptor tries again after this.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
@@ -36,7 +33,6 @@ pub(super) struct Upstream {
 /// News for the reply thread.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// A session has a socket.
     Open(Upstream),
     /// The socket in this session's place belongs to this session from here on.
     Pass(SessionName),
@@ -44,8 +40,6 @@ pub(super) enum Change {
     Close(SessionName),
 }
 
-/// The sockets of all sessions.
-///
 /// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. No session
 /// waits then, and replies that came before the end of a session's turn are not lost.
 #[derive(Debug)]
@@ -130,7 +124,6 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// All sockets.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Upstream> {
         self.sockets.values()
     }

@@ -9,20 +9,14 @@ use std::time::Duration;
 use mio::{Interest, Registry, Token};
 
 use super::peer::{End, Heard, Peer, Stage};
-use crate::client::config::Config;
-use crate::client::resolve::Resolver;
+use crate::client::{config::Config, resolve::Resolver};
 use crate::os::net::{self, framed::Framed};
 use crate::os::threads::DOORBELL;
-use crate::proto::client::Transport;
 use crate::proto::client::dial::{Dialer, PATIENCE_MAX};
 use crate::proto::client::routes::{Route, Routes};
-use crate::proto::client::segments::Segments;
-use crate::proto::seal::Key;
-use crate::proto::terms::Verdict;
-use crate::proto::time::Time;
 use crate::proto::wire::{Features, Frame, Hello, Target, VERSION};
+use crate::proto::{client::Transport, client::segments::Segments, seal::Key, terms::Verdict, time::Time};
 
-/// The attempts under way, and everything that guides them.
 pub(super) struct Attempts<'a> {
     config: &'a Config,
     key: Option<Key>,
@@ -76,7 +70,6 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Connections carry another stream from here on.
     pub(super) fn leave_stream(&mut self) {
         self.hello.stream = net::random();
         // Attempts under way have said the old name.
@@ -110,7 +103,6 @@ impl<'a> Attempts<'a> {
         None
     }
 
-    /// When there is something to do.
     pub(super) fn next_deadline(&self, now: Time) -> Option<Time> {
         let dial = match self.routes.free_from() {
             Some(_) => self.next_start(now),
@@ -132,7 +124,6 @@ impl<'a> Attempts<'a> {
         Some(self.dialer.next_start(young)?.max(self.routes.free_from()?))
     }
 
-    /// Removes attempts that have taken too long.
     fn give_up(&mut self, now: Time) {
         let mut at = 0;
         while at < self.peers.len() {
@@ -147,7 +138,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether an attempt has taken too long. An overdue attempt may go on for a while, but counts as failed.
+    /// An overdue attempt may go on for a while, but counts as failed.
     fn is_over(&mut self, now: Time, at: usize) -> bool {
         let (timeout, peer) = (self.timeout(), &self.peers[at]);
         if peer.is_answered() {
@@ -197,7 +188,6 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// A token that no connection has.
     fn free_token(&mut self, in_use: Option<Token>) -> Token {
         loop {
             let token = Token(self.tokens);
@@ -212,7 +202,6 @@ impl<'a> Attempts<'a> {
         self.peers.iter().position(|peer| peer.token == token)
     }
 
-    /// Takes in what the resolver has found meanwhile.
     pub(super) fn take_answers(&mut self) {
         while let Ok(answer) = self.resolver.answers.try_recv() {
             let config = self.config;
@@ -229,8 +218,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Reads and writes whatever an attempt is ready for. An answered attempt that is to be taken is under way no
-    /// more.
+    /// An answered attempt that is to be taken is under way no more.
     pub(super) fn attend(&mut self, now: Time, token: Token) -> Option<Success> {
         let at = self.position(token)?;
         let (frames, end) = self.peers[at].attend(&self.hello);
@@ -298,7 +286,6 @@ impl<'a> Attempts<'a> {
         taken
     }
 
-    /// An attempt has ended.
     fn end(&mut self, now: Time, at: usize, end: &End) {
         let Peer { route, since, stage, .. } = self.peers.remove(at);
         self.trouble = end.of(route.broker);
@@ -342,7 +329,6 @@ impl<'a> Attempts<'a> {
         self.dialer.handle_outage(now);
     }
 
-    /// The connection in use has ended.
     pub(super) fn handle_lost(&mut self, now: Time, route: Route, end: &End) {
         self.trouble = end.of(route.broker);
         log::debug!("connection lost: {}", self.trouble);

@@ -2,22 +2,17 @@
 
 use super::text::{LASTING, SUMMARY, amount, duration};
 use crate::os::line::Line;
-use crate::proto::client::Snapshot;
-use crate::proto::client::link::Standing;
-use crate::proto::time::Time;
+use crate::proto::{client::Snapshot, client::link::Standing, time::Time};
 
 /// Lines about the link in a minute.
 const LINES_MAX: u32 = 6;
 
-/// The link, as the log tells it.
 #[derive(Debug)]
 pub(super) struct Link {
     /// The state that was told last; `None` before the first line.
     told: Option<Standing>,
     standing: Standing,
-    /// When the state began.
     since: Time,
-    /// Why there is no connection.
     trouble: String,
     /// When the outage began that was told.
     outage: Option<Time>,

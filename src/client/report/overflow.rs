@@ -19,14 +19,12 @@ pub(super) struct Overflows {
     dropped: u64,
 }
 
-/// A time during which the buffer overflowed.
 #[derive(Clone, Copy, Debug)]
 struct Overflow {
     began: Time,
     from: SystemTime,
     to: SystemTime,
     dropped: u64,
-    /// The newest drop.
     latest: Time,
 }
 
@@ -47,7 +45,6 @@ impl Overflows {
         begins.then(|| Line::warn(format!("buffer is full with {}{why}: dropping", amount(snapshot.held))))
     }
 
-    /// The overflow is over, if there is one.
     pub(super) fn end(&mut self, wall: SystemTime) -> Option<Line> {
         let Overflow { from, to, dropped, .. } = self.current.take()?;
         let [from, to, said] = [from, to, wall].map(|at| format_rfc3339_seconds(at).to_string());
