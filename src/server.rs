@@ -59,9 +59,6 @@ pub enum Error {
 }
 
 /// Runs until `signals` says stop, or until something is beyond repair.
-///
-/// # Errors
-/// Says what was attempted and why it failed: at the start, or on a thread that ended.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let listener = listen(config)?;
@@ -102,7 +99,6 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     })
 }
 
-/// Binds the socket that clients connect to.
 fn listen(config: &Config) -> Result<TcpListener, Error> {
     let bound = if let Some(name) = &config.listen {
         let cannot_resolve = |source| Error::Bind(name.to_string(), source);
@@ -122,7 +118,6 @@ fn listen(config: &Config) -> Result<TcpListener, Error> {
     Ok(bound)
 }
 
-/// The likely cause, where there is one.
 fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "address in use (another ossec-broker server?)".into(),
@@ -144,7 +139,6 @@ fn share_descriptors(config: &Config, is_keyed: bool) -> (usize, usize) {
     (spare.saturating_sub(sockets).max(1), sockets)
 }
 
-/// Logs which processes and sockets count as remoted.
 fn announce_search(wanted: &Wanted) {
     let who = match &wanted.names {
         Names::Any => "any process".into(),

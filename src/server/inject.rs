@@ -22,10 +22,8 @@ use mio::{Poll, Token};
 
 use crate::os::net::udp::{Inbox, SendError};
 use crate::os::remoted::Found;
-use crate::proto::server::ServerCore;
 use crate::proto::terms::{ConnectionId, StreamId};
-use crate::proto::time::Time;
-use crate::proto::wire::Reply;
+use crate::proto::{server::ServerCore, time::Time, wire::Reply};
 use crate::server::config::{Config, Inject};
 use local::{Local, Seen};
 use spoof::Spoof;
@@ -36,7 +34,6 @@ pub(super) use tokens::TOKENS_FROM;
 /// How long the system is left alone when it has no buffers.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
-/// Streams on their way into remoted's socket.
 #[derive(Debug)]
 pub(super) struct Injection {
     inject: Inject,
@@ -53,9 +50,7 @@ pub(super) struct Injection {
 /// The sockets that datagrams leave from.
 #[derive(Debug)]
 pub(super) enum Way {
-    /// In the clients' names.
     Spoof(Box<Spoof>),
-    /// In this host's name.
     Local(Box<Local>),
 }
 
@@ -79,7 +74,6 @@ impl Way {
 }
 
 impl Injection {
-    /// Nothing is carried yet. `poll` tells of what arrives where remoted receives.
     pub(super) fn new(inject: Inject, way: Way, poll: &Poll) -> io::Result<Self> {
         if let Way::Spoof(spoof) = &way {
             spoof.watch(poll)?;
@@ -110,7 +104,6 @@ impl Injection {
         Ok(if matches!(self.way, Way::Local(_)) { self.carry(now, core, attachment.source) } else { Vec::new() })
     }
 
-    /// A connection carries nothing any more, and waits for nothing.
     pub(super) fn leave(&mut self, connection: ConnectionId) {
         if let Some(at) = self.attachments.iter().position(|attachment| attachment.connection == connection) {
             let Attachment { source, .. } = self.attachments.remove(at);
@@ -198,7 +191,6 @@ impl Injection {
         None
     }
 
-    /// The agents whose answers are lost, and why; each time that it is found out.
     pub(super) fn take_trouble(&mut self) -> Option<String> {
         match &mut self.way {
             Way::Spoof(_) => None,
@@ -206,7 +198,6 @@ impl Injection {
         }
     }
 
-    /// remoted's answers at one of these sockets, each with the stream that it is for.
     pub(super) fn take_replies(&mut self, token: Token) -> Vec<(StreamId, Reply)> {
         let Way::Local(local) = &self.way else {
             return Vec::new();
@@ -218,7 +209,6 @@ impl Injection {
         replies
     }
 
-    /// When something is due without an event.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         match &self.way {
             _ if !self.unread.is_empty() => Some(Time::ZERO),

@@ -3,35 +3,27 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::os::net;
-use crate::os::net::udp::SendError;
-use crate::os::remoted::Unreachable;
+use crate::os::{net, net::udp::SendError, remoted::Unreachable};
 
 /// Why a client's datagrams cannot be injected: one line, for the client's log and for this server's.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::server) enum Error {
-    /// remoted could answer over no interface.
     #[error("cannot inject for {address}: from remoted no way leads back to a link-local address")]
     LinkLocal { address: IpAddr },
-    /// remoted receives over the other version of IP.
     #[error("cannot inject for {address}: --remoted has no {} address", net::family(*.address))]
     Family { address: IpAddr },
-    /// No socket of remoted receives there.
     #[error("cannot inject into {target}: {why}")]
     NotReceived { target: SocketAddr, why: Unreachable },
     /// No canary in this name has arrived. `source`: why the last one could not even be sent.
     #[error("cannot inject for {address}: nothing in its name reaches {target}: {}; --inject local does without",
         obstruction(.source.as_ref()))]
     Blocked { address: IpAddr, target: SocketAddr, source: Option<io::Error> },
-    /// The agent gets no socket.
     #[error("cannot inject into {target} from {from}: {source}")]
     NoSocket { from: IpAddr, target: SocketAddr, source: io::Error },
-    /// The system does not send.
     #[error("cannot inject into {target}: {source}")]
     NotSent { target: SocketAddr, source: io::Error },
 }
 
-/// What seems to keep datagrams from arriving.
 fn obstruction(error: Option<&io::Error>) -> String {
     error.map_or_else(
         || "on the server's host a firewall (a rule for lo) or rp_filter drops it".to_owned(),

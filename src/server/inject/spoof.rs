@@ -11,13 +11,11 @@ use mio::{Poll, Token};
 
 use super::error::{Error, Sent};
 use super::tokens::{TAPS_MAX, TOKENS_FROM};
-use crate::os::net;
 use crate::os::net::raw::{Lane, MARK_BYTES};
 use crate::os::net::udp::{Inbox, SendError, watch};
-use crate::os::remoted::Found;
+use crate::os::{net, remoted::Found};
 use crate::proto::server::passages::{Passages, Step};
-use crate::proto::server::streams::Volley;
-use crate::proto::time::Time;
+use crate::proto::{server::streams::Volley, time::Time};
 
 /// Nobody answers to this port (RFC 863): it stands for an agent whose client has no UDP socket for it.
 const DISCARD_PORT: u16 = 9;
@@ -76,7 +74,6 @@ impl Spoof {
         Ok(())
     }
 
-    /// Sends a volley. A name is admitted once a canary in it has arrived.
     pub(super) fn send(&mut self, now: Time, found: &Found, volley: &Volley<'_>) -> Result<Sent, Error> {
         let lane = self.admitted(now, found, volley.address)?;
         let target = lane.target();

@@ -12,18 +12,12 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
 
 use super::complaints::{Complaints, Trouble};
-use super::connection::Connection;
 use super::parting::{Close, Refused};
-use super::strangers::Strangers;
-use crate::os::net;
-use crate::os::net::framed::Filled;
-use crate::proto::seal::Key;
-use crate::proto::server::conversation::Request;
-use crate::proto::terms::ConnectionId;
-use crate::proto::time::Time;
+use super::{connection::Connection, strangers::Strangers};
+use crate::os::net::{self, framed::Filled};
 use crate::proto::wire::{Features, Frame, Refusal};
-use crate::server::config::Config;
-use crate::server::inject::TOKENS_FROM;
+use crate::proto::{seal::Key, server::conversation::Request, terms::ConnectionId, time::Time};
+use crate::server::{config::Config, inject::TOKENS_FROM};
 
 /// The listener's token. The tokens of connections lie below those of the sockets on the way to remoted.
 pub(super) const LISTENER: Token = Token(usize::MAX - 1);
@@ -34,7 +28,6 @@ const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// How often silent connections are looked for.
 const SWEEP_GAP: Duration = Duration::from_secs(5);
 
-/// The listener and all connections, by number.
 #[derive(Debug)]
 pub(in crate::server) struct Connections {
     listener: TcpListener,
@@ -48,7 +41,6 @@ pub(in crate::server) struct Connections {
     strangers: Strangers,
     /// Connections with more to read than one pass takes.
     pub(super) unread: Vec<ConnectionId>,
-    /// Connections that want an answer.
     pub(super) asking: Vec<ConnectionId>,
     swept: Time,
     /// When to let newcomers in that were left waiting.
@@ -56,7 +48,6 @@ pub(in crate::server) struct Connections {
 }
 
 impl Connections {
-    /// No connections yet. `poll` tells of newcomers at the listener.
     pub(in crate::server) fn new(
         config: &Config,
         key: Option<Key>,
@@ -81,7 +72,6 @@ impl Connections {
         })
     }
 
-    /// Lets newcomers in.
     pub(super) fn accept(&mut self, now: Time, poll: &Poll, complaints: &mut Complaints) {
         self.accept_again = None;
         for _ in 0..ACCEPTS_MAX {
@@ -168,7 +158,6 @@ impl Connections {
         self.by_id.get_mut(&id).filter(|connection| connection.conversation.is_client())
     }
 
-    /// Some connection is a greeted client's.
     pub(super) fn has_client(&self) -> bool {
         self.by_id.values().any(|connection| connection.conversation.is_client())
     }
@@ -206,7 +195,6 @@ impl Connections {
         silent.map(|(&id, _)| id).collect()
     }
 
-    /// When something is due without an event.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         if !self.unread.is_empty() {
             return Some(Time::ZERO);

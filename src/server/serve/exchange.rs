@@ -19,19 +19,14 @@ use super::complaints::{Complaints, Trouble};
 use super::connections::{Connections, LISTENER};
 use super::parting::{Close, Refused};
 use super::watch::Watch;
-use crate::os::net;
-use crate::os::remoted::backlog;
-use crate::os::threads::DOORBELL;
-use crate::proto::server::ServerCore;
+use crate::os::{net, remoted::backlog, threads::DOORBELL};
 use crate::proto::server::conversation::{Question, Request};
-use crate::proto::server::streams::Told;
 use crate::proto::terms::{ConnectionId, StreamId, Verdict};
-use crate::proto::time::Time;
 use crate::proto::wire::{Attach, Frame, Notice};
+use crate::proto::{server::ServerCore, server::streams::Told, time::Time};
 use crate::server::config::{Config, Inject};
 use crate::server::inject::{Attachment, Injection, TOKENS_FROM};
 
-/// Connections, the core, and the two ways to remoted: one to look at it, one to inject.
 #[derive(Debug)]
 pub(super) struct Exchange<'a> {
     config: &'a Config,
@@ -92,7 +87,6 @@ impl<'a> Exchange<'a> {
         self.complaints.log(now);
     }
 
-    /// When something is due without an event.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let deadlines = [self.connections.next_deadline(), self.next_look(), self.injection.next_deadline()];
         deadlines.into_iter().flatten().min()
@@ -246,7 +240,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Carries remoted's answers back to the clients.
     fn take_replies(&mut self, now: Time, token: Token) {
         for (stream, reply) in self.injection.take_replies(token) {
             // A link that is too narrow for a reply would lose it as a datagram, too: the stream is not cut for it.
@@ -257,7 +250,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Refuses the clients in whose names no datagram gets through.
     fn refuse_blocked(&mut self, now: Time) {
         while let Some((blocked, why)) = self.injection.poll_blocked(now) {
             let why = why.into();
@@ -267,7 +259,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Refuses a client, and has the log say so.
     fn refuse(&mut self, now: Time, id: ConnectionId, why: &Refused) {
         match (why, self.connections.client(id)) {
             (Refused::Uninjectable(why), _) => self.complaints.add(Trouble::Uninjected, why),

@@ -4,7 +4,6 @@ use crate::os::line::Line;
 use crate::proto::server::judge::{Judge, Owner, Sample};
 use crate::proto::terms::{Incarnation, Port, Reason, Verdict};
 
-/// The state of remoted that the log shows.
 #[derive(Debug, Default)]
 pub(super) struct News {
     /// The verdict that was logged last.
