@@ -38,7 +38,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(2);
 pub(super) struct Injection {
     inject: Inject,
     way: Way,
-    /// In the order in which they came.
+    /// The streams that connections carry or are to carry, in the order in which they came.
     attachments: Vec<Attachment>,
     inbox: Inbox,
     /// Sockets with more replies than one pass takes.
@@ -223,10 +223,10 @@ impl Injection {
 pub(super) struct Attachment {
     pub(super) connection: ConnectionId,
     pub(super) stream: StreamId,
-    /// The name in which its datagrams are injected.
+    /// The client's address, or the allowed address that it sends as.
     pub(super) source: IpAddr,
     /// None of the stream's datagrams is injected twice.
     pub(super) once: bool,
-    /// It waits until datagrams in this name are known to get through.
+    /// It waits until datagrams in the name of `source` are known to get through.
     pub(super) waits: bool,
 }
