@@ -12,8 +12,6 @@
 //!
 //! Each thread waits for one thing, takes the lock around the core briefly, and does one kind of input or output
 //! without the lock. A thread that has made work for another rings its bell (`shared`).
-//!
-//! The end is a cascade (`shutdown`); the last lines say what is left.
 
 mod config;
 mod forward;
@@ -35,13 +33,11 @@ use crossbeam_channel::{Receiver, bounded};
 use thiserror::Error;
 
 use crate::os::keyfile::{self, KeyError};
-use crate::os::net;
-use crate::os::net::udp::kernel_drops;
+use crate::os::net::{self, udp::kernel_drops};
 use crate::os::privileges::{self, Right, UserError};
 use crate::os::threads::{Crew, Ended, Stopper, Wait, scope};
 use crate::proto::client::{ClientCore, Transport};
 pub use config::Config;
-use forward::Forwarder;
 use listen::{ListenError, listen};
 use probe::Prober;
 use report::Report;
@@ -62,7 +58,7 @@ const EVENTS_MAX: usize = 128;
 /// Changed upstream sockets on their way to the reply thread; more wait at the sender for a moment.
 const CHANGES_MAX: usize = 64;
 
-/// Why the client does not run.
+/// Why a client does not start, or ends without being asked to.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the texts say it")]
 pub enum Error {
@@ -81,9 +77,6 @@ pub enum Error {
 }
 
 /// Runs until `signals` says stop.
-///
-/// # Errors
-/// The client cannot start, or one of its threads cannot go on.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let agents = listen(config)?;
@@ -112,7 +105,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
             crew.spawn("receive", || receive::run(&shared, receive_wait, &receive_stop))?;
             crew.spawn("probe", || prober.run(probe_wait, &rest_stop))?;
             crew.spawn("forward", || match config.core.transport {
-                Transport::Udp => Forwarder::new(&shared, upstreams).run(&rung.forward, &rest_stop),
+                Transport::Udp => forward::run(&shared, upstreams, &rung.forward, &rest_stop),
                 Transport::Tcp => {
                     Streamer::new(&shared, upstreams, outgoing, probe_bell).run(&rung.forward, &rest_stop)
                 }
@@ -140,7 +133,6 @@ fn become_user(config: &Config) -> Result<(), UserError> {
     config.user.as_ref().map_or(Ok(()), |user| privileges::become_user(user, kept))
 }
 
-/// Logs the last words, when all threads have ended.
 fn say_farewell(shared: &Shared, report: &mut Report) {
     if let Some(drops) = kernel_drops(&shared.agents) {
         report.handle_kernel_drops(drops);

@@ -5,7 +5,6 @@
 //! OSSEC's is touched.
 
 mod config;
-mod error;
 mod inject;
 mod search;
 mod serve;
@@ -15,17 +14,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crossbeam_channel::{Receiver, bounded, select};
 use mio::net::TcpListener;
+use thiserror::Error;
 
-use crate::os::keyfile;
+use crate::os::keyfile::{self, KeyError};
 use crate::os::net::{self, HostPort};
-use crate::os::privileges::{self, Right};
+use crate::os::privileges::{self, Right, UserError};
 use crate::os::remoted::{Names, Wanted};
-use crate::os::threads::{Crew, Stopper, Wait, scope};
+use crate::os::threads::{Crew, Ended, Stopper, Wait, scope};
 use inject::Way;
 use serve::{Connections, Watch};
 
 pub use config::{Config, Inject};
-pub use error::Error;
 
 /// Descriptors kept for everything but connections: sockets, `/proc` files, the log. Without them remoted could not be
 /// looked at, and a server without descriptors would call it dead.
@@ -37,10 +36,29 @@ const EVENTS_MAX: usize = 1_024;
 /// takes no right.
 const RIGHTS: [Right; 2] = [Right::CAP_SYS_PTRACE, Right::CAP_DAC_READ_SEARCH];
 
+/// Why a server does not start, or ends without being asked to.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum Error {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("cannot bind {0}: {why}", why = explain(.1))]
+    Bind(String, #[source] io::Error),
+    #[error("cannot resolve {0}: {1}")]
+    Resolve(HostPort, #[source] io::Error),
+    #[error("cannot inject with the clients' addresses: {0}: run as root, with CAP_NET_RAW, or with --inject local")]
+    RawSockets(#[source] io::Error),
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error("cannot set up the wait for sockets: {0}")]
+    Wait(#[source] io::Error),
+    #[error("cannot start a thread: {0}")]
+    Spawn(#[source] io::Error),
+    #[error(transparent)]
+    Thread(#[from] Ended),
+}
+
 /// Runs until `signals` says stop, or until something is beyond repair.
-///
-/// # Errors
-/// Says what was attempted and why it failed: at the start, or on a thread that ended.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let listener = listen(config)?;
@@ -81,7 +99,6 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     })
 }
 
-/// Binds the socket that clients connect to.
 fn listen(config: &Config) -> Result<TcpListener, Error> {
     let bound = if let Some(name) = &config.listen {
         let cannot_resolve = |source| Error::Bind(name.to_string(), source);
@@ -101,6 +118,13 @@ fn listen(config: &Config) -> Result<TcpListener, Error> {
     Ok(bound)
 }
 
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "address in use (another ossec-broker server?)".into(),
+        _ => net::explain(error),
+    }
+}
+
 /// Raises the limit of descriptors. How many connections there may be, and how many sockets for agents.
 fn share_descriptors(config: &Config, is_keyed: bool) -> (usize, usize) {
     let sockets_max = config.sockets_max(is_keyed);
@@ -115,7 +139,6 @@ fn share_descriptors(config: &Config, is_keyed: bool) -> (usize, usize) {
     (spare.saturating_sub(sockets).max(1), sockets)
 }
 
-/// Logs which processes and sockets count as remoted.
 fn announce_search(wanted: &Wanted) {
     let who = match &wanted.names {
         Names::Any => "any process".into(),

@@ -8,99 +8,86 @@ use crossbeam_channel::Receiver;
 
 use super::shared::Shared;
 use super::upstreams::{SHORTAGE_PAUSE, Upstreams};
-use crate::os::net;
 use crate::os::net::udp::{SendError, send_run};
-use crate::os::threads::Stop;
+use crate::os::{net, threads::Stop};
 use crate::proto::client::Batch;
 
 /// A datagram for which the system had no room is tried again after this.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
-/// The forward thread.
-#[derive(Debug)]
-pub(super) struct Forwarder<'a> {
-    shared: &'a Shared,
-    upstreams: Upstreams<'a>,
-}
-
 /// What stopped a batch before its end.
 enum Halt {
-    /// The lease has ended.
     Expired,
-    /// It is to be tried again after a pause.
     Pause(Duration),
-    /// The next datagram can never be sent.
     Unsendable,
     /// The next datagram, or one before it, was refused.
     Refused,
 }
 
-impl<'a> Forwarder<'a> {
-    pub(super) const fn new(shared: &'a Shared, upstreams: Upstreams<'a>) -> Self {
-        Self { shared, upstreams }
-    }
-
-    /// Sends what may be sent, until the stop.
-    pub(super) fn run(mut self, bell: &Receiver<()>, stop: &Stop) -> Result<(), Infallible> {
-        let mut batch = Batch::default();
-        while !stop.is_set() {
-            let now = net::now();
-            // A lease may have ended before everything was sent. Then a heartbeat has to come first, and is rung for.
-            let (releases, due) = self.shared.with_core(now, |core| {
-                let releases = core.poll_release(now, &mut batch);
-                (releases, if releases { None } else { core.handle_forward_waits(now) })
-            });
-            if !releases {
-                stop.wait(bell, due.map(|at| at.since(now)));
-            } else if let Some(pause) = self.send(&batch) {
-                stop.wait(&crossbeam_channel::never(), Some(pause));
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends a batch, tells the core, and says how long to pause, if the system asks for that.
-    fn send(&mut self, batch: &Batch) -> Option<Duration> {
-        let mut sent = 0;
-        let halt = self.send_all(batch, &mut sent).err();
+pub(super) fn run(
+    shared: &Shared,
+    mut upstreams: Upstreams<'_>,
+    bell: &Receiver<()>,
+    stop: &Stop,
+) -> Result<(), Infallible> {
+    let mut batch = Batch::default();
+    while !stop.is_set() {
         let now = net::now();
-        self.shared.with_core(now, |core| {
-            core.handle_sent(now, batch, sent);
-            match halt {
-                Some(Halt::Unsendable) => core.handle_unsendable(batch, sent),
-                Some(Halt::Refused) => core.handle_refused(now),
-                None | Some(Halt::Expired | Halt::Pause(_)) => {}
-            }
+        // A lease may have ended before everything was sent. Then a heartbeat has to come first, and is rung for.
+        let (releases, due) = shared.with_core(now, |core| {
+            let releases = core.poll_release(now, &mut batch);
+            (releases, if releases { None } else { core.handle_forward_waits(now) })
         });
-        log::trace!(target: "ossec_broker::datagram", "sent {sent} of {} to {}", batch.len(), batch.target());
-        if let Some(Halt::Pause(pause)) = halt { Some(pause) } else { None }
-    }
-
-    /// Sends the batch session by session, and counts in `sent`.
-    fn send_all(&mut self, batch: &Batch, sent: &mut usize) -> Result<(), Halt> {
-        self.upstreams.change_ports(batch.ports());
-        while *sent < batch.len() {
-            let session = batch.session(*sent);
-            let run = (*sent..batch.len()).take_while(|&at| batch.session(at) == session).count();
-            let socket = match self.upstreams.get(session, batch.target()) {
-                Ok(socket) => socket,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(Halt::Pause(BUSY_PAUSE)),
-                Err(error) => {
-                    self.upstreams.tell_shortage(&error, "holding");
-                    return Err(Halt::Pause(SHORTAGE_PAUSE));
-                }
-            };
-            let payloads: Vec<&[u8]> = (*sent..*sent + run).map(|at| batch.payload(at)).collect();
-            // As late as possible: after the lease a datagram may overtake others that an outage has swallowed.
-            if net::now() >= batch.until() {
-                return Err(Halt::Expired);
-            }
-            let (done, outcome) = send_run(&*socket, batch.target(), &payloads);
-            *sent += done;
-            outcome.map_err(|error| halt(error, batch, *sent))?;
+        if !releases {
+            stop.wait(bell, due.map(|at| at.since(now)));
+        } else if let Some(pause) = send(shared, &mut upstreams, &batch) {
+            stop.wait(&crossbeam_channel::never(), Some(pause));
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Sends a batch, tells the core, and says how long to pause, if the system asks for that.
+fn send(shared: &Shared, upstreams: &mut Upstreams<'_>, batch: &Batch) -> Option<Duration> {
+    let mut sent = 0;
+    let halt = send_all(upstreams, batch, &mut sent).err();
+    let now = net::now();
+    shared.with_core(now, |core| {
+        core.handle_sent(now, batch, sent);
+        match halt {
+            Some(Halt::Unsendable) => core.handle_unsendable(batch, sent),
+            Some(Halt::Refused) => core.handle_refused(now),
+            None | Some(Halt::Expired | Halt::Pause(_)) => {}
+        }
+    });
+    log::trace!(target: "ossec_broker::datagram", "sent {sent} of {} to {}", batch.len(), batch.target());
+    if let Some(Halt::Pause(pause)) = halt { Some(pause) } else { None }
+}
+
+/// Sends the batch session by session, and counts in `sent`.
+fn send_all(upstreams: &mut Upstreams<'_>, batch: &Batch, sent: &mut usize) -> Result<(), Halt> {
+    upstreams.change_ports(batch.ports());
+    while *sent < batch.len() {
+        let session = batch.session(*sent);
+        let run = (*sent..batch.len()).take_while(|&at| batch.session(at) == session).count();
+        let socket = match upstreams.get(session, batch.target()) {
+            Ok(socket) => socket,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(Halt::Pause(BUSY_PAUSE)),
+            Err(error) => {
+                upstreams.tell_shortage(&error, "holding");
+                return Err(Halt::Pause(SHORTAGE_PAUSE));
+            }
+        };
+        let payloads: Vec<&[u8]> = (*sent..*sent + run).map(|at| batch.payload(at)).collect();
+        // As late as possible: after the lease a datagram may overtake others that an outage has swallowed.
+        if net::now() >= batch.until() {
+            return Err(Halt::Expired);
+        }
+        let (done, outcome) = send_run(&*socket, batch.target(), &payloads);
+        *sent += done;
+        outcome.map_err(|error| halt(error, batch, *sent))?;
+    }
+    Ok(())
 }
 
 /// What follows from an error at this datagram of the batch.

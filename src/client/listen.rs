@@ -6,11 +6,9 @@ use std::net::SocketAddr;
 use mio::net::UdpSocket;
 use thiserror::Error;
 
-use super::config::Config;
-use super::report::text::size;
+use super::{config::Config, report::text::size};
 use crate::os::net::{self, HostPort};
 
-/// Why agents cannot send to this client.
 #[derive(Debug, Error)]
 pub enum ListenError {
     #[error("cannot bind {0}: {why}", why = explain(.1))]
@@ -19,7 +17,6 @@ pub enum ListenError {
     ComesBack { server: SocketAddr, bound: SocketAddr },
 }
 
-/// Binds the socket, and says how large its receive buffer is.
 pub(super) fn listen(config: &Config) -> Result<UdpSocket, ListenError> {
     let cannot = |error| ListenError::Bind(config.listen.clone(), error);
     let address = config.listen.resolve().map_err(cannot)?[0];
@@ -41,7 +38,6 @@ pub(super) fn listen(config: &Config) -> Result<UdpSocket, ListenError> {
     }
 }
 
-/// The likely cause, where there is one.
 fn explain(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::AddrInUse => "address in use (another ossec-broker client, or remoted on this host?)".into(),

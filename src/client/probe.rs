@@ -15,16 +15,10 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::Receiver;
 use mio::{Registry, Token};
 
-use super::config::Config;
-use super::report::Report;
-use super::resolve::Resolver;
-use super::shared::Shared;
-use super::stream::Outgoing;
-use crate::os::net;
-use crate::os::net::udp::kernel_drops;
+use super::{config::Config, report::Report, resolve::Resolver, shared::Shared, stream::Outgoing};
+use crate::os::net::{self, udp::kernel_drops};
 use crate::os::threads::{DOORBELL, Stop, Wait, WaitError};
-use crate::proto::seal::Key;
-use crate::proto::time::Time;
+use crate::proto::{seal::Key, time::Time};
 use attempts::{Attempts, Success};
 use heartbeats::{Answer, Connection};
 use peer::{End, Heard};
@@ -33,19 +27,15 @@ use peer::{End, Heard};
 const SLOW_MIN: Duration = Duration::from_millis(500);
 const SLOW_GAP: Duration = Duration::from_mins(1);
 
-/// The thread that keeps the link.
 pub(super) struct Prober<'a> {
     shared: &'a Shared,
     config: &'a Config,
     attempts: Attempts<'a>,
-    /// The connection in use.
     chosen: Option<Connection<'a>>,
-    /// When the log was told last that the path is slow.
     slow_told: Option<Time>,
     /// A key protects connections, or the log was told that none does.
     plain_told: bool,
     report: &'a mut Report,
-    /// Transport tcp: the frames to be written.
     outgoing: Receiver<Outgoing>,
 }
 
@@ -63,7 +53,6 @@ impl<'a> Prober<'a> {
         Self { shared, config, attempts, chosen: None, slow_told: None, plain_told, report, outgoing }
     }
 
-    /// Keeps the link until the stop.
     pub(super) fn run(mut self, mut wait: Wait, stop: &Stop) -> Result<(), WaitError> {
         while !stop.is_set() {
             let limit = self.act(wait.poll().registry());
@@ -134,19 +123,17 @@ impl<'a> Prober<'a> {
         [heartbeat, link, attempts, report].into_iter().flatten().min().map(|at| at.since(now))
     }
 
-    /// Reads and writes whatever this token's connection is ready for.
     fn attend(&mut self, token: Token) {
         if token == DOORBELL {
             self.attempts.take_answers();
         } else if let Some(connection) = self.chosen.as_mut().filter(|connection| connection.peer.token == token) {
-            let heard = connection.peer.attend(self.attempts.hello());
+            let heard = connection.peer.attend(&self.attempts.hello);
             self.take_heard(heard);
         } else if let Some(success) = self.attempts.attend(net::now(), token) {
             self.adopt(success);
         }
     }
 
-    /// Takes in everything that came over the connection in use.
     fn take_heard(&mut self, (frames, end): Heard) {
         for frame in frames {
             let now = net::now();
@@ -162,22 +149,18 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// A heartbeat has come back.
     fn take_answer(&mut self, now: Time, answer: &Answer) {
-        let Some(route) = self.chosen.as_ref().map(|connection| connection.peer.route) else {
-            return;
-        };
         if !answer.is_silent {
-            self.attempts.handle_answering(now, route, answer.verdict, answer.is_refused);
+            self.attempts.handle_answering(now, answer.route, answer.verdict, answer.is_refused);
         }
         let told = self.slow_told.is_some_and(|told| now.since(told) < SLOW_GAP);
         if answer.is_first && answer.round_trip >= SLOW_MIN && !told {
-            log::info!("connected to {}: a round trip takes {:.1} s", route.broker, answer.round_trip.as_secs_f64());
+            let (broker, seconds) = (answer.route.broker, answer.round_trip.as_secs_f64());
+            log::info!("connected to {broker}: a round trip takes {seconds:.1} s");
             self.slow_told = Some(now);
         }
     }
 
-    /// An attempt was answered: it is the connection from here on.
     fn adopt(&mut self, Success { peer, heard }: Success) {
         let (now, route) = (net::now(), peer.route);
         self.attempts.handle_taken(&peer);
@@ -193,7 +176,6 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// The connection in use has ended.
     fn lose(&mut self, end: End) {
         let Some(Connection { peer, .. }) = self.chosen.take() else {
             return;
@@ -218,7 +200,7 @@ impl<'a> Prober<'a> {
         }
         let broker = self.chosen.as_ref().map(|connection| connection.peer.route.broker);
         let silent = broker.map(|broker| format!("{broker} does not answer in time"));
-        let trouble = silent.as_deref().unwrap_or_else(|| self.attempts.trouble());
+        let trouble = silent.as_deref().unwrap_or(&self.attempts.trouble);
         for line in self.report.observe(now, SystemTime::now(), &snapshot, trouble) {
             log::log!(line.level, "{}", line.text);
         }

@@ -1,7 +1,4 @@
-//! Agent socket → core.
-//!
-//! This thread waits for its socket alone: while it waits for anything else, the kernel drops what does not fit the
-//! socket's buffer.
+//! Agent socket → core. While this thread waits for anything else, the kernel drops what does not fit the socket.
 
 use mio::Token;
 
@@ -14,10 +11,8 @@ use crate::proto::client::Origin;
 /// Batches read after the stop: as many as the largest usual buffer holds, and a bound for a sender that never pauses.
 const LAST_BATCHES_MAX: usize = 4_096;
 
-/// Receives until the stop, and then every datagram that came in before it.
-///
-/// From the stop on agents are turned away. Their datagrams are refused, which they may notice, instead of lying in a
-/// socket that nobody reads.
+/// Receives until the stop, and then every datagram that came in before it. From the stop on agents' datagrams are
+/// refused, which agents may notice, instead of lying in a socket that nobody reads.
 pub(super) fn run(shared: &Shared, mut wait: Wait, stop: &Stop) -> Result<(), WaitError> {
     watch(wait.poll(), &shared.agents, Token(0)).map_err(|error| wait.error(error))?;
     let mut inbox = Inbox::default();

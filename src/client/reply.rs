@@ -12,15 +12,12 @@ use super::upstreams::{Change, Upstream};
 use crate::os::net;
 use crate::os::net::udp::{Inbox, take_refusal, unwatch, watch};
 use crate::os::threads::{DOORBELL, Stop, Wait, WaitError};
-use crate::proto::client::Origin;
-use crate::proto::terms::SessionName;
-use crate::proto::time::Time;
+use crate::proto::{client::Origin, terms::SessionName, time::Time};
 
 /// Batches read from one socket before the others have their turn.
 const BATCHES_MAX: usize = 16;
 /// Errors in a row after which a socket is left alone until it has something new.
 const ERRORS_MAX: usize = 64;
-
 /// A socket that could not be watched is tried again after this.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -34,7 +31,6 @@ struct Watched {
     told: bool,
 }
 
-/// Carries replies until the stop.
 pub(super) fn run(shared: &Shared, mut wait: Wait, changes: &Receiver<Change>, stop: &Stop) -> Result<(), WaitError> {
     let (mut inbox, mut watched) = (Inbox::default(), Watched::default());
     let mut unread: Vec<Token> = Vec::new();
@@ -111,7 +107,6 @@ fn token_of(session: SessionName) -> Token {
     Token(usize::from(session.id))
 }
 
-/// Reads the error queue of a socket.
 fn take_refusals(shared: &Shared, upstream: &Upstream) {
     while let Some(error) = take_refusal(&*upstream.socket) {
         log::debug!("the network reports: {error}");

@@ -15,15 +15,13 @@ pub(super) mod text;
 use std::time::SystemTime;
 
 use crate::os::line::Line;
-use crate::proto::client::Snapshot;
-use crate::proto::time::Time;
+use crate::proto::{client::Snapshot, time::Time};
 use blocked::Blocked;
 use link::Link;
 use overflow::Overflows;
 use sums::Sums;
 use text::amount;
 
-/// Turns changes into lines.
 #[derive(Debug)]
 pub(super) struct Report {
     link: Link,
@@ -42,7 +40,7 @@ impl Report {
         }
     }
 
-    /// The kernel has dropped so many datagrams at the agent's socket so far. The counter wraps.
+    /// The kernel has dropped so many datagrams at the agents' socket so far. The counter wraps.
     pub(super) const fn handle_kernel_drops(&mut self, counter: u32) {
         self.sums.handle_kernel_drops(counter);
     }
@@ -52,7 +50,7 @@ impl Report {
         let link = self.link.observe(now, snapshot, trouble);
         let overflow = self.overflows.observe(now, wall, snapshot, self.link.is_up());
         let blocked = self.blocked.observe(now, snapshot);
-        self.sums.observe(now, snapshot, self.link.flaps());
+        self.sums.observe(now, snapshot, self.link.flaps);
         [link, overflow, blocked].into_iter().flatten().chain(self.sums.poll(now)).collect()
     }
 
@@ -61,11 +59,18 @@ impl Report {
         let link = self.link.farewell(now, snapshot);
         let overflow = self.overflows.observe(now, wall, snapshot, self.link.is_up());
         let mut lines: Vec<Line> = [link, overflow, self.overflows.end(wall)].into_iter().flatten().collect();
-        self.sums.observe(now, snapshot, self.link.flaps());
+        self.sums.observe(now, snapshot, self.link.flaps);
         lines.extend(self.sums.tell(now));
-        lines.push(Line::info(account(snapshot)));
-        if snapshot.held.datagrams > 0 {
-            lines.push(Line::warn(format!("lost with this stop: {}, not confirmed", amount(snapshot.held))));
+        let (counters, held) = (snapshot.counters, snapshot.held);
+        lines.push(Line::info(format!(
+            "stopped: {} received, {} confirmed, {} dropped, {} left",
+            counters.received,
+            counters.confirmed,
+            counters.dropped_total(),
+            held.datagrams
+        )));
+        if held.datagrams > 0 {
+            lines.push(Line::warn(format!("lost with this stop: {}, not confirmed", amount(held))));
         }
         lines
     }
@@ -75,16 +80,4 @@ impl Report {
         let overflow = self.overflows.next_deadline(self.link.is_up());
         [self.link.next_deadline(), overflow, self.sums.next_deadline()].into_iter().flatten().min()
     }
-}
-
-/// `stopped: 9 received, 9 confirmed, 0 dropped, 0 left`.
-fn account(snapshot: &Snapshot) -> String {
-    let counters = snapshot.counters;
-    format!(
-        "stopped: {} received, {} confirmed, {} dropped, {} left",
-        counters.received,
-        counters.confirmed,
-        counters.dropped_total(),
-        snapshot.held.datagrams
-    )
 }

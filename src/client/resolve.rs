@@ -4,9 +4,9 @@
 //! The agent's socket is bound and receives long before a name is known, and a healthy link does not depend on what
 //! its name means by now.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use std::{io, iter};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use thiserror::Error;
@@ -14,16 +14,13 @@ use thiserror::Error;
 use super::config::Config;
 use crate::os::net::{self, HostPort};
 use crate::os::threads::{Doorbell, detach};
-use crate::proto::client::routes::Route;
-use crate::proto::terms::BROKER_PORT;
-use crate::proto::time::Time;
+use crate::proto::{client::routes::Route, terms::BROKER_PORT, time::Time};
 
 /// A name is not asked for again before this is over.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Names are resolved again after this, for the next outage.
 const REFRESH: Duration = Duration::from_mins(5);
 
-/// Why there is no way to the server.
 #[derive(Debug, Error)]
 pub(super) enum ResolveError {
     #[error("cannot resolve {0}: {1}")]
@@ -35,15 +32,12 @@ pub(super) enum ResolveError {
 /// The addresses of the names. None of the lists is ever empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
-    /// The broker server.
     pub(super) broker: Vec<SocketAddr>,
     /// remoted; `None`: on the host that the heartbeats reach.
     pub(super) server: Option<Vec<SocketAddr>>,
 }
 
 impl Addresses {
-    /// The addresses that go together.
-    ///
     /// Datagrams go to the very host that the heartbeats reach, at `port`, unless the broker server is said to stand
     /// elsewhere. From `source` nothing can be sent to an address of the other family.
     pub(super) fn routes(&self, source: Option<IpAddr>, port: u16) -> Result<Vec<Route>, ResolveError> {
@@ -73,7 +67,7 @@ impl Addresses {
 pub(super) struct Resolver {
     /// `None`: there is nothing to resolve.
     ask: Option<Sender<()>>,
-    answers: Receiver<Result<Addresses, ResolveError>>,
+    pub(super) answers: Receiver<Result<Addresses, ResolveError>>,
     asked: Time,
 }
 
@@ -89,14 +83,8 @@ impl Resolver {
         }
     }
 
-    /// When the next question may be asked.
     pub(super) fn next_question(&self) -> Time {
         self.asked + PAUSE
-    }
-
-    /// The next answer that has come.
-    pub(super) fn answer(&self) -> Option<Result<Addresses, ResolveError>> {
-        self.answers.try_recv().ok()
     }
 }
 
@@ -108,9 +96,9 @@ pub(super) fn start(config: &Config, bell: Doorbell) -> io::Result<Resolver> {
     let (answer, answers) = bounded(1);
     let (ask, asked) = bounded(1);
     let mut resolver = Resolver { ask: None, answers, asked: net::now() };
-    if let Some(addresses) = known(&broker, server.as_ref()) {
+    if iter::once(&broker).chain(&server).all(|name| name.address().is_some()) {
         // The channel has a place, and its receiver is here.
-        let _ = answer.send(Ok(addresses));
+        let _ = answer.send(resolve(&broker, server.as_ref()));
         bell.ring();
         return Ok(resolver);
     }
@@ -124,12 +112,6 @@ pub(super) fn start(config: &Config, bell: Doorbell) -> io::Result<Resolver> {
         }
     })?;
     Ok(resolver)
-}
-
-/// The addresses, if all names are addresses.
-fn known(broker: &HostPort, server: Option<&HostPort>) -> Option<Addresses> {
-    let all = |name: &HostPort| name.address().map(|address| vec![address]);
-    Some(Addresses { broker: all(broker)?, server: server.map_or(Some(None), |name| all(name).map(Some))? })
 }
 
 fn resolve(broker: &HostPort, server: Option<&HostPort>) -> Result<Addresses, ResolveError> {

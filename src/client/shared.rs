@@ -6,12 +6,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::net::UdpSocket;
 use parking_lot::Mutex;
 
-use crate::os::net::udp::send_from;
-use crate::os::threads::Doorbell;
-use crate::proto::client::{Bells, ClientCore, Origin};
+use crate::os::{net::udp::send_from, threads::Doorbell};
+use crate::proto::client::{ClientCore, Origin};
 use crate::proto::time::Time;
 
-/// The state that the threads share.
 #[derive(Debug)]
 pub(super) struct Shared {
     core: Mutex<ClientCore>,
@@ -49,16 +47,6 @@ impl Shared {
             let outcome = call(&mut core);
             (outcome, core.bells(now))
         };
-        self.ring(bells);
-        outcome
-    }
-
-    /// Looks at the core.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&ClientCore) -> T) -> T {
-        look(&self.core.lock())
-    }
-
-    fn ring(&self, bells: Bells) {
         if bells.forward {
             let _ = self.forward.try_send(());
         }
@@ -68,9 +56,13 @@ impl Shared {
         if bells.drained {
             let _ = self.drained.try_send(());
         }
+        outcome
     }
 
-    /// Passes a reply of remoted's on to an agent.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&ClientCore) -> T) -> T {
+        look(&self.core.lock())
+    }
+
     pub(super) fn pass_on(&self, origin: Origin, reply: &[u8]) {
         log::trace!(target: "ossec_broker::datagram", "reply of {} bytes to {}", reply.len(), origin.agent);
         if let Err(error) = send_from(&self.agents, origin.local, origin.agent, reply) {

@@ -14,8 +14,7 @@ use crossbeam_channel::{Receiver, select};
 use super::shared::Shared;
 use crate::os::net;
 use crate::os::threads::{Ended, Stopper};
-use crate::proto::client::link::Standing;
-use crate::proto::time::Time;
+use crate::proto::{client::link::Standing, time::Time};
 
 /// Why the end of a thread is always told.
 const CREW_LISTENS: &str = "the crew keeps a sender";
@@ -30,7 +29,6 @@ pub(super) struct Shutdown<'a> {
 }
 
 impl Shutdown<'_> {
-    /// Waits for the end, and brings it about in order.
     pub(super) fn conduct(&self, stop_receive: Stopper, stop_rest: Stopper) -> Result<(), Ended> {
         select! {
             recv(self.signals) -> _ => log::info!("stopping"),

@@ -11,15 +11,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use mio::net::UdpSocket;
 
-use super::shared::Shared;
-use super::upstreams::Upstreams;
-use crate::os::net;
-use crate::os::net::udp::send_batch;
+use super::{shared::Shared, upstreams::Upstreams};
+use crate::os::net::{self, udp::send_batch};
 use crate::os::threads::{Doorbell, Stop};
-use crate::proto::client::Batch;
-use crate::proto::terms::SessionName;
-use crate::proto::time::Time;
 use crate::proto::wire::{DataWriter, Frame, Session};
+use crate::proto::{client::Batch, terms::SessionName, time::Time};
 
 /// Stateful firewalls and NAT forget a UDP port that nothing leaves from; most forget it after half a minute.
 const EMPTY_GAP: Duration = Duration::from_secs(20);
@@ -32,7 +28,6 @@ pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The forward thread of transport tcp.
 #[derive(Debug)]
 pub(super) struct Streamer<'a> {
     shared: &'a Shared,
@@ -59,13 +54,15 @@ impl<'a> Streamer<'a> {
         Self { shared, upstreams, outgoing, prober, named, epoch: 0, target: None, opened }
     }
 
-    /// Hands over what may be sent, until the stop.
     pub(super) fn run(mut self, bell: &Receiver<()>, stop: &Stop) -> Result<(), Infallible> {
         let mut batch = Batch::default();
         while !stop.is_set() {
             let now = net::now();
             if now.since(self.opened) >= EMPTY_GAP {
-                self.open_all(now);
+                self.opened = now;
+                if let Some(target) = self.target {
+                    self.upstreams.iter().for_each(|upstream| self.open(&upstream.socket, target));
+                }
             }
             let (epoch, due) = self.shared.with_core(now, |core| {
                 let epoch = if core.poll_release(now, &mut batch) { core.stream_epoch(&batch) } else { None };
@@ -136,17 +133,6 @@ impl<'a> Streamer<'a> {
                 }
                 0
             }
-        }
-    }
-
-    /// Opens the firewalls between for remoted's answers, for every session.
-    fn open_all(&mut self, now: Time) {
-        self.opened = now;
-        let Some(target) = self.target else {
-            return;
-        };
-        for upstream in self.upstreams.iter() {
-            self.open(&upstream.socket, target);
         }
     }
 

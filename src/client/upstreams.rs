@@ -7,14 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use hashlink::LinkedHashMap;
 use mio::net::UdpSocket;
 
 use super::config::Config;
-use crate::os::net;
-use crate::os::net::udp::discard;
-use crate::os::threads::Doorbell;
-use crate::proto::terms::SessionName;
-use crate::proto::time::Time;
+use crate::os::{net, net::udp::discard, threads::Doorbell};
+use crate::proto::{terms::SessionName, time::Time};
 
 /// A session for whose socket there was no descriptor tries again after this.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
@@ -30,14 +28,11 @@ pub(super) struct Upstream {
     pub(super) socket: Arc<UdpSocket>,
     ipv4: bool,
     port: u16,
-    /// The number of its last use, as all sockets are counted together.
-    used: u64,
 }
 
 /// News for the reply thread.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// A session has a socket.
     Open(Upstream),
     /// The socket in this session's place belongs to this session from here on.
     Pass(SessionName),
@@ -45,17 +40,14 @@ pub(super) enum Change {
     Close(SessionName),
 }
 
-/// The sockets of all sessions.
-///
 /// Where there are more sessions than descriptors, the session that sent longest ago gives up its socket. No session
 /// waits then, and replies that came before the end of a session's turn are not lost.
 #[derive(Debug)]
 pub(super) struct Upstreams<'a> {
     config: &'a Config,
-    sockets: Vec<Option<Upstream>>,
+    /// By the ids of their sessions; the socket whose last use is longest ago comes first.
+    sockets: LinkedHashMap<u16, Upstream>,
     sockets_max: usize,
-    open: usize,
-    uses: u64,
     changes: Sender<Change>,
     reply_bell: Doorbell,
     shortage_told: Option<Time>,
@@ -72,10 +64,8 @@ impl<'a> Upstreams<'a> {
     pub(super) fn new(config: &'a Config, sockets_max: usize, changes: Sender<Change>, reply_bell: Doorbell) -> Self {
         Self {
             config,
-            sockets: Vec::new(),
+            sockets: LinkedHashMap::new(),
             sockets_max,
-            open: 0,
-            uses: 0,
             changes,
             reply_bell,
             shortage_told: None,
@@ -90,15 +80,9 @@ impl<'a> Upstreams<'a> {
     /// The session's socket, made if need be. The error [`io::ErrorKind::WouldBlock`] means that there will be a
     /// socket when the reply thread has let go of another.
     pub(super) fn get(&mut self, session: SessionName, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
-        let at = usize::from(session.id);
-        if self.sockets.len() <= at {
-            self.sockets.resize(at + 1, None);
-        }
-        self.uses += 1;
-        if let Some(upstream) = &mut self.sockets[at]
+        if let Some(upstream) = self.sockets.to_back(&session.id)
             && upstream.ipv4 == target.is_ipv4()
         {
-            upstream.used = self.uses;
             let socket = Arc::clone(&upstream.socket);
             // Where agents give way to one another all the time, a new socket for each would cost more than all else.
             if std::mem::replace(&mut upstream.session, session) != session {
@@ -108,12 +92,12 @@ impl<'a> Upstreams<'a> {
             }
             return Ok(socket);
         }
-        self.close(at);
+        self.close(session.id);
         self.open(session, target)
     }
 
     fn open(&mut self, session: SessionName, target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
-        if self.open >= self.sockets_max {
+        if self.sockets.len() >= self.sockets_max {
             self.give_way();
         }
         let socket = match self.bind(target) {
@@ -122,10 +106,8 @@ impl<'a> Upstreams<'a> {
         };
         let port = socket.local_addr().map_or(0, |local| local.port());
         log::debug!("session {} sends from port {port}", session.id);
-        let (ipv4, used) = (target.is_ipv4(), self.uses);
-        let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4, port, used };
-        self.sockets[usize::from(session.id)] = Some(upstream.clone());
-        self.open += 1;
+        let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4: target.is_ipv4(), port };
+        self.sockets.insert(session.id, upstream.clone());
         self.tell(Change::Open(upstream));
         Ok(socket)
     }
@@ -137,35 +119,34 @@ impl<'a> Upstreams<'a> {
         }
         log::warn!("remoted's replies have stopped: sending from other UDP ports, and again what is not confirmed");
         self.left = self.iter().map(|upstream| upstream.port).collect();
-        (0..self.sockets.len()).for_each(|at| self.close(at));
+        while let Some((&id, _)) = self.sockets.front() {
+            self.close(id);
+        }
     }
 
-    /// All sockets.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Upstream> {
-        self.sockets.iter().flatten()
+        self.sockets.values()
     }
 
     /// The session that sent longest ago gives up its socket; whether there was one.
     fn give_way(&mut self) -> bool {
-        let open = self.sockets.iter().enumerate().filter_map(|(at, upstream)| Some((at, upstream.as_ref()?.used)));
-        let Some((at, _)) = open.min_by_key(|(_, used)| *used) else {
+        let Some((&id, _)) = self.sockets.front() else {
             return false;
         };
         if !std::mem::replace(&mut self.turns_told, true) {
             log::warn!(
                 "no descriptors for more than {} sockets (ulimit -n): agents take turns, and some replies are lost",
-                self.open
+                self.sockets.len()
             );
         }
-        self.close(at);
+        self.close(id);
         true
     }
 
-    fn close(&mut self, at: usize) {
-        if let Some(upstream) = self.sockets[at].take() {
-            self.open -= 1;
-            let session = upstream.session;
-            drop(upstream);
+    fn close(&mut self, id: u16) {
+        if let Some(Upstream { session, socket, .. }) = self.sockets.remove(&id) {
+            // Before the reply thread hears of it, which is the last to hold the socket then.
+            drop(socket);
             self.tell(Change::Close(session));
         }
     }
@@ -199,7 +180,8 @@ impl<'a> Upstreams<'a> {
         let now = net::now();
         if now >= self.crowded_until {
             match self.bind_wanted(ip) {
-                Err(error) if is_unavailable(&error) => {
+                // Taken, or to be bound only with a right.
+                Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
                     self.crowded_until = now + CROWDED_PAUSE;
                     if !std::mem::replace(&mut self.crowded_told, true) {
                         let first = self.config.source_port;
@@ -226,9 +208,4 @@ impl<'a> Upstreams<'a> {
         }
         Err(last_error)
     }
-}
-
-/// The port is taken, or needs a right to be bound.
-fn is_unavailable(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
 }

@@ -72,7 +72,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Optional behaviour of this server.
     pub(super) fn offers(&self) -> Features {
         // Nothing has to be opened for replies that come back over the connection.
         let empty = self.is_ossec() && self.inject == Inject::Spoof;

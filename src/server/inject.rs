@@ -14,21 +14,17 @@ mod local;
 mod spoof;
 mod tokens;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mio::{Poll, Token};
 
-use crate::os::net::udp::Inbox;
+use crate::os::net::udp::{Inbox, SendError};
 use crate::os::remoted::Found;
-use crate::proto::server::ServerCore;
 use crate::proto::terms::{ConnectionId, StreamId};
-use crate::proto::time::Time;
-use crate::proto::wire::Reply;
+use crate::proto::{server::ServerCore, time::Time, wire::Reply};
 use crate::server::config::{Config, Inject};
-use error::Obstacle;
 use local::{Local, Seen};
 use spoof::Spoof;
 
@@ -38,12 +34,12 @@ pub(super) use tokens::TOKENS_FROM;
 /// How long the system is left alone when it has no buffers.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
-/// Streams on their way into remoted's socket.
 #[derive(Debug)]
 pub(super) struct Injection {
     inject: Inject,
     way: Way,
-    attachments: Attachments,
+    /// The streams that connections carry or are to carry, in the order in which they came.
+    attachments: Vec<Attachment>,
     inbox: Inbox,
     /// Sockets with more replies than one pass takes.
     pub(super) unread: Vec<Token>,
@@ -54,9 +50,7 @@ pub(super) struct Injection {
 /// The sockets that datagrams leave from.
 #[derive(Debug)]
 pub(super) enum Way {
-    /// In the clients' names.
     Spoof(Box<Spoof>),
-    /// In this host's name.
     Local(Box<Local>),
 }
 
@@ -80,7 +74,6 @@ impl Way {
 }
 
 impl Injection {
-    /// Nothing is carried yet. `poll` tells of what arrives where remoted receives.
     pub(super) fn new(inject: Inject, way: Way, poll: &Poll) -> io::Result<Self> {
         if let Way::Spoof(spoof) = &way {
             spoof.watch(poll)?;
@@ -88,48 +81,50 @@ impl Injection {
         Ok(Self {
             inject,
             way,
-            attachments: Attachments::default(),
+            attachments: Vec::new(),
             inbox: Inbox::default(),
             unread: Vec::new(),
             paused_until: None,
         })
     }
 
-    /// A connection is to carry a stream in the name of `source`: at once, or when datagrams in this name are known to
-    /// get through. Returns the connections that carried it before, which are of no more use.
+    /// A connection is to carry a stream: at once, or when datagrams in its name are known to get through. Returns the
+    /// connections that carried it before, which are of no more use.
     pub(super) fn enter(
         &mut self,
         now: Time,
         core: &mut ServerCore,
         attachment: Attachment,
-        source: IpAddr,
     ) -> Result<Vec<ConnectionId>, Error> {
         self.leave(attachment.connection);
         if let Way::Spoof(spoof) = &mut self.way {
-            spoof.enter(now, source)?;
+            spoof.enter(now, attachment.source)?;
         }
-        self.attachments.enter(attachment, source);
-        Ok(if matches!(self.way, Way::Local(_)) { self.carry(now, core, source) } else { Vec::new() })
+        self.attachments.push(attachment);
+        Ok(if matches!(self.way, Way::Local(_)) { self.carry(now, core, attachment.source) } else { Vec::new() })
     }
 
-    /// A connection carries nothing any more, and waits for nothing.
     pub(super) fn leave(&mut self, connection: ConnectionId) {
-        if let Some(source) = self.attachments.leave(connection)
-            && let Way::Spoof(spoof) = &mut self.way
-        {
-            spoof.leave(source);
+        if let Some(at) = self.attachments.iter().position(|attachment| attachment.connection == connection) {
+            let Attachment { source, .. } = self.attachments.remove(at);
+            if let Way::Spoof(spoof) = &mut self.way {
+                spoof.passages.leave(source);
+            }
         }
     }
 
     /// Datagrams in this name are known to get through: the streams that waited for that begin.
     fn carry(&mut self, now: Time, core: &mut ServerCore, source: IpAddr) -> Vec<ConnectionId> {
         let mut replaced = Vec::new();
-        for Attachment { connection, stream, once } in self.attachments.take_waiting(source) {
-            match self.inject {
-                Inject::Spoof => log::debug!("a stream begins in the name of {source}"),
-                Inject::Local => log::debug!("a stream of {source} begins in the name of this host"),
+        for attachment in self.attachments.iter_mut().filter(|attachment| attachment.source == source) {
+            let Attachment { connection, stream, once, .. } = *attachment;
+            if std::mem::take(&mut attachment.waits) {
+                match self.inject {
+                    Inject::Spoof => log::debug!("a stream begins in the name of {source}"),
+                    Inject::Local => log::debug!("a stream of {source} begins in the name of this host"),
+                }
+                replaced.extend(core.handle_attach(now, connection, stream, source, once));
             }
-            replaced.extend(core.handle_attach(now, connection, stream, source, once));
         }
         replaced
     }
@@ -150,7 +145,8 @@ impl Injection {
             return None;
         };
         let (source, why) = spoof.poll_blocked(now)?;
-        Some((self.attachments.sending_as(source), why))
+        let blocked = self.attachments.iter().filter(|attachment| attachment.source == source);
+        Some((blocked.map(|attachment| attachment.connection).collect(), why))
     }
 
     /// Injects what remoted takes. Returns early with a stream whose datagrams cannot be injected, and why.
@@ -169,21 +165,32 @@ impl Injection {
             && let Some(volley) = core.poll(now)
         {
             let stream = volley.stream;
-            let (sent, outcome) = match &mut self.way {
+            let outcome = match &mut self.way {
                 Way::Spoof(spoof) => spoof.send(now, found, &volley),
                 Way::Local(local) => local.send(now, poll, found, &volley),
             };
+            let (sent, failure) = match outcome {
+                Ok((_, sent, Ok(()))) => (sent, None),
+                Ok((_, sent, Err(SendError::Busy))) => {
+                    self.paused_until = Some(now + BUSY_PAUSE);
+                    (sent, None)
+                }
+                Ok((_, sent, Err(SendError::Unsendable(error)))) => {
+                    // To wait would keep all behind it for ever.
+                    log::debug!("cannot inject {} bytes: {error}", volley.payloads[sent].len());
+                    (sent + 1, None)
+                }
+                Ok((target, sent, Err(SendError::Refused(source)))) => (sent, Some(Error::NotSent { target, source })),
+                Err(why) => (0, Some(why)),
+            };
             core.handle_injected(sent);
-            match outcome {
-                Ok(()) => {}
-                Err(Obstacle::Busy) => self.paused_until = Some(now + BUSY_PAUSE),
-                Err(Obstacle::Failed(why)) => return Some((stream, why)),
+            if let Some(why) = failure {
+                return Some((stream, why));
             }
         }
         None
     }
 
-    /// The agents whose answers are lost, and why; each time that it is found out.
     pub(super) fn take_trouble(&mut self) -> Option<String> {
         match &mut self.way {
             Way::Spoof(_) => None,
@@ -191,7 +198,6 @@ impl Injection {
         }
     }
 
-    /// remoted's answers at one of these sockets, each with the stream that it is for.
     pub(super) fn take_replies(&mut self, token: Token) -> Vec<(StreamId, Reply)> {
         let Way::Local(local) = &self.way else {
             return Vec::new();
@@ -203,57 +209,24 @@ impl Injection {
         replies
     }
 
-    /// When something is due without an event.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         match &self.way {
             _ if !self.unread.is_empty() => Some(Time::ZERO),
-            Way::Spoof(spoof) => spoof.next_deadline(),
+            Way::Spoof(spoof) => spoof.passages.next_deadline(),
             Way::Local(_) => None,
         }
     }
 }
 
-/// A stream that a connection is about to carry.
+/// A stream that a connection carries, or is to carry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attachment {
     pub(super) connection: ConnectionId,
     pub(super) stream: StreamId,
+    /// The client's address, or the allowed address that it sends as.
+    pub(super) source: IpAddr,
     /// None of the stream's datagrams is injected twice.
     pub(super) once: bool,
-}
-
-/// All connections that carry a stream, or are about to.
-#[derive(Debug, Default)]
-struct Attachments {
-    sources: HashMap<ConnectionId, IpAddr>,
-    /// Streams that wait until datagrams in their name are known to get through.
-    waiting: HashMap<IpAddr, Vec<Attachment>>,
-}
-
-impl Attachments {
-    fn enter(&mut self, attachment: Attachment, source: IpAddr) {
-        self.sources.insert(attachment.connection, source);
-        self.waiting.entry(source).or_default().push(attachment);
-    }
-
-    /// A connection carries nothing any more. Returns the name in which it was to send.
-    fn leave(&mut self, id: ConnectionId) -> Option<IpAddr> {
-        let source = self.sources.remove(&id)?;
-        if let Some(waiting) = self.waiting.get_mut(&source) {
-            waiting.retain(|waiting| waiting.connection != id);
-            if waiting.is_empty() {
-                self.waiting.remove(&source);
-            }
-        }
-        Some(source)
-    }
-
-    fn take_waiting(&mut self, source: IpAddr) -> Vec<Attachment> {
-        self.waiting.remove(&source).unwrap_or_default()
-    }
-
-    /// All connections that send, or are to send, in this name.
-    fn sending_as(&self, source: IpAddr) -> Vec<ConnectionId> {
-        self.sources.iter().filter(|(_, name)| **name == source).map(|(&id, _)| id).collect()
-    }
+    /// It waits until datagrams in the name of `source` are known to get through.
+    pub(super) waits: bool,
 }

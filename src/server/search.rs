@@ -7,7 +7,6 @@ use crossbeam_channel::{Receiver, Sender, select};
 use crate::os::remoted::{Found, Searcher, Wanted};
 use crate::os::threads::{Doorbell, Stop};
 
-/// Searches each time that it is asked to, until the stop.
 pub(super) fn run(
     wanted: Wanted,
     asked: &Receiver<()>,

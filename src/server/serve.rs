@@ -31,18 +31,14 @@ const FINISH_MAX: Duration = Duration::from_secs(1);
 /// How often a stop looks whether that is done.
 const FINISH_GAP: Duration = Duration::from_millis(10);
 
-/// Why the serving thread cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The system does not tell of connections.
     #[error(transparent)]
     Connections(#[from] WaitError),
-    /// The system does not tell what arrives at remoted.
     #[error("cannot wait for what arrives at remoted: {0}")]
     Arrivals(#[source] io::Error),
 }
 
-/// Serves until the stop.
 pub(super) fn run(
     config: &Config,
     connections: Connections,

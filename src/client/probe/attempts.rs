@@ -9,20 +9,14 @@ use std::time::Duration;
 use mio::{Interest, Registry, Token};
 
 use super::peer::{End, Heard, Peer, Stage};
-use crate::client::config::Config;
-use crate::client::resolve::Resolver;
-use crate::os::net;
+use crate::client::{config::Config, resolve::Resolver};
+use crate::os::net::{self, framed::Framed};
 use crate::os::threads::DOORBELL;
-use crate::proto::client::Transport;
 use crate::proto::client::dial::{Dialer, PATIENCE_MAX};
 use crate::proto::client::routes::{Route, Routes};
-use crate::proto::client::segments::Segments;
-use crate::proto::seal::Key;
-use crate::proto::terms::Verdict;
-use crate::proto::time::Time;
 use crate::proto::wire::{Features, Frame, Hello, Target, VERSION};
+use crate::proto::{client::Transport, client::segments::Segments, seal::Key, terms::Verdict, time::Time};
 
-/// The attempts under way, and everything that guides them.
 pub(super) struct Attempts<'a> {
     config: &'a Config,
     key: Option<Key>,
@@ -34,9 +28,9 @@ pub(super) struct Attempts<'a> {
     peers: Vec<Peer>,
     tokens: usize,
     /// The greeting of a connection; each fills in where its datagrams go.
-    hello: Hello,
+    pub(super) hello: Hello,
     /// Why there is no connection, for the log.
-    trouble: String,
+    pub(super) trouble: String,
     /// Where agents send to.
     bound: Option<SocketAddr>,
 }
@@ -76,21 +70,10 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The greeting of connections.
-    pub(super) const fn hello(&self) -> &Hello {
-        &self.hello
-    }
-
-    /// Connections carry another stream from here on.
     pub(super) fn leave_stream(&mut self) {
         self.hello.stream = net::random();
         // Attempts under way have said the old name.
         self.peers.clear();
-    }
-
-    /// Why there is no connection.
-    pub(super) fn trouble(&self) -> &str {
-        &self.trouble
     }
 
     /// Does what is due: gives attempts up, asks for names, starts an attempt. `in_use` is the token of the connection
@@ -120,7 +103,6 @@ impl<'a> Attempts<'a> {
         None
     }
 
-    /// When there is something to do.
     pub(super) fn next_deadline(&self, now: Time) -> Option<Time> {
         let dial = match self.routes.free_from() {
             Some(_) => self.next_start(now),
@@ -142,7 +124,6 @@ impl<'a> Attempts<'a> {
         Some(self.dialer.next_start(young)?.max(self.routes.free_from()?))
     }
 
-    /// Removes attempts that have taken too long.
     fn give_up(&mut self, now: Time) {
         let mut at = 0;
         while at < self.peers.len() {
@@ -157,7 +138,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether an attempt has taken too long. An overdue attempt may go on for a while, but counts as failed.
+    /// An overdue attempt may go on for a while, but counts as failed.
     fn is_over(&mut self, now: Time, at: usize) -> bool {
         let (timeout, peer) = (self.timeout(), &self.peers[at]);
         if peer.is_answered() {
@@ -183,8 +164,9 @@ impl<'a> Attempts<'a> {
         let (token, broker, source) = (self.free_token(in_use), route.broker, self.config.source);
         let segment_bytes_max = self.segments.bytes_max(now);
         let begun = net::dial(broker, source, segment_bytes_max).and_then(|stream| {
-            let mut peer = Peer::new(stream, self.key.as_ref(), route, token, now);
-            peer.segment_bytes_max = segment_bytes_max;
+            let framed = Framed::client(stream, self.key.as_ref());
+            let stage = Stage::Connecting;
+            let mut peer = Peer { framed, route, token, since: now, stage, is_overdue: false, segment_bytes_max };
             registry.register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
             Ok(peer)
         });
@@ -206,7 +188,6 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// A token that no connection has.
     fn free_token(&mut self, in_use: Option<Token>) -> Token {
         loop {
             let token = Token(self.tokens);
@@ -221,14 +202,15 @@ impl<'a> Attempts<'a> {
         self.peers.iter().position(|peer| peer.token == token)
     }
 
-    /// Takes in what the resolver has found meanwhile.
     pub(super) fn take_answers(&mut self) {
-        while let Some(answer) = self.resolver.answer() {
+        while let Ok(answer) = self.resolver.answers.try_recv() {
             let config = self.config;
             match answer.and_then(|addresses| addresses.routes(config.source, config.server.port)) {
                 Ok(routes) => {
                     if self.routes.handle_routes(&routes) {
-                        log::debug!("broker server at {}", listed(&routes));
+                        let mut brokers: Vec<String> = routes.iter().map(|route| route.broker.to_string()).collect();
+                        brokers.dedup();
+                        log::debug!("broker server at {}", brokers.join(", "));
                     }
                 }
                 Err(error) => self.trouble = error.to_string(),
@@ -236,8 +218,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Reads and writes whatever an attempt is ready for. An answered attempt that is to be taken is under way no
-    /// more.
+    /// An answered attempt that is to be taken is under way no more.
     pub(super) fn attend(&mut self, now: Time, token: Token) -> Option<Success> {
         let at = self.position(token)?;
         let (frames, end) = self.peers[at].attend(&self.hello);
@@ -305,28 +286,17 @@ impl<'a> Attempts<'a> {
         taken
     }
 
-    /// An attempt has ended.
     fn end(&mut self, now: Time, at: usize, end: &End) {
         let Peer { route, since, stage, .. } = self.peers.remove(at);
+        self.trouble = end.of(route.broker);
+        log::debug!("attempt failed: {}", self.trouble);
         if end.is_refusal() {
-            return self.handle_refused(now, route, end);
+            return self.routes.handle_refused(now, route, self.dialer.pause());
         }
-        self.fail(route, end);
         self.routes.handle_failed(now, route.broker, since);
         if stage != Stage::Connecting {
             self.routes.handle_fruitless(now, route, self.dialer.pause());
         }
-    }
-
-    /// A server refuses: its route is not tried again at once.
-    fn handle_refused(&mut self, now: Time, route: Route, end: &End) {
-        self.fail(route, end);
-        self.routes.handle_refused(now, route, self.dialer.pause());
-    }
-
-    fn fail(&mut self, route: Route, end: &End) {
-        self.trouble = end.of(route.broker);
-        log::debug!("attempt failed: {}", self.trouble);
     }
 
     /// The link goes over this connection: no other is needed.
@@ -359,21 +329,14 @@ impl<'a> Attempts<'a> {
         self.dialer.handle_outage(now);
     }
 
-    /// The connection in use has ended.
     pub(super) fn handle_lost(&mut self, now: Time, route: Route, end: &End) {
         self.trouble = end.of(route.broker);
         log::debug!("connection lost: {}", self.trouble);
         self.routes.handle_lost();
         self.dialer.handle_outage(now);
         if end.is_refusal() {
-            self.handle_refused(now, route, end);
+            log::debug!("attempt failed: {}", self.trouble);
+            self.routes.handle_refused(now, route, self.dialer.pause());
         }
     }
-}
-
-/// The brokers of routes, for people.
-fn listed(routes: &[Route]) -> String {
-    let mut brokers: Vec<SocketAddr> = routes.iter().map(|route| route.broker).collect();
-    brokers.dedup();
-    brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

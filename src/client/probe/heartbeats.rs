@@ -7,17 +7,12 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use super::peer::{End, Peer, Stage};
-use crate::client::config::Config;
-use crate::client::shared::Shared;
-use crate::client::stream::Outgoing;
-use crate::proto::client::link::Foreign;
-use crate::proto::client::link::{Probe, Rewind};
+use crate::client::{config::Config, shared::Shared, stream::Outgoing};
+use crate::proto::client::link::{Foreign, Probe, Rewind};
 use crate::proto::client::{ClientCore, Transport};
-use crate::proto::terms::Verdict;
-use crate::proto::time::Time;
 use crate::proto::wire::{Attach, Features, Frame, Ping, Pong, Reply};
+use crate::proto::{client::routes::Route, terms::Verdict, time::Time};
 
-/// The connection in use.
 pub(super) struct Connection<'a> {
     pub(super) peer: Peer,
     shared: &'a Shared,
@@ -30,9 +25,9 @@ pub(super) struct Connection<'a> {
 
 /// A heartbeat has come back.
 pub(super) struct Answer {
+    pub(super) route: Route,
     pub(super) verdict: Verdict,
     pub(super) round_trip: Duration,
-    /// No heartbeat had come back before it.
     pub(super) is_first: bool,
     /// The connection has been silent for too long all the same.
     pub(super) is_silent: bool,
@@ -41,26 +36,19 @@ pub(super) struct Answer {
 }
 
 impl<'a> Connection<'a> {
-    /// Takes an answered attempt into use.
-    pub(super) fn new(now: Time, peer: Peer, shared: &'a Shared, config: &Config) -> (Self, Result<(), End>) {
+    /// Takes an answered attempt into use. Over transport tcp it asks the server to take this client's stream.
+    pub(super) fn new(now: Time, mut peer: Peer, shared: &'a Shared, config: &Config) -> (Self, Result<(), End>) {
         let transport = config.core.transport;
-        let mut connection = Self { peer, shared, transport, probes: VecDeque::new(), is_fresh: true };
-        let attached = connection.attach(config);
-        if let Stage::Answered { round_trip, features } = connection.peer.stage {
+        let attach = Frame::Attach(Attach { source: config.source, once: !config.core.resend });
+        let attached = match transport {
+            Transport::Udp => Ok(()),
+            Transport::Tcp => peer.framed.send(&attach).map_err(End::Broken),
+        };
+        if let Stage::Answered { round_trip, features } = peer.stage {
             shared.takes_empty.store(features.has(Features::EMPTY_DATAGRAMS), Ordering::Relaxed);
-            let target = connection.peer.route.target;
-            shared.with_core(now, |core| core.handle_connected(now, round_trip, target));
+            shared.with_core(now, |core| core.handle_connected(now, round_trip, peer.route.target));
         }
-        (connection, attached)
-    }
-
-    /// Transport tcp: asks the server to take this client's stream.
-    fn attach(&mut self, config: &Config) -> Result<(), End> {
-        if self.transport == Transport::Udp {
-            return Ok(());
-        }
-        let attach = Attach { source: config.source, once: !config.core.resend };
-        self.peer.framed.send(&Frame::Attach(attach)).map_err(End::Broken)
+        (Self { peer, shared, transport, probes: VecDeque::new(), is_fresh: true }, attached)
     }
 
     /// Transport tcp, while datagrams are under way: when the other host acknowledged something last.
@@ -88,7 +76,6 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Takes in a frame.
     pub(super) fn take(&mut self, now: Time, frame: Frame) -> Result<Option<Answer>, End> {
         let broker = self.peer.route.broker;
         match frame {
@@ -158,11 +145,10 @@ impl<'a> Connection<'a> {
             rewind.map_or("", told)
         );
         let is_first = std::mem::take(&mut self.is_fresh);
-        Some(Answer { verdict: pong.verdict, round_trip, is_first, is_silent, is_refused })
+        Some(Answer { route: self.peer.route, verdict: pong.verdict, round_trip, is_first, is_silent, is_refused })
     }
 }
 
-/// The words of the log for a rewind.
 const fn told(cause: Rewind) -> &'static str {
     match cause {
         Rewind::Late => ", sent again: it was late",

@@ -4,21 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::Token;
-use mio::net::TcpStream;
 
 use crate::os::net;
 use crate::os::net::framed::{Broken, Filled, Framed};
-use crate::proto::client::dial::Attempt;
-use crate::proto::client::routes::Route;
-use crate::proto::seal::Key;
-use crate::proto::time::Time;
 use crate::proto::wire::{Features, Frame, Hello};
+use crate::proto::{client::dial::Attempt, client::routes::Route, time::Time};
 
 /// Fills in a row, of 64 KiB each. A server answers each small frame with one frame, and carries remoted's replies; no
 /// server has more to say at once.
 const FILLS_MAX: usize = 64;
 
-/// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// The network has not answered.
@@ -35,20 +30,14 @@ pub(super) type Heard = (Vec<Frame>, Option<End>);
 /// Why a connection, or an attempt at one, has ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The server has closed it.
     Closed,
     Broken(Broken),
-    /// It broke when something was written to it.
     Unwritten(Broken),
-    /// The server sends more than any server does.
     TooMuch,
-    /// The server refuses, for this reason.
     Refused(String),
     /// A server would not say this.
     Stranger,
-    /// The server speaks this version of the protocol.
     Version(u16),
-    /// The server cannot do what this client needs.
     Unfit(&'static str),
     /// Transport tcp: another process sends in the stream of this process.
     Foreign,
@@ -87,7 +76,6 @@ impl End {
     }
 }
 
-/// A connection, or an attempt at one.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) framed: Framed,
@@ -97,25 +85,12 @@ pub(super) struct Peer {
     /// When the attempt began.
     pub(super) since: Time,
     pub(super) stage: Stage,
-    /// It has taken longer than attempts usually may.
     pub(super) is_overdue: bool,
     /// The bound of its segments that it was made with.
     pub(super) segment_bytes_max: Option<u16>,
 }
 
 impl Peer {
-    pub(super) fn new(stream: TcpStream, key: Option<&Key>, route: Route, token: Token, now: Time) -> Self {
-        Self {
-            framed: Framed::client(stream, key),
-            route,
-            token,
-            since: now,
-            stage: Stage::Connecting,
-            is_overdue: false,
-            segment_bytes_max: None,
-        }
-    }
-
     /// The server has answered, and the attempt waits to be taken.
     pub(super) const fn is_answered(&self) -> bool {
         matches!(self.stage, Stage::Answered { .. })
@@ -138,7 +113,6 @@ impl Peer {
         (frames, read.and(written.map_err(End::Broken)).err())
     }
 
-    /// Sends the greeting once the network has connected, and then whatever waits to be written.
     fn write(&mut self, hello: &Hello) -> Result<(), Broken> {
         if self.stage == Stage::Connecting && !self.greet(hello)? {
             return Ok(());

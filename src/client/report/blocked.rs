@@ -2,15 +2,12 @@
 
 use super::text::SUMMARY;
 use crate::os::line::Line;
-use crate::proto::client::Snapshot;
-use crate::proto::client::link::Standing;
-use crate::proto::time::Time;
+use crate::proto::{client::Snapshot, client::link::Standing, time::Time};
 
 #[derive(Debug, Default)]
 pub(super) struct Blocked {
     /// A warning stands.
     warned: bool,
-    /// When the newest warning was given.
     told: Option<Time>,
     /// Agents without replies.
     missing: usize,

@@ -2,60 +2,31 @@
 
 use super::text::{LASTING, SUMMARY, amount, duration};
 use crate::os::line::Line;
-use crate::proto::client::Snapshot;
-use crate::proto::client::link::Standing;
-use crate::proto::terms::Verdict;
-use crate::proto::time::Time;
+use crate::proto::{client::Snapshot, client::link::Standing, time::Time};
 
 /// Lines about the link in a minute.
 const LINES_MAX: u32 = 6;
 
-/// The link, as the log tells it.
 #[derive(Debug)]
 pub(super) struct Link {
     /// The state that was told last; `None` before the first line.
-    told: Option<State>,
-    state: State,
-    /// When the state began.
+    told: Option<Standing>,
+    standing: Standing,
     since: Time,
-    /// Why there is no connection.
     trouble: String,
     /// When the outage began that was told.
     outage: Option<Time>,
     /// Beginning of the minute in which lines are counted, and their number.
     minute: (Time, u32),
-    /// Outages that were over before they were told.
-    flaps: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Up,
-    NoServer,
-    Remote(Verdict),
-    Refused,
-}
-
-impl State {
-    const fn of(standing: Standing) -> Self {
-        match standing {
-            Standing::Up => Self::Up,
-            Standing::Unreachable | Standing::Unanswered => Self::NoServer,
-            Standing::Remote(verdict) => Self::Remote(verdict),
-            Standing::Refused => Self::Refused,
-        }
-    }
-
-    const fn is_up(self) -> bool {
-        matches!(self, Self::Up)
-    }
+    /// Outages so far that were over before they were told.
+    pub(super) flaps: u64,
 }
 
 impl Link {
     pub(super) const fn new(now: Time) -> Self {
         Self {
             told: None,
-            state: State::NoServer,
+            standing: Standing::Unreachable,
             since: now,
             trouble: String::new(),
             outage: Some(now),
@@ -64,13 +35,8 @@ impl Link {
         }
     }
 
-    pub(super) const fn is_up(&self) -> bool {
-        self.state.is_up()
-    }
-
-    /// Outages so far that were over before they were told.
-    pub(super) const fn flaps(&self) -> u64 {
-        self.flaps
+    pub(super) fn is_up(&self) -> bool {
+        self.standing == Standing::Up
     }
 
     /// Takes in the state. A state that has lasted is a line.
@@ -92,7 +58,7 @@ impl Link {
     /// The state at the end, if it was not told; unless nothing ever was.
     pub(super) fn farewell(&mut self, now: Time, snapshot: &Snapshot) -> Option<Line> {
         self.handle_standing(now, snapshot.standing);
-        self.told.is_some_and(|told| told != self.state).then(|| self.tell(snapshot))
+        self.told.is_some_and(|told| told != self.standing).then(|| self.tell(snapshot))
     }
 
     /// When the state is told, if it lasts. A link that changes all the time is told of a few times a minute.
@@ -100,19 +66,21 @@ impl Link {
         let lasting = self.since + LASTING;
         let (began, lines) = self.minute;
         let due = if lines < LINES_MAX { lasting } else { lasting.max(began + SUMMARY) };
-        (self.told != Some(self.state)).then_some(due)
+        (self.told != Some(self.standing)).then_some(due)
     }
 
     fn handle_standing(&mut self, now: Time, standing: Standing) {
-        let state = State::of(standing);
-        if state == self.state {
+        // Both mean that no server answers.
+        let standing = if standing == Standing::Unanswered { Standing::Unreachable } else { standing };
+        if standing == self.standing {
             return;
         }
-        if state.is_up() != self.state.is_up() {
-            if !state.is_up() && self.outage.is_none() {
+        let is_up = standing == Standing::Up;
+        if is_up != self.is_up() {
+            if !is_up && self.outage.is_none() {
                 self.outage = Some(now);
             }
-            if state.is_up() && self.told.is_some_and(State::is_up) {
+            if is_up && self.told == Some(Standing::Up) {
                 self.flaps += 1;
                 self.outage = None;
             }
@@ -121,25 +89,25 @@ impl Link {
             // From one reason to the next within an outage.
             self.since = now;
         }
-        self.state = state;
+        self.standing = standing;
     }
 
     /// The line about the state, which was not told.
     fn tell(&mut self, snapshot: &Snapshot) -> Line {
-        let was_down = self.told.replace(self.state).is_some_and(|told| !told.is_up());
+        let was_down = self.told.replace(self.standing).is_some_and(|told| told != Standing::Up);
         let held = |suffix| match snapshot.held.datagrams {
             0 => String::new(),
             _ => format!("; {} {suffix}", amount(snapshot.held)),
         };
-        let why = match self.state {
-            State::Up => {
+        let why = match self.standing {
+            Standing::Up => {
                 let outage = self.outage.take().filter(|_| was_down).map(|began| duration(self.since.since(began)));
                 let after = outage.map_or(String::new(), |span| format!(" after {span}"));
                 return Line::info(format!("link up{after}{}", held("to send")));
             }
-            State::NoServer => self.trouble.clone(),
-            State::Remote(verdict) => format!("remoted {verdict}"),
-            State::Refused => "datagrams to remoted are refused, heartbeats are not".into(),
+            Standing::Unreachable | Standing::Unanswered => self.trouble.clone(),
+            Standing::Remote(verdict) => format!("remoted {verdict}"),
+            Standing::Refused => "datagrams to remoted are refused, heartbeats are not".into(),
         };
         Line::warn(format!("link down: {why}; holding{}", held("so far")))
     }

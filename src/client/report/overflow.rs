@@ -19,14 +19,12 @@ pub(super) struct Overflows {
     dropped: u64,
 }
 
-/// A time during which the buffer overflowed.
 #[derive(Clone, Copy, Debug)]
 struct Overflow {
     began: Time,
     from: SystemTime,
     to: SystemTime,
     dropped: u64,
-    /// The newest drop.
     latest: Time,
 }
 
@@ -47,9 +45,13 @@ impl Overflows {
         begins.then(|| Line::warn(format!("buffer is full with {}{why}: dropping", amount(snapshot.held))))
     }
 
-    /// The overflow is over, if there is one.
     pub(super) fn end(&mut self, wall: SystemTime) -> Option<Line> {
-        self.current.take().map(|overflow| overflow.line(wall))
+        let Overflow { from, to, dropped, .. } = self.current.take()?;
+        let [from, to, said] = [from, to, wall].map(|at| format_rfc3339_seconds(at).to_string());
+        // Times of the day on which this is said need no date.
+        let is_today = [&from, &to].iter().all(|at| at[..DATE_BYTES] == said[..DATE_BYTES]);
+        let begin = if is_today { DATE_BYTES } else { 0 };
+        Some(Line::warn(format!("buffer was full from {} to {}: {dropped} dropped", &from[begin..], &to[begin..])))
     }
 
     /// When the overflow counts as over, if nothing more is dropped.
@@ -60,15 +62,5 @@ impl Overflows {
         let overflow = self.current.as_ref()?;
         let lull = if up { LASTING } else { SUMMARY };
         Some((overflow.latest + lull).max(overflow.began + SUMMARY))
-    }
-}
-
-impl Overflow {
-    fn line(&self, wall: SystemTime) -> Line {
-        let [from, to, said] = [self.from, self.to, wall].map(|at| format_rfc3339_seconds(at).to_string());
-        // Times of the day on which this is said need no date.
-        let is_today = [&from, &to].iter().all(|at| at[..DATE_BYTES] == said[..DATE_BYTES]);
-        let begin = if is_today { DATE_BYTES } else { 0 };
-        Line::warn(format!("buffer was full from {} to {}: {} dropped", &from[begin..], &to[begin..], self.dropped))
     }
 }

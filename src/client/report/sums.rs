@@ -14,7 +14,6 @@ pub(super) struct Sums {
     kernel_drops: u32,
     /// When a count first grew after the last summary.
     added: Option<Time>,
-    /// When the last summary was given.
     summed: Option<Time>,
 }
 
@@ -52,7 +51,6 @@ impl Sums {
         Some(self.summed.map_or(added, |summed| added.max(summed + SUMMARY)))
     }
 
-    /// The summary, if it is due.
     pub(super) fn poll(&mut self, now: Time) -> Vec<Line> {
         if self.next_deadline().is_some_and(|due| now >= due) { self.tell(now) } else { Vec::new() }
     }

@@ -3,36 +3,27 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::os::net;
-use crate::os::net::udp::SendError;
-use crate::os::remoted::Unreachable;
-use crate::proto::server::streams::Volley;
+use crate::os::{net, net::udp::SendError, remoted::Unreachable};
 
 /// Why a client's datagrams cannot be injected: one line, for the client's log and for this server's.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::server) enum Error {
-    /// remoted could answer over no interface.
     #[error("cannot inject for {address}: from remoted no way leads back to a link-local address")]
     LinkLocal { address: IpAddr },
-    /// remoted receives over the other version of IP.
     #[error("cannot inject for {address}: --remoted has no {} address", net::family(*.address))]
     Family { address: IpAddr },
-    /// No socket of remoted receives there.
     #[error("cannot inject into {target}: {why}")]
     NotReceived { target: SocketAddr, why: Unreachable },
     /// No canary in this name has arrived. `source`: why the last one could not even be sent.
     #[error("cannot inject for {address}: nothing in its name reaches {target}: {}; --inject local does without",
         obstruction(.source.as_ref()))]
     Blocked { address: IpAddr, target: SocketAddr, source: Option<io::Error> },
-    /// The agent gets no socket.
     #[error("cannot inject into {target} from {from}: {source}")]
     NoSocket { from: IpAddr, target: SocketAddr, source: io::Error },
-    /// The system does not send.
     #[error("cannot inject into {target}: {source}")]
     NotSent { target: SocketAddr, source: io::Error },
 }
 
-/// What seems to keep datagrams from arriving.
 fn obstruction(error: Option<&io::Error>) -> String {
     error.map_or_else(
         || "on the server's host a firewall (a rule for lo) or rp_filter drops it".to_owned(),
@@ -40,41 +31,9 @@ fn obstruction(error: Option<&io::Error>) -> String {
     )
 }
 
-/// Why the rest of a volley was not sent.
-#[derive(Debug)]
-pub(super) enum Obstacle {
-    /// The system has no buffers at the moment.
-    Busy,
-    /// It cannot be done.
-    Failed(Error),
-}
-
-impl From<Error> for Obstacle {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-/// How many datagrams of a volley are in remoted's socket, as far as the system tells, and why the rest is not.
-pub(super) type Sent = (usize, Result<(), Obstacle>);
-
-/// What a volley's sending came to.
-pub(super) fn conclude(
-    target: SocketAddr,
-    volley: &Volley<'_>,
-    (sent, outcome): (usize, Result<(), SendError>),
-) -> Sent {
-    match outcome {
-        Ok(()) => (sent, Ok(())),
-        Err(SendError::Busy) => (sent, Err(Obstacle::Busy)),
-        Err(SendError::Unsendable(error)) => {
-            // To wait would keep all behind it for ever.
-            log::debug!("cannot inject {} bytes: {error}", volley.payloads[sent].len());
-            (sent + 1, Ok(()))
-        }
-        Err(SendError::Refused(source)) => (sent, Err(Error::NotSent { target, source }.into())),
-    }
-}
+/// Where a volley went, how many of its datagrams are in remoted's socket as far as the system tells, and why the rest
+/// is not.
+pub(super) type Sent = (SocketAddr, usize, Result<(), SendError>);
 
 #[cfg(test)]
 mod tests {

@@ -14,16 +14,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use mio::net::UdpSocket;
 use mio::{Poll, Token};
 
-use super::error::{Error, Sent, conclude};
+use super::error::{Error, Sent};
 use super::tokens::{TAPS_MAX, TOKENS_FROM};
-use crate::os::net;
 use crate::os::net::udp::{Inbox, SendError, send_batch, unwatch, watch};
-use crate::os::remoted::Found;
+use crate::os::{net, remoted::Found};
 use crate::proto::server::allotment::{Agent, Allotment, Seat};
-use crate::proto::server::streams::Volley;
 use crate::proto::terms::{StreamId, agent_id};
-use crate::proto::time::Time;
-use crate::proto::wire::Reply;
+use crate::proto::{server::streams::Volley, time::Time, wire::Reply};
 
 /// Batches read from one socket before the next socket is read.
 const BATCHES_MAX: usize = 4;
@@ -41,7 +38,6 @@ pub(super) enum Seen {
     Server { is_ossec: bool },
 }
 
-/// The sockets of all agents.
 #[derive(Debug)]
 pub(in crate::server) struct Local {
     seen: Seen,
@@ -61,7 +57,6 @@ struct Target {
     shared: io::Result<UdpSocket>,
 }
 
-/// The socket of an agent.
 #[derive(Debug)]
 struct AgentSocket {
     agent: Agent,
@@ -70,7 +65,6 @@ struct AgentSocket {
 }
 
 impl Local {
-    /// At most `sockets_max` agents have a socket at a time.
     pub(super) fn open(seen: Seen, remoted: Vec<SocketAddr>, sockets_max: usize) -> Self {
         // From the start, while there are descriptors.
         let targets = remoted.into_iter().map(|address| Target { address, shared: bind(source(address), address) });
@@ -84,11 +78,10 @@ impl Local {
         }
     }
 
-    pub(super) fn send(&mut self, now: Time, poll: &Poll, found: &Found, volley: &Volley<'_>) -> Sent {
-        match self.socket_for(now, poll, found, volley) {
-            Ok((target, socket)) => conclude(target, volley, send(socket, target, &volley.payloads)),
-            Err(why) => (0, Err(why.into())),
-        }
+    pub(super) fn send(&mut self, now: Time, poll: &Poll, found: &Found, volley: &Volley<'_>) -> Result<Sent, Error> {
+        let (target, socket) = self.socket_for(now, poll, found, volley)?;
+        let (sent, outcome) = send(socket, target, &volley.payloads);
+        Ok((target, sent, outcome))
     }
 
     /// remoted's answers at one of these sockets, each with the stream that it is for; and whether there may be more.
@@ -161,7 +154,6 @@ impl Local {
         }
     }
 
-    /// The socket that an agent's datagrams leave from.
     fn socket(&mut self, now: Time, poll: &Poll, agent: Agent, target: SocketAddr) -> io::Result<&UdpSocket> {
         let token = match self.allotment.seat(now, agent) {
             Seat::Taken(token) => Token(token),

@@ -9,15 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use mio::{Poll, Token};
 
-use super::error::{Error, Sent, conclude};
+use super::error::{Error, Sent};
 use super::tokens::{TAPS_MAX, TOKENS_FROM};
-use crate::os::net;
 use crate::os::net::raw::{Lane, MARK_BYTES};
 use crate::os::net::udp::{Inbox, SendError, watch};
-use crate::os::remoted::Found;
+use crate::os::{net, remoted::Found};
 use crate::proto::server::passages::{Passages, Step};
-use crate::proto::server::streams::Volley;
-use crate::proto::time::Time;
+use crate::proto::{server::streams::Volley, time::Time};
 
 /// Nobody answers to this port (RFC 863): it stands for an agent whose client has no UDP socket for it.
 const DISCARD_PORT: u16 = 9;
@@ -33,7 +31,7 @@ pub(in crate::server) struct Spoof {
     lanes: Vec<Lane>,
     /// The payload of every canary. Nobody else knows it.
     canary: [u8; 16],
-    passages: Passages,
+    pub(super) passages: Passages,
     /// The newest canary that could not even be sent, and why.
     unsent: Option<(IpAddr, io::Error)>,
 }
@@ -76,24 +74,16 @@ impl Spoof {
         Ok(())
     }
 
-    pub(super) fn leave(&mut self, address: IpAddr) {
-        self.passages.leave(address);
-    }
-
-    /// Sends a volley. A name is admitted once a canary in it has arrived.
-    pub(super) fn send(&mut self, now: Time, found: &Found, volley: &Volley<'_>) -> Sent {
-        match self.admitted(now, found, volley.address) {
-            Ok(lane) => {
-                let target = lane.target();
-                let port = match volley.session.port {
-                    // remoted would answer to itself where a client of this host says so.
-                    port if port == 0 || port == target.port() => DISCARD_PORT,
-                    port => port,
-                };
-                conclude(target, volley, lane.send(SocketAddr::new(volley.address, port), &volley.payloads))
-            }
-            Err(why) => (0, Err(why.into())),
-        }
+    pub(super) fn send(&mut self, now: Time, found: &Found, volley: &Volley<'_>) -> Result<Sent, Error> {
+        let lane = self.admitted(now, found, volley.address)?;
+        let target = lane.target();
+        let port = match volley.session.port {
+            // remoted would answer to itself where a client of this host says so.
+            port if port == 0 || port == target.port() => DISCARD_PORT,
+            port => port,
+        };
+        let (sent, outcome) = lane.send(SocketAddr::new(volley.address, port), &volley.payloads);
+        Ok((target, sent, outcome))
     }
 
     /// The lane for datagrams in this name, if they get through.
@@ -158,9 +148,5 @@ impl Spoof {
             Ok(()) | Err(SendError::Busy) => {}
             Err(SendError::Refused(error) | SendError::Unsendable(error)) => self.unsent = Some((address, error)),
         }
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.passages.next_deadline()
     }
 }

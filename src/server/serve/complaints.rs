@@ -7,21 +7,16 @@ use std::time::Duration;
 
 use crate::proto::time::Time;
 
-/// Complaints are logged once in this time.
 const COMPLAINT_GAP: Duration = Duration::from_mins(1);
 
 /// A kind of trouble, in the order of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trouble {
-    /// No descriptor was left for a newcomer.
     Shortage,
     /// A connection has no key or another one, or wants what it must not have.
     Refused,
-    /// Datagrams of a client cannot be injected.
     Uninjected,
-    /// Answers of remoted are lost.
     Replies,
-    /// There are too many connections.
     TooMany,
     /// A connection behaves as none of a client's does, and is closed.
     CutOff,
@@ -36,20 +31,17 @@ pub(super) struct Complaints {
 }
 
 impl Complaints {
-    /// Another case of this trouble.
     pub(super) fn add(&mut self, trouble: Trouble, case: &impl Display) {
         let (count, newest) = self.cases.entry(trouble).or_default();
         *count += 1;
         *newest = case.to_string();
     }
 
-    /// A connection is [refused](Trouble::Refused).
     pub(super) fn refuse(&mut self, address: IpAddr, why: &impl Display) {
         log::debug!("{address} is refused: {why}");
         self.add(Trouble::Refused, &format_args!("{address}: {why}"));
     }
 
-    /// A connection is [cut off](Trouble::CutOff).
     pub(super) fn cut_off(&mut self, address: IpAddr, why: &impl Display) {
         log::debug!("{address} is cut off: {why}");
         self.add(Trouble::CutOff, &format_args!("{address}: {why}"));
@@ -64,14 +56,12 @@ impl Complaints {
         }
     }
 
-    /// Logs what has come together.
     pub(super) fn log_rest(&self) {
         for line in self.lines() {
             log::warn!("{line}");
         }
     }
 
-    /// What has come together, as lines of the log.
     pub(super) fn lines(&self) -> Vec<String> {
         self.cases.iter().map(|(&trouble, (count, newest))| line(trouble, *count, newest)).collect()
     }

@@ -9,20 +9,16 @@ use mio::net::TcpStream;
 use super::parting::{Close, Refused};
 use crate::os::net;
 use crate::os::net::framed::{Filled, Framed};
-use crate::proto::seal::Key;
 use crate::proto::server::conversation::{Access, Conversation, Question, Request};
 use crate::proto::server::delivery::{Delivery, Destination};
-use crate::proto::terms::Verdict;
-use crate::proto::time::Time;
 use crate::proto::wire::{Assembler, Features, Pong};
+use crate::proto::{seal::Key, terms::Verdict, time::Time};
 
-/// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) framed: Framed,
     pub(super) address: IpAddr,
     pub(super) conversation: Conversation,
-    /// The server has a key.
     is_keyed: bool,
     /// Questions without an answer, the oldest first; the conversation bounds their number. Each look answers one.
     questions: VecDeque<Question>,
@@ -101,7 +97,6 @@ impl Connection {
         Some(Destination::new(target, self.address, reached, streams, net::is_local))
     }
 
-    /// How the client's datagrams come to remoted.
     pub(super) fn delivery(&self) -> Delivery {
         self.destination.map_or(Delivery::Direct(None), |destination| destination.delivery())
     }
@@ -118,11 +113,10 @@ impl Connection {
         self.conversation.is_client() && self.known.replace(verdict) != Some(verdict)
     }
 
-    /// Answers a heartbeat.
     pub(super) fn answer(&mut self, pong: Pong) -> Result<(), Close> {
         self.known = Some(pong.verdict);
         self.conversation.answer(pong, self.framed.ends().1);
-        Ok(self.framed.flush()?)
+        self.framed.flush().map_err(Close::Broken)
     }
 
     /// Answers a plain request and ends this side: the answer must not be lost to a reset by unread bytes.
@@ -139,7 +133,7 @@ impl Connection {
 
     /// Writes what there is, and ends this side.
     pub(super) fn end(&mut self) -> Result<(), Close> {
-        self.framed.flush()?;
+        self.framed.flush().map_err(Close::Broken)?;
         let _ = self.framed.stream().shutdown(Shutdown::Write);
         Ok(())
     }

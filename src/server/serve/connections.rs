@@ -12,18 +12,12 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
 
 use super::complaints::{Complaints, Trouble};
-use super::connection::Connection;
 use super::parting::{Close, Refused};
-use super::strangers::Strangers;
-use crate::os::net;
-use crate::os::net::framed::Filled;
-use crate::proto::seal::Key;
-use crate::proto::server::conversation::{Question, Request};
-use crate::proto::terms::ConnectionId;
-use crate::proto::time::Time;
+use super::{connection::Connection, strangers::Strangers};
+use crate::os::net::{self, framed::Filled};
 use crate::proto::wire::{Features, Frame, Refusal};
-use crate::server::config::Config;
-use crate::server::inject::TOKENS_FROM;
+use crate::proto::{seal::Key, server::conversation::Request, terms::ConnectionId, time::Time};
+use crate::server::{config::Config, inject::TOKENS_FROM};
 
 /// The listener's token. The tokens of connections lie below those of the sockets on the way to remoted.
 pub(super) const LISTENER: Token = Token(usize::MAX - 1);
@@ -34,7 +28,6 @@ const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// How often silent connections are looked for.
 const SWEEP_GAP: Duration = Duration::from_secs(5);
 
-/// The listener and all connections, by number.
 #[derive(Debug)]
 pub(in crate::server) struct Connections {
     listener: TcpListener,
@@ -43,19 +36,18 @@ pub(in crate::server) struct Connections {
     /// Connections that there are descriptors for.
     capacity: usize,
     admitted_max: usize,
-    by_id: HashMap<ConnectionId, Connection>,
+    pub(super) by_id: HashMap<ConnectionId, Connection>,
     next_id: usize,
     strangers: Strangers,
     /// Connections with more to read than one pass takes.
     pub(super) unread: Vec<ConnectionId>,
-    /// Connections that want an answer.
     pub(super) asking: Vec<ConnectionId>,
     swept: Time,
-    accept_again: Option<Time>,
+    /// When to let newcomers in that were left waiting.
+    pub(super) accept_again: Option<Time>,
 }
 
 impl Connections {
-    /// No connections yet. `poll` tells of newcomers at the listener.
     pub(in crate::server) fn new(
         config: &Config,
         key: Option<Key>,
@@ -80,14 +72,6 @@ impl Connections {
         })
     }
 
-    /// Lets newcomers in that were left waiting, if it is time.
-    pub(super) fn accept_again(&mut self, now: Time, poll: &Poll, complaints: &mut Complaints) {
-        if self.accept_again.is_some_and(|at| at <= now) {
-            self.accept(now, poll, complaints);
-        }
-    }
-
-    /// Lets newcomers in.
     pub(super) fn accept(&mut self, now: Time, poll: &Poll, complaints: &mut Complaints) {
         self.accept_again = None;
         for _ in 0..ACCEPTS_MAX {
@@ -169,55 +153,23 @@ impl Connections {
         Some((requests, close))
     }
 
-    /// A connection wants an answer.
-    pub(super) fn ask(&mut self, id: ConnectionId, question: Question) {
-        if self.by_id.get_mut(&id).is_some_and(|connection| connection.ask(question)) {
-            self.asking.push(id);
-        }
-    }
-
-    /// A question of this connection, if it is time to answer it. Further ones wait for the next look.
-    pub(super) fn next_question(
-        &mut self,
-        now: Time,
-        id: ConnectionId,
-        gap: Duration,
-    ) -> Option<(&mut Connection, Question)> {
-        let connection = self.by_id.get_mut(&id)?;
-        let (question, more) = connection.next_question(now, gap);
-        if more {
-            self.asking.push(id);
-        }
-        Some((connection, question?))
-    }
-
-    /// The connection with this number.
-    pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.by_id.get_mut(&id)
-    }
-
     /// The connection with this number, if it is a greeted client's.
     pub(super) fn client(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.get(id).filter(|connection| connection.conversation.is_client())
+        self.by_id.get_mut(&id).filter(|connection| connection.conversation.is_client())
     }
 
-    /// Some connection is a greeted client's.
     pub(super) fn has_client(&self) -> bool {
         self.by_id.values().any(|connection| connection.conversation.is_client())
-    }
-
-    /// All connections.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionId, &mut Connection)> {
-        self.by_id.iter_mut().map(|(&id, connection)| (id, connection))
     }
 
     /// Refuses a client: it is told why its connection is of no use, and tries again at its slowest pace. Nothing
     /// happens if it was refused before: it may have said more in the same breath.
     pub(super) fn refuse(&mut self, now: Time, id: ConnectionId, why: &Refused) -> Option<Result<(), Close>> {
-        let connection = self.by_id.get_mut(&id).filter(|connection| connection.conversation.is_client())?;
+        let connection = self.client(id)?;
         // Until it has closed its side, it counts as a connection that says nothing of use.
-        self.strangers.note(connection.address);
-        Some(connection.refuse(now, why))
+        let (address, refusal) = (connection.address, connection.refuse(now, why));
+        self.strangers.note(address);
+        Some(refusal)
     }
 
     /// Closes a connection. Whether it was there.
@@ -243,7 +195,6 @@ impl Connections {
         silent.map(|(&id, _)| id).collect()
     }
 
-    /// When something is due without an event.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         if !self.unread.is_empty() {
             return Some(Time::ZERO);

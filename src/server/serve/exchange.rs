@@ -19,19 +19,14 @@ use super::complaints::{Complaints, Trouble};
 use super::connections::{Connections, LISTENER};
 use super::parting::{Close, Refused};
 use super::watch::Watch;
-use crate::os::net;
-use crate::os::remoted::backlog;
-use crate::os::threads::DOORBELL;
-use crate::proto::server::ServerCore;
+use crate::os::{net, remoted::backlog, threads::DOORBELL};
 use crate::proto::server::conversation::{Question, Request};
-use crate::proto::server::streams::Told;
 use crate::proto::terms::{ConnectionId, StreamId, Verdict};
-use crate::proto::time::Time;
 use crate::proto::wire::{Attach, Frame, Notice};
+use crate::proto::{server::ServerCore, server::streams::Told, time::Time};
 use crate::server::config::{Config, Inject};
 use crate::server::inject::{Attachment, Injection, TOKENS_FROM};
 
-/// Connections, the core, and the two ways to remoted: one to look at it, one to inject.
 #[derive(Debug)]
 pub(super) struct Exchange<'a> {
     config: &'a Config,
@@ -78,7 +73,9 @@ impl<'a> Exchange<'a> {
 
     /// Does what is due without an event.
     pub(super) fn handle_time(&mut self, now: Time, poll: &Poll) {
-        self.connections.accept_again(now, poll, &mut self.complaints);
+        if self.connections.accept_again.is_some_and(|at| at <= now) {
+            self.connections.accept(now, poll, &mut self.complaints);
+        }
         self.refuse_blocked(net::now());
         if self.next_look().is_some_and(|at| at <= now) {
             self.look(net::now(), poll);
@@ -90,7 +87,6 @@ impl<'a> Exchange<'a> {
         self.complaints.log(now);
     }
 
-    /// When something is due without an event.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let deadlines = [self.connections.next_deadline(), self.next_look(), self.injection.next_deadline()];
         deadlines.into_iter().flatten().min()
@@ -112,10 +108,16 @@ impl<'a> Exchange<'a> {
 
     /// A question waits for a look at remoted; everything else does not.
     fn take(&mut self, now: Time, id: ConnectionId, request: Request) -> Result<(), Close> {
+        // An earlier request may have closed it.
+        let Some(connection) = self.connections.by_id.get_mut(&id) else {
+            return Ok(());
+        };
         match request {
-            // An earlier request has closed it.
-            _ if self.connections.get(id).is_none() => {}
-            Request::Answer(question) => self.connections.ask(id, question),
+            Request::Answer(question) => {
+                if connection.ask(question) {
+                    self.connections.asking.push(id);
+                }
+            }
             Request::Attach(stream, attach) => {
                 if let Err(why) = self.attach(now, id, stream, attach) {
                     self.refuse(now, id, &why);
@@ -135,12 +137,12 @@ impl<'a> Exchange<'a> {
         };
         client.check_port(self.config.remoted.port, self.watch.found.is_at_home())?;
         let address = client.address;
-        let name = attach.source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
-        if !self.config.allows(name, address) {
-            return Err(Refused::Source { name, address });
+        let source = attach.source.filter(|_| self.config.inject == Inject::Spoof).unwrap_or(address);
+        if !self.config.allows(source, address) {
+            return Err(Refused::Source { name: source, address });
         }
-        let attachment = Attachment { connection: id, stream, once: attach.once };
-        let replaced = self.injection.enter(now, &mut self.core, attachment, name)?;
+        let attachment = Attachment { connection: id, stream, source, once: attach.once, waits: true };
+        let replaced = self.injection.enter(now, &mut self.core, attachment)?;
         self.close_replaced(now, replaced);
         Ok(())
     }
@@ -176,10 +178,17 @@ impl<'a> Exchange<'a> {
         self.tell_streams(now);
     }
 
-    /// Gives a connection one of the answers that it wants, if it is time for it.
+    /// Gives a connection one of the answers that it wants, if it is time for it. Further ones wait for the next look.
     fn answer(&mut self, now: Time, id: ConnectionId) {
         let gap = self.watch.gap;
-        let Some((connection, question)) = self.connections.next_question(now, id, gap) else {
+        let Some(connection) = self.connections.by_id.get_mut(&id) else {
+            return;
+        };
+        let (question, more) = connection.next_question(now, gap);
+        if more {
+            self.connections.asking.push(id);
+        }
+        let Some(question) = question else {
             return;
         };
         let answered = match question {
@@ -210,7 +219,7 @@ impl<'a> Exchange<'a> {
     /// Tells the clients of a changed verdict, as far as it concerns them.
     fn notify(&mut self, now: Time) {
         let core = &self.core;
-        let concerned = self.connections.iter_mut().filter_map(|(id, connection)| {
+        let concerned = self.connections.by_id.iter_mut().filter_map(|(&id, connection)| {
             let verdict = core.verdict_for(connection.delivery());
             // Another life of a remoted that is up is seen by the next heartbeat.
             connection.learns(verdict).then_some((id, verdict))
@@ -231,18 +240,16 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Carries remoted's answers back to the clients.
     fn take_replies(&mut self, now: Time, token: Token) {
         for (stream, reply) in self.injection.take_replies(token) {
             // A link that is too narrow for a reply would lose it as a datagram, too: the stream is not cut for it.
             let Some(id) = self.core.connection(stream) else { continue };
-            if self.connections.get(id).is_some_and(|connection| !connection.framed.is_congested()) {
+            if self.connections.by_id.get(&id).is_some_and(|connection| !connection.framed.is_congested()) {
                 self.send(now, id, &Frame::Reply(reply));
             }
         }
     }
 
-    /// Refuses the clients in whose names no datagram gets through.
     fn refuse_blocked(&mut self, now: Time) {
         while let Some((blocked, why)) = self.injection.poll_blocked(now) {
             let why = why.into();
@@ -252,7 +259,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Refuses a client, and has the log say so.
     fn refuse(&mut self, now: Time, id: ConnectionId, why: &Refused) {
         match (why, self.connections.client(id)) {
             (Refused::Uninjectable(why), _) => self.complaints.add(Trouble::Uninjected, why),
@@ -269,8 +275,9 @@ impl<'a> Exchange<'a> {
     }
 
     fn send(&mut self, now: Time, id: ConnectionId, frame: &Frame) {
-        if let Some(Err(broken)) = self.connections.get(id).map(|connection| connection.framed.send(frame)) {
-            self.close(now, id, &broken.into());
+        let connection = self.connections.by_id.get_mut(&id);
+        if let Some(Err(broken)) = connection.map(|connection| connection.framed.send(frame)) {
+            self.close(now, id, &Close::Broken(broken));
         }
     }
 

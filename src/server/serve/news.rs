@@ -4,21 +4,16 @@ use crate::os::line::Line;
 use crate::proto::server::judge::{Judge, Owner, Sample};
 use crate::proto::terms::{Incarnation, Port, Reason, Verdict};
 
-/// The state of remoted that the log shows.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    verdict: Option<Verdict>,
+    /// The verdict that was logged last.
+    pub(super) verdict: Option<Verdict>,
     life: Incarnation,
     /// The owners of remoted's sockets when it was up.
     owners: Vec<Owner>,
 }
 
 impl News {
-    /// The verdict that was logged last.
-    pub(super) const fn logged(&self) -> Option<Verdict> {
-        self.verdict
-    }
-
     /// The line that the newest sample calls for: a changed verdict, or another life of a remoted that is up.
     pub(super) fn observe(&mut self, judge: &Judge, sample: &Sample) -> Option<Line> {
         let verdict = judge.verdict();

@@ -8,25 +8,14 @@ use crate::proto::server::conversation::{Conversation, Garbage};
 use crate::proto::server::streams::Offence;
 use crate::server::inject;
 
-/// Why a connection is closed.
 #[derive(Debug)]
 pub(super) enum Close {
-    /// It was closed at the other end.
     Ended,
-    /// It said something that it must not say.
     Garbage(Garbage),
-    /// It said nothing for too long.
     Silent,
     /// Its client has made another one.
     Replaced,
-    /// It broke.
     Broken(Broken),
-}
-
-impl From<Broken> for Close {
-    fn from(broken: Broken) -> Self {
-        Self::Broken(broken)
-    }
 }
 
 impl From<Offence> for Close {
@@ -64,10 +53,8 @@ pub(super) enum Refused {
     /// Its datagrams go to another port than the one that this server watches.
     #[error("{0}")]
     Port(String),
-    /// It wants datagrams injected in the name of an address that is not its own.
     #[error("source {name} is not allowed for a client from {address} (--allow-source at the server)")]
     Source { name: IpAddr, address: IpAddr },
-    /// Its datagrams cannot be injected.
     #[error(transparent)]
     Uninjectable(#[from] inject::Error),
 }

@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv6Addr};
 const STRANGERS_MAX: usize = 1_024;
 const STRANGERS_MIN: usize = 64;
 
-/// The strangers among the connections.
 #[derive(Debug)]
 pub(super) struct Strangers {
     /// So many from one host are too many.
@@ -18,12 +17,10 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// No strangers yet, among at most `connections_max` connections.
     pub(super) fn new(connections_max: usize) -> Self {
         Self { most: (connections_max / 4).clamp(STRANGERS_MIN, STRANGERS_MAX), counts: HashMap::new() }
     }
 
-    /// So many come from there that the next one is to be refused.
     pub(super) fn is_crowded(&self, address: IpAddr) -> bool {
         self.counts.get(&host_of(address)).is_some_and(|&count| count >= self.most)
     }

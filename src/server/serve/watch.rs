@@ -8,13 +8,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::news::News;
-use crate::os::net;
-use crate::os::remoted::backlog::Backlog;
 use crate::os::remoted::{Found, Inspector, Wanted};
-use crate::proto::server::ServerCore;
+use crate::os::{net, remoted::backlog::Backlog};
 use crate::proto::server::judge::{Judge, Sample};
-use crate::proto::terms::Verdict;
-use crate::proto::time::Time;
+use crate::proto::{server::ServerCore, terms::Verdict, time::Time};
 
 /// Least time between two looks: more often would only measure the measuring.
 const LOOK_GAP_MIN: Duration = Duration::from_millis(1);
@@ -31,12 +28,10 @@ const SEARCH_GAP_MIN: Duration = Duration::from_secs(1);
 /// perhaps it cannot be seen from here.
 const SEARCH_GAP_MAX: Duration = Duration::from_secs(30);
 
-/// The newest look and search, and when the next ones are due.
 #[derive(Debug)]
 pub(in crate::server) struct Watch {
     inspector: Inspector,
     backlog: Backlog,
-    /// What the newest search found.
     pub(super) found: Found,
     ask_search: Sender<()>,
     founds: Receiver<Found>,
@@ -72,7 +67,6 @@ impl Watch {
         }
     }
 
-    /// Asks for a search.
     pub(super) fn search(&mut self, now: Time) {
         if self.ask_search.try_send(()).is_ok() {
             self.searched = Some(now);
@@ -155,7 +149,7 @@ impl Watch {
 
     /// Logs the news that the sample brings. Whether clients need a notice of it: not of the first verdict.
     pub(super) fn log_news(&mut self, judge: &Judge, sample: &Sample) -> bool {
-        let is_first = self.news.logged().is_none();
+        let is_first = self.news.verdict.is_none();
         let Some(line) = self.news.observe(judge, sample) else {
             return false;
         };

@@ -3,7 +3,6 @@ use std::time::Duration;
 use mio::Events;
 use mio::net::UdpSocket;
 
-use super::super::error::Obstacle;
 use super::*;
 use crate::os::remoted::{Names, Wanted, search};
 use crate::proto::terms::SessionName;
@@ -36,7 +35,7 @@ impl Stage {
         Local::open(seen, vec![self.at], sockets_max)
     }
 
-    fn inject(&self, local: &mut Local, volley: &Volley<'_>) -> Sent {
+    fn inject(&self, local: &mut Local, volley: &Volley<'_>) -> Result<Sent, Error> {
         local.send(net::now(), &self.poll, &self.found, volley)
     }
 
@@ -71,8 +70,8 @@ fn what_remoted_answers_goes_to_the_agent_that_it_answers_and_nobody_else_is_hea
     for seen in [Seen::Client, SERVER] {
         let mut stage = Stage::new();
         let mut local = stage.local(seen, 8);
-        assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"a", b"b"])), (2, Ok(()))));
-        assert!(matches!(stage.inject(&mut local, &volley(1, 1, &[b"c"])), (1, Ok(()))));
+        assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"a", b"b"])), Ok((_, 2, Ok(())))));
+        assert!(matches!(stage.inject(&mut local, &volley(1, 1, &[b"c"])), Ok((_, 1, Ok(())))));
         let [(a, first), (b, again), (c, other)] = [(); 3].map(|()| stage.next());
         assert_eq!((&a[..], &b[..], &c[..]), (&b"a"[..], &b"b"[..], &b"c"[..]));
         assert!(first == again && first != other && first.ip().is_loopback());
@@ -96,7 +95,7 @@ fn with_more_agents_than_sockets_everything_arrives_and_what_is_lost_is_said() {
         let mut local = stage.local(SERVER, sockets_max);
         for round in 0..3_u8 {
             for agent in 0..6 {
-                assert!(matches!(stage.inject(&mut local, &volley(1, agent, &[&[round]])), (1, Ok(()))));
+                assert!(matches!(stage.inject(&mut local, &volley(1, agent, &[&[round]])), Ok((_, 1, Ok(())))));
             }
             let ports: std::collections::BTreeSet<u16> = (0..6).map(|_| stage.next().1.port()).collect();
             assert_eq!(ports.len(), sockets_max + 1, "those that have none share one");
@@ -109,13 +108,14 @@ fn with_more_agents_than_sockets_everything_arrives_and_what_is_lost_is_said() {
 fn a_remoted_that_was_away_is_injected_into_again_and_its_client_is_not_refused() {
     let mut stage = Stage::new();
     let mut local = stage.local(SERVER, 8);
-    assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"1"])), (1, Ok(()))));
+    assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"1"])), Ok((_, 1, Ok(())))));
     let at = stage.at;
     stage.remoted = net::bind_agent("127.0.0.1:0".parse().expect("an address"), 1 << 20).expect("a socket");
     // The first one leaves, and the system tells of the refusal at the next call; what cannot be sent for long waits.
-    let outcomes = [(); 4].map(|()| stage.inject(&mut local, &volley(1, 0, &[b"2"])).1);
-    assert!(!outcomes.iter().any(|outcome| matches!(outcome, Err(Obstacle::Failed(_)))), "{outcomes:?}");
+    let outcomes = [(); 4].map(|()| stage.inject(&mut local, &volley(1, 0, &[b"2"])));
+    let is_failed = |outcome: &Result<Sent, Error>| matches!(outcome, Err(_) | Ok((_, _, Err(SendError::Refused(_)))));
+    assert!(!outcomes.iter().any(is_failed), "{outcomes:?}");
     stage.remoted = net::bind_agent(at, 1 << 20).expect("its port is free");
-    assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"3", b"4"])), (2, Ok(()))));
+    assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"3", b"4"])), Ok((_, 2, Ok(())))));
     assert_eq!((stage.next().0, stage.next().0), (b"3".to_vec(), b"4".to_vec()));
 }
