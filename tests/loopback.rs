@@ -419,7 +419,9 @@ fn memory_that_cannot_be_had_is_a_full_buffer() {
         assert!(last < 5_000_000, "40 GB fit");
         last += 1;
         payload[..8].copy_from_slice(&last.to_be_bytes());
-        agent.send(&payload).expect("the client is there");
+        if let Err(error) = agent.send(&payload) {
+            panic!("the client is gone: {error}; it said {:?}", lines.iter().collect::<Vec<_>>());
+        }
         if let Some(line) = lines.try_iter().find(|line| line.contains("buffer is full")) {
             break line;
         }

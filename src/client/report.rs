@@ -1,7 +1,7 @@
 //! What the log says, and when.
 //!
 //! A change of the link that lasts a second is a line; shorter changes, drops and repeats are summed up once a
-//! minute. An outage of a million datagrams is two lines. Pure: the moment and the state come with each call, lines
+//! minute. An outage of a million datagrams is three lines. Pure: the moment and the state come with each call, lines
 //! go out.
 
 mod blocked;

@@ -108,6 +108,10 @@ pub struct Snapshot {
     pub held: Tally,
     /// Held datagrams that are not released.
     pub unsent: Tally,
+    /// The oldest held datagram; `tail` if none is held.
+    pub oldest: Seq,
+    /// The datagram that comes in next.
+    pub tail: Seq,
     /// The buffer is smaller than it was meant to be: the system gave no more memory.
     pub short: bool,
     /// All counters.
@@ -446,6 +450,8 @@ impl ClientCore {
             standing,
             held: self.held.tally(),
             unsent: self.held.buffer.unsent(),
+            oldest: self.held.buffer.oldest(),
+            tail: self.held.buffer.tail(),
             short: self.held.buffer.is_short(),
             counters: self.held.counters,
             replies_missing: if self.up_since.is_some() && !self.replies_carried {

@@ -2,7 +2,7 @@
 
 use super::text::{LASTING, SUMMARY, amount, duration};
 use crate::os::line::Line;
-use crate::proto::{client::Snapshot, client::link::Standing, time::Time};
+use crate::proto::{client::Snapshot, client::link::Standing, terms::Seq, time::Time};
 
 /// Lines about the link in a minute.
 const LINES_MAX: u32 = 6;
@@ -16,6 +16,8 @@ pub(super) struct Link {
     trouble: String,
     /// When the outage began that was told.
     outage: Option<Time>,
+    /// The end of the backlog that was told.
+    backlog: Option<Seq>,
     /// Beginning of the minute in which lines are counted, and their number.
     minute: (Time, u32),
     /// Outages so far that were over before they were told.
@@ -30,6 +32,7 @@ impl Link {
             since: now,
             trouble: String::new(),
             outage: Some(now),
+            backlog: None,
             minute: (now, 0),
             flaps: 0,
         }
@@ -46,7 +49,8 @@ impl Link {
         }
         self.handle_standing(now, snapshot.standing);
         if self.next_deadline().is_none_or(|due| now < due) {
-            return None;
+            let sent = self.is_up() && self.backlog.take_if(|end| snapshot.oldest >= *end).is_some();
+            return sent.then(|| Line::info("backlog sent"));
         }
         if now.since(self.minute.0) >= SUMMARY {
             self.minute = (now, 0);
@@ -61,11 +65,12 @@ impl Link {
         self.told.is_some_and(|told| told != self.standing).then(|| self.tell(snapshot))
     }
 
-    /// When the state is told, if it lasts. A link that changes all the time is told of a few times a minute.
+    /// When the state is told, if it lasts. A link that changes all the time is told of a few times a minute, and the
+    /// last line is true also then: an outage waits, its end does not.
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let lasting = self.since + LASTING;
         let (began, lines) = self.minute;
-        let due = if lines < LINES_MAX { lasting } else { lasting.max(began + SUMMARY) };
+        let due = if lines < LINES_MAX || self.is_up() { lasting } else { lasting.max(began + SUMMARY) };
         (self.told != Some(self.standing)).then_some(due)
     }
 
@@ -103,12 +108,14 @@ impl Link {
             Standing::Up => {
                 let outage = self.outage.take().filter(|_| was_down).map(|began| duration(self.since.since(began)));
                 let after = outage.map_or(String::new(), |span| format!(" after {span}"));
+                self.backlog = Some(snapshot.tail).filter(|&tail| snapshot.oldest < tail);
                 return Line::info(format!("link up{after}{}", held("to send")));
             }
             Standing::Unreachable | Standing::Unanswered => self.trouble.clone(),
             Standing::Remote(verdict) => format!("remoted {verdict}"),
             Standing::Refused => "datagrams to remoted are refused, heartbeats are not".into(),
         };
+        self.backlog = None;
         Line::warn(format!("link down: {why}; holding{}", held("so far")))
     }
 }

@@ -70,7 +70,7 @@ impl Sums {
         };
         tell(counts.flaps - told.flaps, &|flaps| {
             let times = if flaps == 1 { "once".into() } else { format!("{flaps} times") };
-            format!("link was down for less than a second, {times}")
+            format!("link was down {times} more, for less than a second or too often for a line each")
         });
         tell(counts.others_drops - told.others_drops, &|others| {
             let rate = others as f64 / now.since(added).as_secs_f64().max(1.0);
