@@ -5,7 +5,7 @@
 //!                      │        judge        │ ◄── handle_sample ── remoted
 //!   client ── ping ──► │   judge, windows    │ ── pong ──► client
 //!   client ── data ──► │ streams, pacing     │ ── poll, handle_injected ──► remoted's socket
-//!                      └─────────────────────┘ ── poll_told: where to go on, what was read ──► client
+//!                      └─────────────────────┘ ── poll_frame: where to go on, what was read ──► client
 //! ```
 //!
 //! * `judge`: the verdict and F, from samples of remoted.
@@ -34,12 +34,12 @@ use std::time::Duration;
 use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, LEASE_MAX, StreamId, Verdict};
 use crate::proto::time::Time;
-use crate::proto::wire::{Data, Ping, Pong, Session};
+use crate::proto::wire::{Data, Frame, Ping, Pong, Session};
 use delivery::Delivery;
 use judge::{Judge, OnTheWay, Sample};
 use overflow::Overflow;
 use pacing::Pacing;
-use streams::{Offence, Streams, Told, Volley};
+use streams::{Offence, Streams, Volley};
 use windows::{Capacity, Demand, Grant, Windows, usable};
 
 /// remoted's buffer where the system does not tell: the kernel's default.
@@ -259,9 +259,9 @@ impl ServerCore {
         self.streams.unread_cost() > 0 || self.streams.waiting_cost() > 0
     }
 
-    /// The next message for a connection.
-    pub fn poll_told(&mut self) -> Option<(ConnectionId, Told)> {
-        self.streams.poll_told()
+    /// The next frame for a connection.
+    pub fn poll_frame(&mut self) -> Option<(ConnectionId, Frame)> {
+        self.streams.poll_frame()
     }
 
     /// When to look at remoted unasked: for waiting clients, for a queue in remoted's socket, and for datagrams to be

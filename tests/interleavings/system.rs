@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use ossec_broker::proto::client::{ClientCore, Snapshot};
-use ossec_broker::proto::server::streams::{Streams, Told};
+use ossec_broker::proto::server::streams::Streams;
 use ossec_broker::proto::terms::ConnectionId;
 use ossec_broker::proto::terms::{Incarnation, Port, Reading, Verdict};
 use ossec_broker::proto::time::Time;
@@ -210,12 +210,9 @@ impl System {
     }
 
     fn tell(&self, streams: &mut Streams) {
-        while let Some((connection, told)) = streams.poll_told() {
+        while let Some((connection, told)) = streams.poll_frame() {
             let stream = self.state().carriers[connection as usize].clone();
-            stream.answer(match told {
-                Told::Resume(resume) => Frame::Resume(resume),
-                Told::Ack(ack) => Frame::Ack(ack),
-            });
+            stream.answer(told);
         }
     }
 

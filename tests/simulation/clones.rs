@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ossec_broker::proto::client::{Batch, ClientCore, Origin};
-use ossec_broker::proto::server::streams::{Streams, Told};
+use ossec_broker::proto::server::streams::Streams;
 use ossec_broker::proto::terms::{ConnectionId, StreamId};
 use ossec_broker::proto::terms::{Incarnation, Reading, SessionName, Verdict};
 use ossec_broker::proto::time::Time;
@@ -55,11 +55,12 @@ impl Process {
     }
 
     fn hear(&mut self, server: &mut Server) -> bool {
-        let told: Vec<_> = std::iter::from_fn(|| server.streams.poll_told()).collect();
+        let told: Vec<_> = std::iter::from_fn(|| server.streams.poll_frame()).collect();
         told.into_iter().filter(|(to, _)| *to == self.connection).all(|(_, told)| {
             let outcome = match told {
-                Told::Resume(resume) => self.core.handle_resume(&resume),
-                Told::Ack(ack) => self.core.handle_ack(&ack),
+                Frame::Resume(resume) => self.core.handle_resume(&resume),
+                Frame::Ack(ack) => self.core.handle_ack(&ack),
+                other => panic!("streams never say {other:?}"),
             };
             outcome.is_ok()
         })

@@ -17,10 +17,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use ossec_broker::proto::server::streams::Told;
 use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::time::Time;
-use ossec_broker::proto::wire::{Ping, Pong};
+use ossec_broker::proto::wire::{Frame, Ping, Pong};
 
 use crate::plan::{Fault, Plan, SECOND};
 use crate::promise::Ledger;
@@ -61,7 +60,7 @@ enum Event {
     Check(rivals::Step),
     UpwardArrives { client: usize, connection: u64, frame: Upward },
     Acknowledged { client: usize, connection: u64 },
-    ToldArrives { client: usize, connection: u64, told: Told },
+    ToldArrives { client: usize, connection: u64, told: Frame },
     Reads(usize),
     ReplyArrives(usize),
     Begins(usize),

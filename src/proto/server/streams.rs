@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   client ──► handle_data ──► [ queue of its stream ] ──► poll ──► handle_injected ──► remoted's socket
-//!      ◄── Resume, Ack ── poll_told ◄──────────────────────────────────── handle_sample (what was read)
+//!      ◄── Resume, Ack ── poll_frame ◄──────────────────────────────────── handle_sample (what was read)
 //! ```
 //!
 //! A *stream* is the numbered sequence of datagrams that one client sends from its start to its end. It travels over
@@ -32,7 +32,7 @@ mod stream;
 mod tests;
 mod turns;
 
-pub use stream::{Offence, Told};
+pub use stream::Offence;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -40,7 +40,7 @@ use std::net::IpAddr;
 use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{ConnectionId, Incarnation, Reading, StreamId};
 use crate::proto::time::Time;
-use crate::proto::wire::{Data, Session};
+use crate::proto::wire::{Data, Frame, Session};
 use steps::{Span, Steps};
 use stream::{Injected, Stream};
 use turns::Turns;
@@ -66,8 +66,8 @@ pub struct Streams {
     turns: Turns,
     steps: Steps,
     life: Incarnation,
-    /// The connections that have a message waiting for them.
-    told: BTreeSet<ConnectionId>,
+    /// The connections with a frame to be sent.
+    due: BTreeSet<ConnectionId>,
     waiting_cost: u64,
     repeated: u64,
 }
@@ -119,10 +119,10 @@ impl Streams {
         self.waiting_cost -= stream.begin_epoch();
         if let Some(before) = before {
             self.connections.remove(&before);
-            self.told.remove(&before);
+            self.due.remove(&before);
         }
         self.connections.insert(connection, id);
-        self.told.insert(connection);
+        self.due.insert(connection);
         self.take_turns(id);
         before
     }
@@ -130,7 +130,7 @@ impl Streams {
     /// A connection is gone. Its datagrams are still injected, because its client may never come back. If too much
     /// waits already, they are discarded, so that short connections cannot fill the memory.
     pub fn handle_gone(&mut self, now: Time, connection: ConnectionId) {
-        self.told.remove(&connection);
+        self.due.remove(&connection);
         let crowded = self.waiting_cost > WINDOWS_TOTAL || self.turns.len() > WAITING_MAX;
         let Some(id) = self.connections.remove(&connection) else {
             return;
@@ -198,7 +198,7 @@ impl Streams {
             {
                 (known.read, known.read_digest) = (span.until, span.digest);
                 stream.doubtful |= span.doubtful;
-                self.told.extend(stream.connection);
+                self.due.extend(stream.connection);
             }
         }
         let whole = progress.settled.iter().any(|(_, span)| !span.doubtful);
@@ -324,19 +324,19 @@ impl Streams {
         }
     }
 
-    /// The next message for a connection.
-    pub fn poll_told(&mut self) -> Option<(ConnectionId, Told)> {
+    /// The next frame for a connection: where to resume, or the datagrams that remoted has read.
+    pub fn poll_frame(&mut self) -> Option<(ConnectionId, Frame)> {
         let window = self.window();
         loop {
-            let &connection = self.told.first()?;
+            let &connection = self.due.first()?;
             let stream = self.connections.get(&connection).and_then(|id| self.by_id.get_mut(id));
-            let told = stream.and_then(|stream| stream.poll_told(window));
+            let frame = stream.and_then(|stream| stream.poll_frame(window));
             // An `Ack` follows a `Resume`.
-            if !matches!(told, Some(Told::Resume(_))) {
-                self.told.remove(&connection);
+            if !matches!(frame, Some(Frame::Resume(_))) {
+                self.due.remove(&connection);
             }
-            if let Some(told) = told {
-                return Some((connection, told));
+            if let Some(frame) = frame {
+                return Some((connection, frame));
             }
         }
     }
@@ -353,7 +353,7 @@ impl Streams {
             if known.injected > known.read || (stream.queued_cost > 0 && stream.connection.is_some()) {
                 (known.injected, known.injected_digest) = (known.read, known.read_digest);
                 self.waiting_cost -= stream.forget_kept() + stream.begin_epoch();
-                self.told.extend(stream.connection);
+                self.due.extend(stream.connection);
                 went_back.push(id);
             }
         }

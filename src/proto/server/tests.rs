@@ -49,7 +49,7 @@ fn core(datagrams: u64) -> ServerCore {
 fn begin(core: &mut ServerCore, datagrams: u64) {
     core.handle_attach(ms(0), 1, 77, IpAddr::from([10, 0, 0, 1]), false);
     core.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 }).expect("attached");
-    while core.poll_told().is_some() {}
+    while core.poll_frame().is_some() {}
     if datagrams > 0 {
         core.handle_data(1, data(1, 0..datagrams)).expect("in order");
     }
@@ -68,12 +68,12 @@ fn inject(core: &mut ServerCore, now: Time) -> u64 {
 }
 
 /// Everything that connections are told.
-fn told(core: &mut ServerCore) -> Vec<Told> {
-    std::iter::from_fn(|| core.poll_told()).map(|(_, told)| told).collect()
+fn told(core: &mut ServerCore) -> Vec<Frame> {
+    std::iter::from_fn(|| core.poll_frame()).map(|(_, told)| told).collect()
 }
 
-fn ack(read: u64, doubtful: bool) -> Told {
-    Told::Ack(Ack { read: Seq(read), window: 4 << 20, doubtful })
+fn ack(read: u64, doubtful: bool) -> Frame {
+    Frame::Ack(Ack { read: Seq(read), window: 4 << 20, doubtful })
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn what_is_followed_by_a_drop_is_injected_again_for_a_second_and_no_longer() {
         injected += inject(&mut core, ms(at));
         let acks = told(&mut core);
         if first_ack.is_none() && !acks.is_empty() {
-            assert!(acks.iter().all(|told| matches!(told, Told::Ack(ack) if ack.doubtful)), "{acks:?}");
+            assert!(acks.iter().all(|told| matches!(told, Frame::Ack(ack) if ack.doubtful)), "{acks:?}");
             first_ack = Some(at);
         }
     }

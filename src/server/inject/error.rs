@@ -26,7 +26,7 @@ pub(in crate::server) enum Error {
 
 fn obstruction(error: Option<&io::Error>) -> String {
     error.map_or_else(
-        || "on the server's host a firewall (a rule for lo) or rp_filter drops it".to_owned(),
+        || "on the server's host a firewall drops it (a rule for lo)".to_owned(),
         |error| format!("{error} (a firewall of the server's host?)"),
     )
 }

@@ -23,7 +23,7 @@ use crate::os::{net, remoted::backlog, threads::DOORBELL};
 use crate::proto::server::conversation::{Question, Request};
 use crate::proto::terms::{ConnectionId, StreamId, Verdict};
 use crate::proto::wire::{Attach, Frame, Notice};
-use crate::proto::{server::ServerCore, server::streams::Told, time::Time};
+use crate::proto::{server::ServerCore, time::Time};
 use crate::server::config::{Config, Inject};
 use crate::server::inject::{Attachment, Injection, TOKENS_FROM};
 
@@ -231,11 +231,7 @@ impl<'a> Exchange<'a> {
 
     /// Tells the clients what was read of their streams, and where to go on.
     pub(super) fn tell_streams(&mut self, now: Time) {
-        while let Some((id, told)) = self.core.poll_told() {
-            let frame = match told {
-                Told::Resume(resume) => Frame::Resume(resume),
-                Told::Ack(ack) => Frame::Ack(ack),
-            };
+        while let Some((id, frame)) = self.core.poll_frame() {
             self.send(now, id, &frame);
         }
     }

@@ -89,7 +89,7 @@ impl Server {
             let count = volley.payloads.len();
             self.core.handle_injected(count);
         }
-        while let Some((connection, _)) = self.core.poll_told() {
+        while let Some((connection, _)) = self.core.poll_frame() {
             assert!(self.conns.iter().any(|conn| conn.id == connection && conn.attached), "{connection} is told");
         }
     }

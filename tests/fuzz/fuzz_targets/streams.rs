@@ -11,11 +11,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use libfuzzer_sys::fuzz_target;
-use ossec_broker::proto::server::streams::{Streams, Told};
-use ossec_broker::proto::terms::StreamId;
-use ossec_broker::proto::terms::{Incarnation, Seq, SessionName};
+use ossec_broker::proto::server::streams::Streams;
+use ossec_broker::proto::terms::{Incarnation, Reading, Seq, SessionName, StreamId};
 use ossec_broker::proto::time::Time;
-use ossec_broker::proto::wire::{Data, DataItem, Session};
+use ossec_broker::proto::wire::{Data, DataItem, Frame, Session};
 use ossec_broker_fuzz::Plan;
 
 const CONNECTIONS: u64 = 6;
@@ -38,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
     let mut known: HashMap<StreamId, Known> = HashMap::new();
     let mut carried: HashMap<u64, StreamId> = HashMap::new();
     let (mut life, mut read, mut queue) = (1, 0, 0u64);
-    streams.handle_sample(Incarnation(life), read, queue);
+    streams.handle_sample(Incarnation(life), Reading { read, queue });
     while let Some(step) = plan.pop() {
         let connection = u64::from(plan.byte()) % CONNECTIONS;
         match step % 8 {
@@ -88,12 +87,12 @@ fuzz_target!(|data: &[u8]| {
                 let reads = (u64::from(plan.byte()) * COST).min(queue);
                 queue -= reads;
                 read += reads;
-                streams.handle_sample(Incarnation(life), read, queue);
+                streams.handle_sample(Incarnation(life), Reading { read, queue });
             }
             _ if step & 64 == 0 => {
                 life += 1;
                 queue = 0;
-                streams.handle_sample(Incarnation(life), read, queue);
+                streams.handle_sample(Incarnation(life), Reading { read, queue });
                 for one in known.values_mut() {
                     one.injected = one.acknowledged;
                 }
@@ -105,19 +104,20 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
         }
-        while let Some((connection, told)) = streams.poll_told() {
+        while let Some((connection, told)) = streams.poll_frame() {
             let Some(stream) = carried.get(&connection) else { panic!("{connection} carries nothing") };
             let one = known.entry(*stream).or_default();
             match told {
-                Told::Resume(resume) => {
+                Frame::Resume(resume) => {
                     one.epoch = resume.epoch;
                     one.next = resume.from.map_or(one.acknowledged, |from| from.0);
                     assert!(one.next >= one.acknowledged, "it goes on before what was acknowledged");
                 }
-                Told::Ack(ack) => {
+                Frame::Ack(ack) => {
                     assert!(ack.read.0 >= one.acknowledged || ack.read == Seq(0), "an acknowledgement goes back");
                     one.acknowledged = one.acknowledged.max(ack.read.0);
                 }
+                other => panic!("streams never say {other:?}"),
             }
         }
         assert!(streams.waiting_cost() < u64::from(STREAMS) * (10 << 20), "{} wait", streams.waiting_cost());

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use ossec_broker::proto::server::streams::Told;
 use ossec_broker::proto::terms::SessionName;
 use ossec_broker::proto::wire::{Assembler, Data, DataWriter, Frame, Session};
 
@@ -171,7 +170,7 @@ impl World<'_> {
     }
 
     fn tell_streams(&mut self) {
-        while let Some((connection, told)) = self.server.core.poll_told() {
+        while let Some((connection, told)) = self.server.core.poll_frame() {
             let Some(client) = self.server.client_of(connection) else { continue };
             let arrives = self.tcp(self.clients[client].last_pong(), false);
             self.clients[client].set_last_pong(connection, arrives);
@@ -179,7 +178,7 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn told_arrives(&mut self, client: usize, connection: u64, told: Told) {
+    pub(super) fn told_arrives(&mut self, client: usize, connection: u64, told: Frame) {
         if self.clients[client].connection != Some(connection) {
             return;
         }
@@ -187,8 +186,9 @@ impl World<'_> {
         let core = &mut self.clients[client].core;
         core.handle_alive(time(self.now));
         let outcome = match told {
-            Told::Resume(resume) => core.handle_resume(&resume),
-            Told::Ack(ack) => core.handle_ack(&ack),
+            Frame::Resume(resume) => core.handle_resume(&resume),
+            Frame::Ack(ack) => core.handle_ack(&ack),
+            other => panic!("streams never say {other:?}"),
         };
         if outcome.is_err() {
             self.ledger.complain(format!("client {client} takes its own stream for somebody else's"));

@@ -7,7 +7,7 @@ use super::kept::{Item, Kept};
 use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{ConnectionId, DATAGRAM_BYTES_MAX, Seq, digest};
 use crate::proto::time::Time;
-use crate::proto::wire::{Ack, Data, DataItem, Resume, Session};
+use crate::proto::wire::{Ack, Data, DataItem, Frame, Resume, Session};
 
 /// The most that a single datagram may cost.
 pub(super) const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX);
@@ -35,15 +35,6 @@ impl std::fmt::Display for Offence {
             Self::Unnamed => "a datagram of an agent that was not named",
         })
     }
-}
-
-/// A message for a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// Where to resume.
-    Resume(Resume),
-    /// The datagrams that remoted has read.
-    Ack(Ack),
 }
 
 #[derive(Debug)]
@@ -170,12 +161,12 @@ impl Stream {
         Ok(more)
     }
 
-    /// The first message for the connection: where to resume, or the datagrams that were read.
-    pub(super) fn poll_told(&mut self, window: u64) -> Option<Told> {
+    /// The next frame for the connection: where to resume, or the datagrams that were read.
+    pub(super) fn poll_frame(&mut self, window: u64) -> Option<Frame> {
         let known = self.known;
         self.granted = self.granted.max(window);
         if std::mem::take(&mut self.resumes) {
-            return Some(Told::Resume(Resume {
+            return Some(Frame::Resume(Resume {
                 epoch: self.epoch,
                 from: known.map(|known| known.injected),
                 reached: known.map_or(Seq(u64::MAX), |known| known.reached),
@@ -184,7 +175,7 @@ impl Stream {
             }));
         }
         let read = known?.read;
-        Some(Told::Ack(Ack { read, window, doubtful: std::mem::take(&mut self.doubtful) }))
+        Some(Frame::Ack(Ack { read, window, doubtful: std::mem::take(&mut self.doubtful) }))
     }
 
     /// Discards all waiting datagrams except the kept ones; the client is told where to resume. Returns the buffer

@@ -37,8 +37,8 @@ fn attached(streams: &mut Streams, connection: ConnectionId, stream: StreamId) -
     streams.handle_attach(NOW, connection, stream, HOST, false);
     streams.handle_session(connection, session(0, 0)).expect("it is attached");
     let mut resume = None;
-    while let Some((to, told)) = streams.poll_told() {
-        if let (true, Told::Resume(told)) = (to == connection, told) {
+    while let Some((to, told)) = streams.poll_frame() {
+        if let (true, Frame::Resume(told)) = (to == connection, told) {
             resume = Some(told);
         }
     }
@@ -68,8 +68,8 @@ fn inject(streams: &mut Streams, mut room: u64) -> Vec<u64> {
 }
 
 /// Everything that connections are told.
-fn told(streams: &mut Streams) -> Vec<(ConnectionId, Told)> {
-    std::iter::from_fn(|| streams.poll_told()).collect()
+fn told(streams: &mut Streams) -> Vec<(ConnectionId, Frame)> {
+    std::iter::from_fn(|| streams.poll_frame()).collect()
 }
 
 /// remoted's queue is seen empty, and again: what was injected before may have been on its way to the socket at the first look.
@@ -79,8 +79,8 @@ fn all_read(streams: &mut Streams, read: u64) {
     streams.handle_sample(LIFE, Reading { read, queue: 0 });
 }
 
-const fn ack(read: u64) -> Told {
-    Told::Ack(Ack { read: Seq(read), window: WINDOW_MAX, doubtful: false })
+const fn ack(read: u64) -> Frame {
+    Frame::Ack(Ack { read: Seq(read), window: WINDOW_MAX, doubtful: false })
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn another_life_of_remoted_gets_what_the_last_one_had_not_read() {
     assert_eq!(inject(&mut streams, 2 * 832), [2, 3]);
     streams.handle_sample(Incarnation::default(), Reading::default());
     let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(4), window: WINDOW_MAX, digest: digest_of(1) };
-    assert_eq!(told(&mut streams), [(1, Told::Resume(resume)), (1, ack(2))]);
+    assert_eq!(told(&mut streams), [(1, Frame::Resume(resume)), (1, ack(2))]);
     streams.handle_data(1, data(1, 6..8)).expect("what was under way counts for nothing");
     assert_eq!(inject(&mut streams, 10_000), [0; 0], "2 has to come first");
     streams.handle_sample(OTHER_LIFE, Reading::default());
@@ -138,7 +138,7 @@ fn a_life_that_had_read_everything_ends_without_a_copy() {
     streams.handle_data(1, data(1, 2..4)).expect("in order");
     streams.handle_sample(OTHER_LIFE, Reading::default());
     let resume = Resume { epoch: 2, from: Some(Seq(2)), reached: Seq(2), window: WINDOW_MAX, digest: digest_of(1) };
-    assert_eq!(told(&mut streams)[0], (1, Told::Resume(resume)), "its client says what of it is not too old");
+    assert_eq!(told(&mut streams)[0], (1, Frame::Resume(resume)), "its client says what of it is not too old");
     assert_eq!(inject(&mut streams, 10_000), [0; 0]);
 }
 
@@ -160,7 +160,7 @@ fn a_new_connection_goes_on_behind_what_was_injected_and_the_old_one_is_heard_no
     assert_eq!(streams.handle_attach(NOW, 2, STREAM, HOST, false), Some(1));
     assert_eq!(streams.handle_data(1, data(1, 8..9)), Err(Offence::Unattached));
     let resume = Resume { epoch: 2, from: Some(Seq(3)), reached: Seq(3), window: WINDOW_MAX, digest: digest_of(2) };
-    assert_eq!(told(&mut streams), [(2, Told::Resume(resume)), (2, ack(0))]);
+    assert_eq!(told(&mut streams), [(2, Frame::Resume(resume)), (2, ack(0))]);
     assert_eq!(inject(&mut streams, 10_000), [0; 0], "what the old one still had is discarded");
     streams.handle_session(2, session(0, 0)).expect("named again");
     streams.handle_data(2, data(2, 3..5)).expect("from where it was told");
@@ -275,7 +275,7 @@ fn what_is_to_come_once_is_doubtful_when_it_may_have_been_dropped() {
         streams.handle_drop(again);
         assert_eq!(inject(&mut streams, 832), [2]);
         all_read(&mut streams, 0);
-        let doubtful = |read| Told::Ack(Ack { read: Seq(read), window: WINDOW_MAX, doubtful: true });
+        let doubtful = |read| Frame::Ack(Ack { read: Seq(read), window: WINDOW_MAX, doubtful: true });
         assert_eq!(told(&mut streams), [(1, doubtful(3))]);
         inject(&mut streams, 832);
         all_read(&mut streams, 0);
@@ -387,7 +387,7 @@ fn a_client_that_was_started_anew_follows_what_it_had_left() {
     let elsewhere = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
     streams.handle_attach(NOW, 4, STREAM + 3, elsewhere, false);
     streams.handle_session(4, session(0, 0)).expect("it is attached");
-    while streams.poll_told().is_some() {}
+    while streams.poll_frame().is_some() {}
     streams.handle_data(4, data(1, 3_000..3_100)).expect("as it should be");
     let mut injected = Vec::new();
     for _ in 0..7 {
