@@ -415,15 +415,18 @@ fn memory_that_cannot_be_had_is_a_full_buffer() {
     // More than any memory that it may have.
     let mut last = 0u64;
     let mut payload = vec![0; 8_000];
+    let mut said = Vec::new();
     let full = loop {
         assert!(last < 5_000_000, "40 GB fit");
         last += 1;
         payload[..8].copy_from_slice(&last.to_be_bytes());
         if let Err(error) = agent.send(&payload) {
-            panic!("the client is gone: {error}; it said {:?}", lines.iter().collect::<Vec<_>>());
+            said.extend(lines.iter());
+            panic!("the client is gone: {error}; it said {said:?}");
         }
-        if let Some(line) = lines.try_iter().find(|line| line.contains("buffer is full")) {
-            break line;
+        said.extend(lines.try_iter());
+        if let Some(line) = said.iter().find(|line| line.contains("buffer is full")) {
+            break line.clone();
         }
     };
     assert!(full.contains("the system gives no more memory"), "{full}");
