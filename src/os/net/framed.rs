@@ -1,7 +1,5 @@
 //! A TCP connection that carries frames, without blocking.
 
-use std::error::Error;
-use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,6 +7,7 @@ use std::time::Duration;
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use thiserror::Error;
 
 use super::tcp_info::TcpInfo;
 use crate::proto::client::segments::Sent;
@@ -56,51 +55,17 @@ pub struct Framed {
 }
 
 /// Why a connection is of no more use.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
 pub enum Broken {
-    /// The peer closed it, or the network did.
-    Io(io::Error),
-    /// The peer speaks another protocol.
-    Wire(WireError),
-    /// The keys do not fit.
-    Seal(SealError),
-    /// The peer does not read its end.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("the peer does not read")]
     SlowReader,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) if error.kind() == ErrorKind::UnexpectedEof => f.write_str("closed by the peer"),
-            Self::Io(error) => error.fmt(f),
-            Self::Wire(error) => error.fmt(f),
-            Self::Seal(error) => error.fmt(f),
-            Self::SlowReader => f.write_str("the peer does not read"),
-        }
-    }
-}
-
-impl Error for Broken {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Io(error) => Some(error),
-            Self::Wire(error) => Some(error),
-            Self::Seal(error) => Some(error),
-            Self::SlowReader => None,
-        }
-    }
-}
-
-impl From<WireError> for Broken {
-    fn from(error: WireError) -> Self {
-        Self::Wire(error)
-    }
-}
-
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
 }
 
 impl Framed {
@@ -157,7 +122,7 @@ impl Framed {
                     // This may answer the handshake. If the answer cannot be written any more, the peer's last words
                     // may still be unread: reading goes on, and meets the end by itself.
                     let flushed = self.flush();
-                    opened.map_err(Broken::Seal)?;
+                    opened?;
                     if let Err(broken @ Broken::SlowReader) = flushed {
                         return Err(broken);
                     }

@@ -1,8 +1,8 @@
 //! The outcome of a search: the processes and sockets that samples look at, and where remoted receives.
 
-use std::error::Error;
-use std::fmt;
 use std::net::IpAddr;
+
+use thiserror::Error;
 
 use super::socket::{Namespace, PortSocket, SOCKETS_MAX};
 use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample};
@@ -47,39 +47,22 @@ pub(super) enum Companion {
 }
 
 /// Why a datagram to an address of this host does not reach remoted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
 pub enum Unreachable {
-    /// All of remoted's sockets are in other network namespaces.
+    #[error("remoted is in another network namespace, a container: start the server there")]
     Container,
-    /// remoted's sockets take IPv4 alone.
+    #[error("remoted receives IPv4 alone")]
     Ipv4Alone,
-    /// remoted's sockets take IPv6 alone.
+    #[error("remoted receives IPv6 alone")]
     Ipv6Alone,
-    /// remoted's sockets are bound to other addresses, among them this one.
+    #[error("remoted receives at {0} alone (--remoted at the server says where to inject)")]
     At(IpAddr),
-    /// A socket of another program gets the datagram.
+    #[error("remoted does not receive there: another program's socket does")]
     Stranger,
-    /// remoted has no socket.
+    #[error("remoted has no socket")]
     NoSocket,
 }
-
-impl fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("remoted ")?;
-        match self {
-            Self::Container => f.write_str("is in another network namespace, a container: start the server there"),
-            Self::Ipv4Alone => f.write_str("receives IPv4 alone"),
-            Self::Ipv6Alone => f.write_str("receives IPv6 alone"),
-            Self::At(address) => {
-                write!(f, "receives at {address} alone (--remoted at the server says where to inject)")
-            }
-            Self::Stranger => f.write_str("does not receive there: another program's socket does"),
-            Self::NoSocket => f.write_str("has no socket"),
-        }
-    }
-}
-
-impl Error for Unreachable {}
 
 impl Found {
     /// Whether there is a socket to watch. If not, only another search can find one.
