@@ -15,7 +15,7 @@ use crate::os::net::framed::{Broken, Filled, Framed};
 use crate::os::net::{self, HostPort};
 use crate::os::threads::{Cause, Wait, detach};
 use crate::proto::seal::Key;
-use crate::proto::terms::{BROKER_PORT, Verdict};
+use crate::proto::terms::Verdict;
 use crate::proto::wire::{Features, Frame, Hello, Ping, Pong, Target, VERSION};
 
 /// How long all of it may take: the name, the connection, the answer.
@@ -34,19 +34,12 @@ pub struct Config {
     pub psk_file: Option<PathBuf>,
 }
 
-impl Default for Config {
-    /// Everything but the server's host, which has no default and stays empty.
-    fn default() -> Self {
-        Self { broker: HostPort { host: String::new(), port: BROKER_PORT }, psk_file: None }
-    }
-}
-
 /// What the server says of remoted: one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer(Pong);
 
 impl Answer {
-    /// remoted is up.
+    /// Whether remoted is up.
     pub fn is_up(&self) -> bool {
         self.0.verdict == Verdict::Up
     }
@@ -73,9 +66,6 @@ pub enum Error {
 }
 
 /// Asks once.
-///
-/// # Errors
-/// The key cannot be used, or the server does not answer.
 pub fn run(config: &Config) -> Result<Answer, Error> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let pong = ask(&config.broker, key.as_ref());

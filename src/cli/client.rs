@@ -13,9 +13,7 @@ use crate::cli::values::{
 };
 use crate::client::Config;
 use crate::os::net::{self, HostPort};
-use crate::proto;
-use crate::proto::client::link::Settings;
-use crate::proto::client::{FullPolicy, Transport};
+use crate::proto::client::{self, FullPolicy, Transport, link::Settings};
 
 /// More frequent heartbeats of an idle link would only cost.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -120,7 +118,7 @@ impl ClientArgs {
             drain: self.drain,
             psk_file: self.psk_file,
             user: self.user,
-            core: proto::client::Config {
+            core: client::Config {
                 buffer_bytes: self.buffer.unwrap_or(default.core.buffer_bytes),
                 full: self.full,
                 max_age: self.max_age,

@@ -10,7 +10,6 @@ pub(in crate::cli) fn remoted(text: &str) -> Result<HostPort, String> {
     host_port(text, REMOTED_PORT)
 }
 
-/// A broker server.
 pub(in crate::cli) fn broker(text: &str) -> Result<HostPort, String> {
     host_port(text, BROKER_PORT)
 }

@@ -108,9 +108,6 @@ impl Framed {
     }
 
     /// Reads the bytes that have come in, without waiting. Frames read before an error can be taken all the same.
-    ///
-    /// # Errors
-    /// The network's or the seal's, or the peer does not read the answers of the handshake.
     pub fn fill(&mut self) -> Result<Filled, Broken> {
         let mut read = [0; READ_BYTES_MAX];
         for _ in 0..READS_MAX {
@@ -196,9 +193,6 @@ impl Framed {
     }
 
     /// Writes the bytes that wait, as far as the socket takes them.
-    ///
-    /// # Errors
-    /// The network's, or [`Broken::SlowReader`] with more than 256 KiB left.
     pub fn flush(&mut self) -> Result<(), Broken> {
         self.seal.seal(&mut self.unsealed, &mut self.unwritten);
         let mut written = 0;

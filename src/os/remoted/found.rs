@@ -36,7 +36,7 @@ pub struct Found {
     pub(super) buffer_default_bytes: u64,
 }
 
-/// The analysis daemon that belongs to remoted.
+/// The analysis daemon of remoted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Companion {
     /// No analysis daemon belongs to a process of that name.
@@ -95,7 +95,7 @@ impl Found {
         self.owners.iter().chain(&self.assumed)
     }
 
-    /// Keeps where the sockets receive, as a look shows it.
+    /// Keeps where the sockets receive.
     pub fn note_places(&mut self, sample: &Sample) {
         if let Some(places) = &sample.places {
             self.places.clone_from(places);
@@ -144,12 +144,10 @@ impl Found {
         !running || sample.sockets.len() < self.watched.len() || sample.owners.len() < self.owners.len()
     }
 
-    /// Whether a socket is one of the watched ones.
     pub(super) fn watches(&self, seen: &PortSocket) -> bool {
         self.watched.contains(&(seen.namespace, seen.socket.inode))
     }
 
-    /// Where the sockets of our network namespace receive.
     pub(super) fn places_of(&self, sockets: &[PortSocket]) -> Places {
         let ours = sockets.iter().filter(|seen| seen.namespace == Namespace::Ours);
         let (remoted, strangers): (Vec<_>, Vec<_>) = ours.partition(|seen| self.watches(seen));
@@ -157,7 +155,6 @@ impl Found {
         Places { remoted: places(remoted), strangers: places(strangers) }
     }
 
-    /// Adds sockets to the known ones.
     pub(super) fn know(&mut self, sockets: &[PortSocket]) {
         for inode in sockets.iter().map(|seen| seen.socket.inode) {
             if !self.known.contains(&inode) && self.known.len() < SOCKETS_MAX {

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 /// The token under which a thread's doorbell shows among its sockets.
 pub const DOORBELL: Token = Token(usize::MAX);
+
 /// Wakes a thread that waits for sockets.
 #[derive(Clone, Debug)]
 pub struct Doorbell(Arc<Waker>);

@@ -126,7 +126,6 @@ pub fn socket_link(target: &OsStr) -> Option<u64> {
     decimal(target.as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
 }
 
-/// A decimal number.
 pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     str::from_utf8(digits).ok()?.parse().ok()
 }
