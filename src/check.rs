@@ -141,7 +141,6 @@ fn call(address: SocketAddr, key: Option<&Key>, poll: &Poll) -> Result<Framed, B
     Ok(framed)
 }
 
-/// What a server has said so far.
 enum Heard {
     Pong(Pong),
     Nothing(Framed, Filled),

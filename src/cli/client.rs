@@ -107,7 +107,6 @@ impl ClientArgs {
     /// The settings, if the flags agree with each other and with this host.
     pub(super) fn config(self) -> Result<Config, Usage> {
         self.check()?;
-        let default = Config::default();
         Ok(Config {
             server: self.server,
             broker: self.broker,
@@ -119,7 +118,7 @@ impl ClientArgs {
             psk_file: self.psk_file,
             user: self.user,
             core: client::Config {
-                buffer_bytes: self.buffer.unwrap_or(default.core.buffer_bytes),
+                buffer_bytes: self.buffer.unwrap_or(Config::default().core.buffer_bytes),
                 full: self.full,
                 max_age: self.max_age,
                 rate: self.rate,

@@ -42,13 +42,9 @@ pub struct Framed {
     stream: TcpStream,
     seal: Seal,
     assembler: Assembler,
-    /// Frames to be sealed.
     unsealed: Vec<u8>,
-    /// Bytes to be written.
     unwritten: Vec<u8>,
-    /// Bytes that the system gave.
     read: u64,
-    /// Bytes that the system took.
     written: u64,
     /// The first full segment: the bytes written before it, and its length in bytes.
     full: Option<(u64, u32)>,

@@ -33,7 +33,6 @@ const DATAGRAM_BYTES_MAX: usize = 8 * 1_024;
 /// Datagrams read for one dump: some 45 sockets fit in each, and a port has a few.
 const DATAGRAMS_MAX: usize = 64;
 
-/// The way to the kernel, as long as there is one.
 #[derive(Debug)]
 pub(super) struct Diag {
     port: u16,

@@ -74,15 +74,18 @@ impl Inspector {
         let is_known = |seen: &PortSocket| found.known.contains(&seen.socket.inode);
         // Beyond the limit a search does not keep them apart either.
         self.newcomer = found.known.len() < SOCKETS_MAX && !others.iter().all(is_known);
-        let presence = if !owned {
+        let presence = if owned && !watched.is_empty() {
+            let is_stopped = owners.iter().any(|(_, state)| *state == RunState::Stopped);
+            if is_stopped { Presence::Stopped } else { Presence::Running }
+        } else if self.any_lives(&found.elsewhere) {
+            Presence::Elsewhere
+        } else if owned || self.any_lives(&found.bare) {
+            Presence::NoSocket
+        } else if others.iter().any(|seen| seen.namespace == Namespace::Ours && is_known(seen)) {
             // The search saw the socket, too, and did not take it for remoted's.
-            self.without_owners(found, others.iter().any(|seen| seen.namespace == Namespace::Ours && is_known(seen)))
-        } else if watched.is_empty() {
-            if self.any_lives(&found.elsewhere) { Presence::Elsewhere } else { Presence::NoSocket }
-        } else if owners.iter().any(|(_, state)| *state == RunState::Stopped) {
-            Presence::Stopped
+            Presence::Taken
         } else {
-            Presence::Running
+            Presence::NoProcess
         };
         let with_buffer = |seen: &PortSocket| Socket {
             buffer: seen.socket.buffer.or(Some(found.buffer_default_bytes)),
@@ -98,19 +101,6 @@ impl Inspector {
             companion: self.companion(found),
             missing: self.missing(found),
             places,
-        }
-    }
-
-    /// The presence without an owner: a process of an accepted name may have no socket, or a stranger the port.
-    fn without_owners(&self, found: &Found, port_is_taken: bool) -> Presence {
-        if self.any_lives(&found.elsewhere) {
-            Presence::Elsewhere
-        } else if self.any_lives(&found.bare) {
-            Presence::NoSocket
-        } else if port_is_taken {
-            Presence::Taken
-        } else {
-            Presence::NoProcess
         }
     }
 

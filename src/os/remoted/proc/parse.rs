@@ -62,10 +62,7 @@ pub struct Row {
     address: IpAddr,
     port: u16,
     state: u8,
-    /// Bytes of buffer in use, without those that the kernel has yet to give back.
-    rx_queue: u64,
-    inode: u64,
-    drops: u32,
+    socket: Socket,
 }
 
 impl Row {
@@ -76,8 +73,7 @@ impl Row {
 
     /// The socket in a table of `namespace`: without the size of its buffer, and bound to `::` taken for dual-stack.
     pub(super) fn seen_in(self, namespace: Namespace) -> PortSocket {
-        let socket = Socket { inode: self.inode, rx_queue: self.rx_queue, drops: self.drops, buffer: None };
-        PortSocket { namespace, socket, place: Place::of(self.address, false) }
+        PortSocket { namespace, socket: self.socket, place: Place::of(self.address, false) }
     }
 }
 
@@ -95,16 +91,16 @@ fn row(line: &[u8]) -> Option<Row> {
     let (_, rx_queue) = fields.next()?.split_once(':')?;
     let inode = fields.nth(4)?;
     let drops: i64 = fields.nth(2)?.parse().ok()?;
-    Some(Row {
-        address: address_of(address)?,
-        port: u16::from_str_radix(port, 16).ok()?,
-        state: u8::from_str_radix(state, 16).ok()?,
-        // An int of the kernel's: sums of it cannot overflow.
-        rx_queue: u32::from_str_radix(rx_queue, 16).ok()?.into(),
+    let socket = Socket {
         inode: inode.parse().ok()?,
+        // Without the bytes that the kernel has yet to give back. It is an int: sums of it cannot overflow.
+        rx_queue: u32::from_str_radix(rx_queue, 16).ok()?.into(),
         // Older kernels print the counter with a sign once it has passed 2^31.
         drops: u32::try_from(drops & i64::from(u32::MAX)).ok()?,
-    })
+        buffer: None,
+    };
+    let (port, state) = (u16::from_str_radix(port, 16).ok()?, u8::from_str_radix(state, 16).ok()?);
+    Some(Row { address: address_of(address)?, port, state, socket })
 }
 
 /// An address as words of 32 bits in hexadecimal, each in the byte order of this machine.

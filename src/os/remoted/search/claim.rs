@@ -8,7 +8,6 @@ use super::super::wanted::Wanted;
 use super::candidates::Candidate;
 use crate::proto::server::judge::Places;
 
-/// The sockets on the port that a process of an accepted name owns.
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     pub(super) candidate: &'a Candidate,

@@ -30,9 +30,7 @@ fn a_table_is_read_with_hexadecimal_queue_and_decimal_drops() {
         address: address.parse().expect("is an address"),
         port,
         state,
-        rx_queue,
-        inode,
-        drops,
+        socket: Socket { inode, rx_queue, drops, buffer: None },
     };
     assert_eq!(
         rows(UDP.as_bytes()).collect::<Vec<_>>(),
@@ -58,7 +56,7 @@ fn a_counter_of_drops_past_two_to_the_31_is_read_with_and_without_a_sign() {
         [("4294967295", u32::MAX), ("-1", u32::MAX), ("-2147483648", 1 << 31), ("2147483647", i32::MAX as u32)]
     {
         let table = UDP.replace(" 44  ", &format!(" {text}  "));
-        assert_eq!(rows(table.as_bytes()).next().map(|row| row.drops), Some(drops));
+        assert_eq!(rows(table.as_bytes()).next().map(|row| row.socket.drops), Some(drops));
     }
 }
 
