@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
-use mio::{Interest, Poll, Token};
+use mio::{Poll, Token};
 use thiserror::Error;
 
 use crate::os::keyfile::{self, KeyError};
@@ -137,7 +137,7 @@ fn call(address: SocketAddr, key: Option<&Key>, poll: &Poll) -> Result<Framed, B
     let (_, out) = framed.ends();
     Frame::Hello(Hello { version: VERSION, features, stream, interval_ms: 1_000, target }).encode(out);
     Frame::Ping(Ping { number: 1, ..Ping::default() }).encode(out);
-    poll.registry().register(&mut framed, Token(0), Interest::READABLE | Interest::WRITABLE)?;
+    framed.watch(poll.registry(), Token(0))?;
     Ok(framed)
 }
 

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use super::peer::{End, Heard, Peer, Stage};
 use crate::client::config::Config;
@@ -185,7 +185,7 @@ impl<'a> Attempts<'a> {
         let begun = net::dial(broker, source, segment_bytes_max).and_then(|stream| {
             let mut peer = Peer::new(stream, self.key.as_ref(), route, token, now);
             peer.segment_bytes_max = segment_bytes_max;
-            registry.register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
+            peer.framed.watch(registry, token)?;
             Ok(peer)
         });
         match begun {

@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use thiserror::Error;
@@ -96,6 +95,11 @@ impl Framed {
     /// Bytes that have come in.
     pub const fn read(&self) -> u64 {
         self.read
+    }
+
+    /// Has the poll of `registry` tell when there is something to read or room to write, once for each change.
+    pub fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.stream, token, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// The connection below.
@@ -211,19 +215,5 @@ impl Framed {
         give_back(&mut self.unsealed);
         give_back(&mut self.unwritten);
         if self.unwritten.len() > UNWRITTEN_BYTES_MAX { Err(Broken::SlowReader) } else { outcome }
-    }
-}
-
-impl Source for Framed {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.stream.register(registry, token, interests)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.stream.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.stream.deregister(registry)
     }
 }

@@ -72,13 +72,13 @@ impl Proc {
     /// The process that has this id; `None` if there is none or it is dead.
     pub(super) fn process(&self, pid: u32) -> Option<Owner> {
         let stat = self.stat(pid)?;
-        (stat.run_state() != RunState::Gone).then_some(Owner { pid, start_ticks: stat.start_ticks })
+        (stat.run_state != RunState::Gone).then_some(Owner { pid, start_ticks: stat.start_ticks })
     }
 
     /// Whether a process that was seen before still runs.
     pub(super) fn run_state(&self, process: Owner) -> RunState {
         let stat = self.stat(process.pid).filter(|stat| stat.start_ticks == process.start_ticks);
-        stat.map_or(RunState::Gone, Stat::run_state)
+        stat.map_or(RunState::Gone, |stat| stat.run_state)
     }
 
     fn stat(&self, pid: u32) -> Option<Stat> {

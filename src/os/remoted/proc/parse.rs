@@ -28,21 +28,10 @@ pub enum RunState {
 /// The fields of `/proc/PID/stat` that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// One letter, as in proc_pid_stat(5).
-    state: u8,
+    /// What the letter of the state means, as in proc_pid_stat(5).
+    pub run_state: RunState,
     /// When the process started, in clock ticks since boot.
     pub(super) start_ticks: u64,
-}
-
-impl Stat {
-    /// The meaning of the state. A zombie's sockets are closed already.
-    pub fn run_state(self) -> RunState {
-        match self.state {
-            b'Z' | b'X' | b'x' => RunState::Gone,
-            b'T' | b't' => RunState::Stopped,
-            _ => RunState::Running,
-        }
-    }
 }
 
 /// Parses `/proc/PID/stat`. The name may hold spaces and parentheses, but no `)` follows the one that ends it.
@@ -50,9 +39,13 @@ pub fn stat(text: &[u8]) -> Option<Stat> {
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text[name_end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
     // The state is field 3, the start time field 22.
-    let state = *fields.next()?.first()?;
-    let start_ticks = decimal(fields.nth(18)?)?;
-    Some(Stat { state, start_ticks })
+    let run_state = match fields.next()?.first()? {
+        // A zombie's sockets are closed already.
+        b'Z' | b'X' | b'x' => RunState::Gone,
+        b'T' | b't' => RunState::Stopped,
+        _ => RunState::Running,
+    };
+    Some(Stat { run_state, start_ticks: decimal(fields.nth(18)?)? })
 }
 
 /// A line of `/proc/net/udp` or `/proc/net/udp6`.

@@ -73,10 +73,10 @@ fn lines_that_make_no_sense_are_left_out() {
 
 #[test]
 fn a_process_may_have_any_name() {
-    assert_eq!(stat(STAT.as_bytes()), Some(Stat { state: b'R', start_ticks: 91_034 }));
+    assert_eq!(stat(STAT.as_bytes()), Some(Stat { run_state: RunState::Running, start_ticks: 91_034 }));
     for name in ["(cat) R 1 2", ") Z 0 (", "a b\tc\n", "", "))))", "\u{fffd}"] {
         let text = STAT.replace("(cat)", &format!("({name})"));
-        assert_eq!(stat(text.as_bytes()), Some(Stat { state: b'R', start_ticks: 91_034 }), "{name:?}");
+        assert_eq!(stat(text.as_bytes()), Some(Stat { run_state: RunState::Running, start_ticks: 91_034 }), "{name:?}");
     }
 }
 
@@ -90,7 +90,10 @@ fn a_stat_cut_short_is_none() {
 
 #[test]
 fn every_state_of_a_process_has_its_meaning() {
-    let run_state = |state| Stat { state, start_ticks: 0 }.run_state();
+    let run_state = |state: u8| {
+        let text = STAT.replace(" R ", &format!(" {} ", char::from(state)));
+        stat(text.as_bytes()).expect("it is whole").run_state
+    };
     assert!(b"RSDIWKP".iter().all(|&state| run_state(state) == RunState::Running));
     assert!(b"Tt".iter().all(|&state| run_state(state) == RunState::Stopped));
     assert!(b"ZXx".iter().all(|&state| run_state(state) == RunState::Gone));
