@@ -96,6 +96,7 @@ fn ask(broker: &HostPort, key: Option<&Key>) -> Result<Pong, Cause> {
                     return Ok(pong);
                 }
                 Ok(Heard::Nothing(framed, filled)) => {
+                    // The socket does not tell of bytes that are left to read.
                     if filled == Filled::More {
                         wake = now;
                     }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX, inodes};
+use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX};
 use crate::proto::server::judge::Owner;
 use parse::decimal;
 pub use parse::{Row, RunState, Stat, rows, socket_link, stat};
@@ -157,9 +157,11 @@ impl Proc {
             text.reserve(TABLE_BYTES_USUAL);
             File::open(&path)?.take(TABLE_BYTES_MAX).read_to_end(text)?;
             let on_port = rows(text).filter(|row| row.receives_on(port)).take(SOCKETS_MAX);
-            let known = inodes(seen);
-            let new = on_port.map(|row| row.seen_in(namespace));
-            seen.extend(new.filter(|one| !known.contains(&one.socket.inode)));
+            for new in on_port.map(|row| row.seen_in(namespace)) {
+                if seen.iter().all(|one| one.socket.inode != new.socket.inode) {
+                    seen.push(new);
+                }
+            }
             if enough(seen) {
                 break;
             }

@@ -9,7 +9,7 @@ use nix::time::ClockId;
 use super::diag::Diag;
 use super::found::{Companion, Found};
 use super::proc::{Proc, RunState};
-use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX, inodes};
+use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX};
 use super::wanted::Wanted;
 use crate::proto::server::judge::{Owner, Presence, Sample, Socket};
 
@@ -143,15 +143,17 @@ impl Inspector {
     /// The sockets on the port in one network namespace, each once.
     fn sockets_in(&mut self, namespace: Namespace, found: &Found) -> Vec<PortSocket> {
         let watched = || found.watched.iter().filter(|(seen_in, _)| *seen_in == namespace);
-        let enough = |seen: &[PortSocket]| watched().all(|(_, inode)| inodes(seen).contains(inode));
+        let enough =
+            |seen: &[PortSocket]| watched().all(|(_, inode)| seen.iter().any(|one| one.socket.inode == *inode));
         let mut seen = Vec::new();
         for family in Family::BOTH {
-            // The netlink socket belongs to our network namespace. Sockets that it told before it failed come twice.
+            // The netlink socket belongs to our network namespace.
             if namespace != Namespace::Ours || !self.diag.dump(family, &mut seen) {
                 // Without a table there are no sockets of this family.
                 let _ = self.proc.read_sockets(namespace, family, self.wanted.port, &mut self.table, &mut seen, enough);
             }
         }
+        // A dump can show a socket twice, if another one is opened meanwhile.
         seen.sort_by_key(|one| one.socket.inode);
         seen.dedup_by_key(|one| one.socket.inode);
         seen
