@@ -1,22 +1,22 @@
 //! One heartbeat, for people and monitoring: what does the broker server say at this moment?
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
-use socket2::{Domain, Protocol, Socket, Type};
+use crossbeam_channel::bounded;
+use mio::{Poll, Token};
 use thiserror::Error;
 
 use crate::os::keyfile::{self, KeyError};
+use crate::os::net::framed::{Broken, Filled, Framed};
 use crate::os::net::{self, HostPort};
-use crate::os::threads::detach;
-use crate::proto::seal::{Key, Seal};
-use crate::proto::terms::{BROKER_PORT, Verdict};
-use crate::proto::time::Time;
-use crate::proto::wire::{Assembler, Features, Frame, Hello, Ping, Pong, Target, VERSION};
+use crate::os::threads::{Cause, Wait, detach};
+use crate::proto::seal::Key;
+use crate::proto::terms::Verdict;
+use crate::proto::wire::{Features, Frame, Hello, Ping, Pong, Target, VERSION};
 
 /// How long all of it may take: the name, the connection, the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,19 +34,12 @@ pub struct Config {
     pub psk_file: Option<PathBuf>,
 }
 
-impl Default for Config {
-    /// Everything but the server's host, which has no default and stays empty.
-    fn default() -> Self {
-        Self { broker: HostPort { host: String::new(), port: BROKER_PORT }, psk_file: None }
-    }
-}
-
 /// What the server says of remoted: one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer(Pong);
 
 impl Answer {
-    /// remoted is up.
+    /// Whether remoted is up.
     pub fn is_up(&self) -> bool {
         self.0.verdict == Verdict::Up
     }
@@ -68,153 +61,108 @@ impl fmt::Display for Answer {
 pub enum Error {
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("unreachable: {0}: {why}", why = explain(.1))]
-    Unreachable(HostPort, #[source] io::Error),
-}
-
-fn explain(error: &io::Error) -> String {
-    if is_timeout(error) { format!("no answer within {PATIENCE:?}") } else { error.to_string() }
-}
-
-/// The system's words for a read or a connection that has taken too long.
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+    #[error("unreachable: {0}: {1}")]
+    Unreachable(HostPort, #[source] Cause),
 }
 
 /// Asks once.
-///
-/// # Errors
-/// The key cannot be used, or the server does not answer.
 pub fn run(config: &Config) -> Result<Answer, Error> {
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
     let pong = ask(&config.broker, key.as_ref());
     pong.map(Answer).map_err(|why| Error::Unreachable(config.broker.clone(), why))
 }
 
-/// Asks all addresses, one a little after the other. The first answer counts. The threads that are left behind are not
-/// waited for: resolving and connecting cannot be interrupted, and the process ends.
-fn ask(broker: &HostPort, key: Option<&Key>) -> io::Result<Pong> {
-    let until = net::now() + PATIENCE;
-    let addresses = resolve(broker, until)?;
-    let (answer, answers) = bounded(addresses.len());
-    let (mut unasked, mut asked) = (addresses.iter(), 0_usize);
-    let mut last = io::Error::from(ErrorKind::TimedOut);
+/// Asks all addresses, one a little after the other. The first answer counts.
+fn ask(broker: &HostPort, key: Option<&Key>) -> Result<Pong, Cause> {
+    let mut now = net::now();
+    let until = now + PATIENCE;
+    let mut unasked = resolve(broker)?.into_iter().take(ADDRESSES_MAX);
+    let (mut wait, _bell) = Wait::new("the servers' answers", ADDRESSES_MAX)?;
+    let mut calls: Vec<(SocketAddr, Result<Framed, Broken>)> = Vec::new();
+    let mut next_start = now;
+    let mut why = Cause::from(format!("no answer within {PATIENCE:?}"));
     loop {
-        if let Some(&address) = unasked.next() {
-            start(address, key, until, answer.clone())?;
-            asked += 1;
+        if next_start <= now
+            && let Some(address) = unasked.next()
+        {
+            calls.push((address, call(address, key, wait.poll())));
+            next_start = now + SPACING;
         }
-        let Ok(left) = left(until) else {
-            return Err(last);
-        };
-        let wait = if unasked.len() > 0 { SPACING.min(left) } else { left };
-        match answers.recv_timeout(wait) {
-            Ok(Ok(pong)) => return Ok(pong),
-            Ok(Err(why)) => {
-                asked -= 1;
-                // A server that says why is of more use than a silent one.
-                if !is_timeout(&why) {
-                    last = why;
+        let mut wake = if unasked.len() > 0 { until.min(next_start) } else { until };
+        for (address, call) in std::mem::take(&mut calls) {
+            match call.and_then(hear) {
+                Ok(Heard::Pong(pong)) => {
+                    log::debug!("{address} answers");
+                    return Ok(pong);
+                }
+                Ok(Heard::Nothing(framed, filled)) => {
+                    // The socket does not tell of bytes that are left to read.
+                    if filled == Filled::More {
+                        wake = now;
+                    }
+                    calls.push((address, Ok(framed)));
+                }
+                Err(error) => {
+                    log::debug!("{address}: {error}");
+                    (next_start, wake) = (now, now);
+                    // A server that says why is of more use than a silent one.
+                    if !matches!(&error, Broken::Io(error) if error.kind() == ErrorKind::TimedOut) {
+                        why = error.into();
+                    }
                 }
             }
-            Err(_) => {}
         }
-        if asked == 0 && unasked.len() == 0 {
-            return Err(last);
+        if until <= now || calls.is_empty() && unasked.len() == 0 {
+            return Err(why);
         }
+        wait.wait(Some(wake.since(now)))?;
+        now = net::now();
     }
 }
 
-fn resolve(broker: &HostPort, until: Time) -> io::Result<Vec<SocketAddr>> {
+/// The addresses of the broker. The thread is not waited for: resolving cannot be interrupted, and the process ends.
+fn resolve(broker: &HostPort) -> Result<Vec<SocketAddr>, Cause> {
     let (found, addresses) = bounded(1);
     let name = broker.clone();
     detach("resolve", move || {
         let _ = found.send(name.resolve());
     })?;
-    let late = |_| io::Error::other(format!("the name is not resolved within {PATIENCE:?}"));
-    let mut addresses = addresses.recv_timeout(left(until)?).map_err(late)??;
-    addresses.truncate(ADDRESSES_MAX);
-    Ok(addresses)
+    let late = |_| format!("the name is not resolved within {PATIENCE:?}");
+    Ok(addresses.recv_timeout(PATIENCE).map_err(late)??)
 }
 
-fn start(address: SocketAddr, key: Option<&Key>, until: Time, answer: Sender<io::Result<Pong>>) -> io::Result<()> {
-    let key = key.cloned();
-    detach("ask", move || {
-        let outcome = Conversation::begin(address, key.as_ref(), until).and_then(Conversation::hear);
-        match &outcome {
-            Ok(_) => log::debug!("{address} answers"),
-            Err(why) => log::debug!("{address}: {why}"),
-        }
-        let _ = answer.send(outcome);
-    })
+/// Begins a connection on which one heartbeat is sent.
+fn call(address: SocketAddr, key: Option<&Key>, poll: &Poll) -> Result<Framed, Broken> {
+    let mut framed = Framed::client(net::dial(address, None, None)?, key);
+    let (features, target, stream) = (Features::NONE, Target::NONE, net::random());
+    let (_, out) = framed.ends();
+    Frame::Hello(Hello { version: VERSION, features, stream, interval_ms: 1_000, target }).encode(out);
+    Frame::Ping(Ping { number: 1, ..Ping::default() }).encode(out);
+    framed.watch(poll.registry(), Token(0))?;
+    Ok(framed)
 }
 
-/// The time that is left, or the error that none is.
-fn left(until: Time) -> io::Result<Duration> {
-    let left = until.since(net::now());
-    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+enum Heard {
+    Pong(Pong),
+    Nothing(Framed, Filled),
 }
 
-/// A connection on which one heartbeat is sent.
-struct Conversation {
-    stream: TcpStream,
-    seal: Seal,
-    /// Frames that wait for the end of the handshake.
-    unsealed: Vec<u8>,
-    /// Bytes to be written.
-    out: Vec<u8>,
-    assembler: Assembler,
-    /// Why no more can be written. A server that refuses may have reset the connection by now; the words before that
-    /// can still be read.
-    ended: Option<io::Error>,
-    until: Time,
-}
-
-impl Conversation {
-    fn begin(address: SocketAddr, key: Option<&Key>, until: Time) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        let ended = match socket.connect_timeout(&address.into(), left(until)?) {
-            Ok(()) => None,
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(error),
-            Err(error) => return Err(error),
-        };
-        let (features, target, stream) = (Features::NONE, Target::NONE, net::random());
-        let (mut out, mut unsealed) = (Vec::new(), Vec::new());
-        let mut seal = Seal::client(key, &mut out);
-        Frame::Hello(Hello { version: VERSION, features, stream, interval_ms: 1_000, target }).encode(&mut unsealed);
-        Frame::Ping(Ping { number: 1, ..Ping::default() }).encode(&mut unsealed);
-        seal.seal(&mut unsealed, &mut out);
-        Ok(Self { stream: socket.into(), seal, unsealed, out, assembler: Assembler::default(), ended, until })
-    }
-
-    /// Waits for the answer.
-    fn hear(mut self) -> io::Result<Pong> {
-        loop {
-            self.stream.set_write_timeout(Some(left(self.until)?))?;
-            if let Err(error) = self.stream.write_all(&std::mem::take(&mut self.out)) {
-                self.ended.get_or_insert(error);
-            }
-            match self.assembler.next_frame().map_err(io::Error::other)? {
-                Some(Frame::Pong(pong)) => return Ok(pong),
-                Some(Frame::Refusal(refusal)) => return Err(io::Error::other(refusal.text)),
-                Some(_) => {}
-                None => self.read()?,
-            }
+/// Does what the connection is ready for. A server that refuses may have reset it by now; the words before that can
+/// still be read.
+fn hear(mut framed: Framed) -> Result<Heard, Broken> {
+    let written = framed.flush();
+    let filled = framed.fill();
+    while let Some(frame) = framed.next_frame()? {
+        match frame {
+            Frame::Pong(pong) => return Ok(Heard::Pong(pong)),
+            Frame::Refusal(refusal) => return Err(io::Error::other(refusal.text).into()),
+            _ => {}
         }
     }
-
-    fn read(&mut self) -> io::Result<()> {
-        let mut read = [0; 1_024];
-        self.stream.set_read_timeout(Some(left(self.until)?))?;
-        match self.stream.read(&mut read) {
-            Ok(0) => Err(self.ended.take().unwrap_or_else(|| io::Error::other("it closed the connection"))),
-            Ok(bytes) => {
-                self.seal.open(&read[..bytes], &mut self.assembler, &mut self.out).map_err(io::Error::other)?;
-                // The frames that waited for the handshake go out with its end.
-                self.seal.seal(&mut self.unsealed, &mut self.out);
-                Ok(())
-            }
-            Err(error) => Err(self.ended.take().unwrap_or(error)),
-        }
+    match filled {
+        Ok(Filled::Ended) => written.and(Err(io::Error::other("it closed the connection").into())),
+        Ok(filled) => written.map(|()| Heard::Nothing(framed, filled)),
+        Err(Broken::Io(error)) => written.and(Err(error.into())),
+        Err(broken) => Err(broken),
     }
 }

@@ -66,30 +66,24 @@ struct GenkeyArgs {}
 
 /// What to do.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum Command {
-    /// Be the client.
     Client(Box<ClientConfig>),
-    /// Be the server.
     Server(ServerConfig),
-    /// Ask once.
     Check(check::Config),
-    /// Print a new key.
     Genkey,
 }
 
 /// The command line, understood.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Invocation {
-    /// What to do.
     pub command: Command,
     /// How often `-v` was given.
     pub verbosity: u8,
 }
 
 /// Understands the arguments that follow the program's name.
-///
-/// # Errors
-/// There is nothing to run: help was asked for, or an argument is wrong.
 pub fn parse(arguments: &[String]) -> Result<Invocation, Usage> {
     let arguments = spread(arguments);
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -109,7 +103,6 @@ pub fn parse(arguments: &[String]) -> Result<Invocation, Usage> {
     Ok(Invocation { command, verbosity })
 }
 
-/// The text of an exit of argh's, after this first word.
 fn usage(EarlyExit { mut output, status }: EarlyExit, first: Option<&str>) -> Usage {
     // Some of argh's texts end with their line, some do not.
     output.truncate(output.trim_end().len());

@@ -5,6 +5,7 @@
 
 mod queue;
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -23,13 +24,12 @@ use queue::Queue;
 const OWN: &str = "ossec_broker";
 /// Lines about single datagrams have this target, so that they can be had or not.
 const DATAGRAMS: &str = "ossec_broker::datagram";
-/// Names the variable that sets levels by module.
 const VARIABLE: &str = "RUST_LOG";
 
 /// The log, from its start to the end of the process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log {
-    /// `None`: the thread that writes could not be started, so each thread writes its own lines.
+    /// `None`: no thread could be started for writing, so each thread writes its own lines.
     queue: Option<Queue>,
 }
 
@@ -44,8 +44,8 @@ impl Log {
 
 /// Starts logging. `verbosity` is how often `-v` was given.
 pub fn start(verbosity: u8) -> Log {
-    let layout = Layout { journald: is_read_by_journald() };
-    let log = Log { queue: start_writer(layout) };
+    let journald = is_read_by_journald();
+    let log = Log { queue: start_writer(journald) };
     let variable = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
     let (understood, strange) = match variable {
         Some(text) if is_understood(&text) => (Some(text), None),
@@ -54,9 +54,9 @@ pub fn start(verbosity: u8) -> Log {
     let mut builder = Builder::new();
     choose_levels(&mut builder, verbosity, understood.as_deref());
     builder.target(log.queue.clone().map_or(Target::Stderr, |queue| Target::Pipe(Box::new(queue))));
-    builder.format(move |out, record| layout.write(out, record.level(), record.args()));
+    builder.format(move |out, record| write_line(journald, out, record.level(), record.args()));
     builder.init();
-    tell_panics(log.queue.clone());
+    tell_panics(log.clone());
     if let Some(text) = strange {
         log::warn!("{VARIABLE} is not understood: {text:?}; its form is error or ossec_broker=debug");
     }
@@ -100,19 +100,19 @@ fn is_read_by_journald() -> bool {
 
 /// Starts the thread that writes. It is not joined: a write to standard error cannot be interrupted, and the process
 /// must end all the same.
-fn start_writer(layout: Layout) -> Option<Queue> {
+fn start_writer(journald: bool) -> Option<Queue> {
     let (queue, lines) = queue::queue();
     let note = move |text: &str| {
         let mut line = Vec::new();
         // To memory: it does not fail.
-        let _ = layout.write(&mut line, Level::Warn, format_args!("{text}"));
+        let _ = write_line(journald, &mut line, Level::Warn, text);
         line
     };
     detach("log", move || lines.write_to(Patient(io::stderr()), note)).ok().map(|()| queue)
 }
 
 /// Makes a panic a line of the log like any other, behind everything that was logged before it.
-fn tell_panics(queue: Option<Queue>) {
+fn tell_panics(log: Log) {
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("without a name");
@@ -120,9 +120,7 @@ fn tell_panics(queue: Option<Queue>) {
         let why = panic.payload_as_str().unwrap_or("it does not say why");
         log::error!("the thread {name} panicked{place}: {why}");
         // After this hook the process may be gone.
-        if let Some(queue) = &queue {
-            queue.finish();
-        }
+        log.finish();
     }));
 }
 
@@ -146,20 +144,11 @@ impl Write for Patient {
     }
 }
 
-/// The form of a line.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    /// journald reads the lines.
-    journald: bool,
-}
-
-impl Layout {
-    fn write(self, out: &mut impl Write, level: Level, text: impl std::fmt::Display) -> io::Result<()> {
-        if self.journald {
-            writeln!(out, "<{}>{text}", priority(level))
-        } else {
-            writeln!(out, "{} {level:5} {text}", format_rfc3339_millis(SystemTime::now()))
-        }
+fn write_line(journald: bool, out: &mut impl Write, level: Level, text: impl Display) -> io::Result<()> {
+    if journald {
+        writeln!(out, "<{}>{text}", priority(level))
+    } else {
+        writeln!(out, "{} {level:5} {text}", format_rfc3339_millis(SystemTime::now()))
     }
 }
 
@@ -224,7 +213,7 @@ mod tests {
     fn journald_gets_priorities_and_others_the_time() {
         let line = |journald| {
             let mut line = Vec::new();
-            Layout { journald }.write(&mut line, Level::Warn, "link down").expect("to memory");
+            write_line(journald, &mut line, Level::Warn, "link down").expect("to memory");
             String::from_utf8(line).expect("text")
         };
         assert_eq!(line(true), "<4>link down\n");

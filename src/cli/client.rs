@@ -13,9 +13,7 @@ use crate::cli::values::{
 };
 use crate::client::Config;
 use crate::os::net::{self, HostPort};
-use crate::proto;
-use crate::proto::client::link::Settings;
-use crate::proto::client::{FullPolicy, Transport};
+use crate::proto::client::{self, FullPolicy, Transport, link::Settings};
 
 /// More frequent heartbeats of an idle link would only cost.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -109,7 +107,6 @@ impl ClientArgs {
     /// The settings, if the flags agree with each other and with this host.
     pub(super) fn config(self) -> Result<Config, Usage> {
         self.check()?;
-        let default = Config::default();
         Ok(Config {
             server: self.server,
             broker: self.broker,
@@ -120,8 +117,8 @@ impl ClientArgs {
             drain: self.drain,
             psk_file: self.psk_file,
             user: self.user,
-            core: proto::client::Config {
-                buffer_bytes: self.buffer.unwrap_or(default.core.buffer_bytes),
+            core: client::Config {
+                buffer_bytes: self.buffer.unwrap_or(Config::default().core.buffer_bytes),
                 full: self.full,
                 max_age: self.max_age,
                 rate: self.rate,

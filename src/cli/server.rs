@@ -113,7 +113,6 @@ impl ServerArgs {
     }
 }
 
-/// The port alone counts, whoever owns it.
 fn is_any(names: &[String]) -> bool {
     names.iter().any(|name| name == "any")
 }

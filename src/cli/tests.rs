@@ -45,7 +45,7 @@ fn what_is_not_said_is_as_the_roles_have_it() {
     let default = ClientConfig { server: given, ..ClientConfig::default() };
     assert_eq!(command("client --server ossec.example"), format!("{:?}", Command::Client(Box::new(default))));
     assert_eq!(command("server"), format!("{:?}", Command::Server(ServerConfig::default())));
-    let default = check::Config { broker: host("ossec.example", 1_517), ..check::Config::default() };
+    let default = check::Config { broker: host("ossec.example", 1_517), psk_file: None };
     assert_eq!(command("check --broker ossec.example"), format!("{:?}", Command::Check(default)));
 }
 

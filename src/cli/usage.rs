@@ -9,7 +9,6 @@ pub enum Usage {
     Wrong(String),
 }
 
-/// The arguments are wrong, for the reason that one line says.
 pub(super) fn wrong(text: impl std::fmt::Display) -> Usage {
     Usage::Wrong(format!("{text}\n"))
 }

@@ -28,7 +28,6 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, String> {
     prefix.ok_or_else(|| format!("{text:?} is no prefix of addresses, like 10.0.0.0/8 or fd00::/8"))
 }
 
-/// A duration above zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = pause(text)?;
     if duration.is_zero() { Err(format!("{text}: must be above zero")) } else { Ok(duration) }
@@ -52,13 +51,11 @@ pub(super) fn pause(text: &str) -> Result<Duration, String> {
     if duration > DURATION_MAX { Err(format!("{text}: longer than a year")) } else { Ok(duration) }
 }
 
-/// The size of the buffer.
 pub(super) fn buffer_bytes(text: &str) -> Result<usize, String> {
     let bytes = size(text)?;
     if bytes < BUFFER_BYTES_MIN { Err(format!("{text}: at least {} KiB", BUFFER_BYTES_MIN >> 10)) } else { Ok(bytes) }
 }
 
-/// The size of a receive buffer.
 pub(super) fn receive_bytes(text: &str) -> Result<usize, String> {
     let bytes = size(text)?;
     if (1..=RECEIVE_BYTES_MAX).contains(&bytes) { Ok(bytes) } else { Err(format!("{text}: from 1 to 1GiB")) }
@@ -79,18 +76,15 @@ fn size(text: &str) -> Result<usize, String> {
     number.checked_mul(factor).ok_or_else(wrong)
 }
 
-/// A number and its unit.
 fn split(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text.split_at(end)
 }
 
-/// A number of sessions.
 pub(super) fn sessions(text: &str) -> Result<u16, String> {
     number(text, 1, SESSION_ID_MAX - 1)
 }
 
-/// A number of connections.
 pub(super) fn connections(text: &str) -> Result<usize, String> {
     number(text, 1, CONNECTIONS_MAX)
 }
@@ -100,29 +94,24 @@ fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> R
     number.ok_or_else(|| format!("{text:?}: from {least} to {most}"))
 }
 
-/// How datagrams travel.
 pub(super) fn transport(text: &str) -> Result<Transport, String> {
-    let transport = choice(text, [("udp", Transport::Udp), ("tcp", Transport::Tcp)]);
-    transport.ok_or_else(|| format!("{text:?} is neither udp nor tcp"))
+    choice(text, " is neither udp nor tcp", [("udp", Transport::Udp), ("tcp", Transport::Tcp)])
 }
 
-/// Whose address remoted sees.
 pub(super) fn inject(text: &str) -> Result<Inject, String> {
-    let inject = choice(text, [("spoof", Inject::Spoof), ("local", Inject::Local)]);
-    inject.ok_or_else(|| format!("{text:?} is neither spoof nor local"))
+    choice(text, " is neither spoof nor local", [("spoof", Inject::Spoof), ("local", Inject::Local)])
 }
 
-/// Whether unconfirmed datagrams are sent again.
 pub(super) fn resend(text: &str) -> Result<bool, String> {
-    choice(text, [("yes", true), ("never", false)]).ok_or_else(|| format!("{text:?}: yes or never"))
+    choice(text, ": yes or never", [("yes", true), ("never", false)])
 }
 
-/// What gives way in a full buffer.
 pub(super) fn full(text: &str) -> Result<FullPolicy, String> {
-    let full = choice(text, [("drop-oldest", FullPolicy::DropOldest), ("drop-newest", FullPolicy::DropNewest)]);
-    full.ok_or_else(|| format!("{text:?}: drop-oldest or drop-newest"))
+    let choices = [("drop-oldest", FullPolicy::DropOldest), ("drop-newest", FullPolicy::DropNewest)];
+    choice(text, ": drop-oldest or drop-newest", choices)
 }
 
-fn choice<T>(text: &str, choices: [(&str, T); 2]) -> Option<T> {
-    choices.into_iter().find(|(name, _)| *name == text).map(|(_, value)| value)
+fn choice<T>(text: &str, wrong: &str, choices: [(&str, T); 2]) -> Result<T, String> {
+    let chosen = choices.into_iter().find(|(name, _)| *name == text);
+    chosen.map(|(_, value)| value).ok_or_else(|| format!("{text:?}{wrong}"))
 }

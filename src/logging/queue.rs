@@ -13,13 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, after, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, after, bounded, select};
 
 /// Lines that wait to be written: an hour of a bad day without `-v`, in some 100 KiB.
 const LINES_MAX: usize = 1_024;
 /// How long the end of the process waits for the last lines to be read.
 const FINISH_MAX: Duration = Duration::from_secs(1);
-/// Why lines are left out when the queue is full.
 const UNREAD: &str = "standard error was not read fast enough";
 
 /// An order for the thread `log`.
@@ -73,11 +72,8 @@ impl Queue {
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        match self.entries.try_send(Entry::Line { text: line.to_vec(), left_out }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.left_out.fetch_add(left_out + 1, Ordering::Relaxed);
-            }
+        if self.entries.try_send(Entry::Line { text: line.to_vec(), left_out }).is_err() {
+            self.left_out.fetch_add(left_out + 1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
@@ -115,7 +111,6 @@ impl Lines {
     }
 }
 
-/// Writes lines, and counts the lines that could not be written.
 struct Pen<W, N> {
     out: W,
     note: N,
@@ -138,7 +133,6 @@ impl<W: Write, N: Fn(&str) -> Vec<u8>> Pen<W, N> {
         }
     }
 
-    /// Says that lines were left out at this place.
     fn leave_out(&mut self, count: u64) {
         if count > 0 {
             self.write(&(self.note)(&left_out(count, UNREAD)));

@@ -31,9 +31,6 @@ pub enum KeyError {
 }
 
 /// Reads the key.
-///
-/// # Errors
-/// The error names the file and what is wrong with it.
 pub fn load(path: &Path) -> Result<Key, KeyError> {
     let cannot = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => KeyError::Missing(path.into()),
@@ -64,9 +61,6 @@ const fn is_trusted(owner: Uid, user: Uid) -> bool {
 }
 
 /// A key that nobody has.
-///
-/// # Errors
-/// The system gives no random numbers.
 pub fn generate() -> Result<Key, KeyError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;

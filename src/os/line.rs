@@ -4,10 +4,9 @@ use log::Level;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Line {
-    /// How grave it is.
     pub level: Level,
-    /// Its text.
     pub text: String,
 }
 

@@ -11,7 +11,6 @@ use thiserror::Error;
 
 use crate::os::threads::Cause;
 
-/// A capability of Linux, by its name.
 pub use caps::Capability as Right;
 
 /// This process has not become the user of this name.
@@ -23,9 +22,6 @@ pub struct UserError(String, #[source] Cause);
 ///
 /// This comes before threads are started: a thread inherits its rights, and a thread that already runs loses all of
 /// them.
-///
-/// # Errors
-/// The user does not exist, the process may not change its user, or the system refuses a step.
 pub fn become_user(name: &str, kept: &[Right]) -> Result<(), UserError> {
     change(name, kept).map_err(|why| UserError(name.into(), why))?;
     log::info!("running as {name}");

@@ -36,5 +36,5 @@ mod wanted;
 
 pub use found::{Found, Unreachable};
 pub use sample::Inspector;
-pub use search::{Searcher, search};
+pub use search::Searcher;
 pub use wanted::{Names, Wanted};

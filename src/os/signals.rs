@@ -4,9 +4,6 @@ use crossbeam_channel::{Receiver, bounded};
 use nix::sys::signal::{SigSet, Signal};
 use thiserror::Error;
 
-/// The system's account of this process.
-const STATUS: &str = "/proc/self/status";
-
 /// The system does not let signals be handled.
 #[derive(Debug, Error)]
 #[error("cannot handle signals: {0}")]
@@ -18,7 +15,7 @@ pub struct SignalError(#[from] ctrlc::Error);
 /// signals. Other signals are handled even if they were ignored: a shell ignores SIGINT for its background jobs, and
 /// `kill -INT` must stop them.
 pub fn respect_nohup() {
-    let status = std::fs::read_to_string(STATUS).unwrap_or_default();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if is_ignored(&status, Signal::SIGHUP) {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGHUP);
@@ -28,16 +25,12 @@ pub fn respect_nohup() {
 }
 
 /// SIGINT, SIGTERM and SIGHUP. The first asks for an orderly stop; the second ends the drain.
-///
-/// # Errors
-/// The system does not let them be handled.
 pub fn listen() -> Result<Receiver<()>, SignalError> {
     let (sender, receiver) = bounded(2);
-    let handler = move || {
+    ctrlc::set_handler(move || {
         // A third says nothing new.
         let _ = sender.try_send(());
-    };
-    ctrlc::set_handler(handler)?;
+    })?;
     Ok(receiver)
 }
 

@@ -7,26 +7,24 @@
 mod crew;
 mod wait;
 
+use std::convert::Infallible;
+
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 pub use crew::{Cause, Crew, Ended, detach, scope};
 pub use wait::{DOORBELL, Doorbell, Wait, WaitError};
 
-/// Carries nothing: its channel closes.
-#[derive(Debug)]
-pub enum Never {}
-
 /// Stops threads: they stop when this is dropped.
 #[derive(Debug)]
 pub struct Stopper {
-    sender: Option<Sender<Never>>,
+    sender: Option<Sender<Infallible>>,
     doorbells: Vec<Doorbell>,
 }
 
 /// Tells a thread that it must stop.
 #[derive(Clone, Debug)]
 pub struct Stop {
-    closed: Receiver<Never>,
+    closed: Receiver<Infallible>,
     /// Keeps the bells alive: a bell that is rung and closed at once is never heard.
     _doorbells: Vec<Doorbell>,
 }
@@ -56,7 +54,7 @@ impl Stop {
     }
 
     /// The channel that closes, for a thread that waits for more than a bell.
-    pub const fn channel(&self) -> &Receiver<Never> {
+    pub const fn channel(&self) -> &Receiver<Infallible> {
         &self.closed
     }
 

@@ -96,30 +96,21 @@ impl Key {
 }
 
 /// Why a connection cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// The other side has another key, or the bytes were changed on their way.
+    #[error("the keys of both ends differ (--psk-file)")]
     Key,
     /// This side has no key, but the other side uses one.
+    #[error("this server has no key, and the client uses one (--psk-file)")]
     NoKeyHere,
     /// A record was changed, repeated or left out on its way.
+    #[error("a garbled record")]
     Record,
     /// The server gives this reason, without proof that it is the server.
+    #[error("refused: {0}")]
     Refused(String),
 }
-
-impl std::fmt::Display for SealError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Key => f.write_str("the keys of both ends differ (--psk-file)"),
-            Self::NoKeyHere => f.write_str("this server has no key, and the client uses one (--psk-file)"),
-            Self::Record => f.write_str("a garbled record"),
-            Self::Refused(text) => write!(f, "refused: {text}"),
-        }
-    }
-}
-
-impl std::error::Error for SealError {}
 
 /// One end of a connection.
 #[derive(Debug)]

@@ -51,7 +51,7 @@ pub(crate) enum RecvTimeoutError {
     Disconnected,
 }
 
-/// A channel with so many places. With none (`Never` is sent through those) it can only be closed.
+/// A channel with so many places. With none (`Infallible` is sent through those) it can only be closed.
 pub(crate) fn bounded<T>(places: usize) -> (Sender<T>, Receiver<T>) {
     let (queue, one) = (Mutex::new(VecDeque::new()), || AtomicUsize::new(1));
     let channel = Arc::new(Channel { queue, places, senders: one(), receivers: one() });

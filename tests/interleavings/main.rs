@@ -46,7 +46,7 @@ pub(crate) use os::net;
 pub(crate) use os::net::HostPort;
 pub(crate) use ossec_broker::proto;
 
-pub(crate) use poll::{Events, Interest, Poll, Registry, Token, Waker};
+pub(crate) use poll::{Events, Poll, Registry, Token, Waker};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Runner, thread};
 use system::System;

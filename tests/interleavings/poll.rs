@@ -1,31 +1,13 @@
 //! What the client uses of `mio`: readiness that is told once for each thing that comes, as epoll does it for mio.
 
 use std::io;
-use std::ops::BitOr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::os::net::framed::Framed;
 use crate::world::World;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Token(pub(crate) usize);
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Interest;
-
-impl Interest {
-    pub(crate) const READABLE: Self = Self;
-    pub(crate) const WRITABLE: Self = Self;
-}
-
-impl BitOr for Interest {
-    type Output = Self;
-
-    fn bitor(self, _: Self) -> Self {
-        self
-    }
-}
 
 /// Tokens that have something new, in its order.
 #[derive(Clone, Debug, Default)]
@@ -45,12 +27,6 @@ impl Registry {
             }
         }
         World::here().notify();
-    }
-
-    pub(crate) fn register(&self, framed: &mut Framed, token: Token, _: Interest) -> io::Result<()> {
-        World::here().step();
-        framed.stream().watch(self, token);
-        Ok(())
     }
 }
 

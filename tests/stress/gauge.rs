@@ -1,6 +1,6 @@
 //! What waits in a UDP socket of this host, and what was dropped there: the broker's own eyes, borrowed.
 
-use ossec_broker::os::remoted::{Found, Inspector, Names, Wanted, search};
+use ossec_broker::os::remoted::{Found, Inspector, Names, Searcher, Wanted};
 use ossec_broker::proto::server::judge::Socket;
 
 /// Looks at the socket that is bound to one port.
@@ -20,7 +20,7 @@ impl Gauge {
     /// The socket as it is; `None` while nobody is bound.
     pub(crate) fn look(&mut self) -> Option<Socket> {
         if !self.found.qualifies() || self.inspector.sample(&self.found).sockets.is_empty() {
-            self.found = search(&self.wanted);
+            self.found = Searcher::new(self.wanted.clone()).search();
         }
         self.inspector.sample(&self.found).sockets.first().copied()
     }

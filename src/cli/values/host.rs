@@ -5,12 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::os::net::HostPort;
 use crate::proto::terms::{BROKER_PORT, REMOTED_PORT};
 
-/// Where remoted receives, or the client in its place.
 pub(in crate::cli) fn remoted(text: &str) -> Result<HostPort, String> {
     host_port(text, REMOTED_PORT)
 }
 
-/// A broker server.
 pub(in crate::cli) fn broker(text: &str) -> Result<HostPort, String> {
     host_port(text, BROKER_PORT)
 }
@@ -22,7 +20,6 @@ fn host_port(text: &str, default_port: u16) -> Result<HostPort, String> {
     Ok(HostPort { host: host.into(), port })
 }
 
-/// The host, and the text of its port if there is one.
 fn split(text: &str) -> Result<(&str, Option<&str>), String> {
     if is_ipv6(text)? {
         return Ok((text, None));
@@ -83,7 +80,6 @@ fn check_single(address: IpAddr) -> Result<(), String> {
     }
 }
 
-/// An address of this host.
 pub(in crate::cli) fn source(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|_| format!("{text:?} is no IP address"))?;
     check_single(address)?;

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use super::peer::{End, Heard, Peer, Stage};
 use crate::client::{config::Config, resolve::Resolver};
@@ -167,7 +167,7 @@ impl<'a> Attempts<'a> {
             let framed = Framed::client(stream, self.key.as_ref());
             let stage = Stage::Connecting;
             let mut peer = Peer { framed, route, token, since: now, stage, is_overdue: false, segment_bytes_max };
-            registry.register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
+            peer.framed.watch(registry, token)?;
             Ok(peer)
         });
         match begun {

@@ -1,14 +1,12 @@
 //! A TCP connection that carries frames, without blocking.
 
-use std::error::Error;
-use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use thiserror::Error;
 
 use super::tcp_info::TcpInfo;
 use crate::proto::client::segments::Sent;
@@ -43,64 +41,26 @@ pub struct Framed {
     stream: TcpStream,
     seal: Seal,
     assembler: Assembler,
-    /// Frames to be sealed.
     unsealed: Vec<u8>,
-    /// Bytes to be written.
     unwritten: Vec<u8>,
-    /// Bytes that the system gave.
     read: u64,
-    /// Bytes that the system took.
     written: u64,
     /// The first full segment: the bytes written before it, and its length in bytes.
     full: Option<(u64, u32)>,
 }
 
 /// Why a connection is of no more use.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
 pub enum Broken {
-    /// The peer closed it, or the network did.
-    Io(io::Error),
-    /// The peer speaks another protocol.
-    Wire(WireError),
-    /// The keys do not fit.
-    Seal(SealError),
-    /// The peer does not read its end.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("the peer does not read")]
     SlowReader,
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) if error.kind() == ErrorKind::UnexpectedEof => f.write_str("closed by the peer"),
-            Self::Io(error) => error.fmt(f),
-            Self::Wire(error) => error.fmt(f),
-            Self::Seal(error) => error.fmt(f),
-            Self::SlowReader => f.write_str("the peer does not read"),
-        }
-    }
-}
-
-impl Error for Broken {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Io(error) => Some(error),
-            Self::Wire(error) => Some(error),
-            Self::Seal(error) => Some(error),
-            Self::SlowReader => None,
-        }
-    }
-}
-
-impl From<WireError> for Broken {
-    fn from(error: WireError) -> Self {
-        Self::Wire(error)
-    }
-}
-
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
 }
 
 impl Framed {
@@ -137,15 +97,17 @@ impl Framed {
         self.read
     }
 
+    /// Has the poll of `registry` tell when there is something to read or room to write, once for each change.
+    pub fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut self.stream, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
     /// The connection below.
     pub const fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
     /// Reads the bytes that have come in, without waiting. Frames read before an error can be taken all the same.
-    ///
-    /// # Errors
-    /// The network's or the seal's, or the peer does not read the answers of the handshake.
     pub fn fill(&mut self) -> Result<Filled, Broken> {
         let mut read = [0; READ_BYTES_MAX];
         for _ in 0..READS_MAX {
@@ -157,7 +119,7 @@ impl Framed {
                     // This may answer the handshake. If the answer cannot be written any more, the peer's last words
                     // may still be unread: reading goes on, and meets the end by itself.
                     let flushed = self.flush();
-                    opened.map_err(Broken::Seal)?;
+                    opened?;
                     if let Err(broken @ Broken::SlowReader) = flushed {
                         return Err(broken);
                     }
@@ -231,9 +193,6 @@ impl Framed {
     }
 
     /// Writes the bytes that wait, as far as the socket takes them.
-    ///
-    /// # Errors
-    /// The network's, or [`Broken::SlowReader`] with more than 256 KiB left.
     pub fn flush(&mut self) -> Result<(), Broken> {
         self.seal.seal(&mut self.unsealed, &mut self.unwritten);
         let mut written = 0;
@@ -256,19 +215,5 @@ impl Framed {
         give_back(&mut self.unsealed);
         give_back(&mut self.unwritten);
         if self.unwritten.len() > UNWRITTEN_BYTES_MAX { Err(Broken::SlowReader) } else { outcome }
-    }
-}
-
-impl Source for Framed {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.stream.register(registry, token, interests)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.stream.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.stream.deregister(registry)
     }
 }

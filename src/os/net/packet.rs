@@ -14,13 +14,10 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 #[cfg(test)]
 mod tests;
 
-const V4_HEADER_BYTES: usize = 20;
+const V4_HEADER_BYTES: u16 = 20;
 const V6_HEADER_BYTES: usize = 40;
 const UDP_HEADER_BYTES: usize = 8;
-/// The extension header of a fragment in IPv6.
 const FRAGMENT_HEADER_BYTES: usize = 8;
-/// Length fields have 16 bits: in IPv4 the header counts, in IPv6 it does not.
-const LENGTH_BYTES_MAX: usize = 0xFFFF;
 /// The payload of a fragment, a multiple of eight. With headers it fits 1,280 bytes, which every device of IPv6 takes.
 const FRAGMENT_PAYLOAD_BYTES_MAX: usize = 1_232;
 /// Routers on the way; there are none to an address of this host.
@@ -38,16 +35,16 @@ pub enum Flow {
     V6(SocketAddrV6, SocketAddrV6),
 }
 
-/// The headers in front of a payload, IP's and UDP's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The headers in front of a payload: so many bytes of IP's, then UDP's.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    bytes: [u8; V6_HEADER_BYTES + UDP_HEADER_BYTES],
-    length: usize,
+    bytes: Vec<u8>,
+    ip: usize,
 }
 
 impl AsRef<[u8]> for Header {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        &self.bytes
     }
 }
 
@@ -75,11 +72,11 @@ impl Flow {
     /// are under way at the same time must differ in `identification`.
     pub fn fragments(&self, identification: u32, payload: &[u8]) -> Option<Vec<Vec<u8>>> {
         let header = self.header(payload)?;
-        let ip = header.length - UDP_HEADER_BYTES;
-        let datagram = [&header.as_ref()[ip..], payload].concat();
+        let (ip, udp) = header.bytes.split_at(header.ip);
+        let datagram = [udp, payload].concat();
         let last = datagram.len().div_ceil(FRAGMENT_PAYLOAD_BYTES_MAX) - 1;
         let fragments = datagram.chunks(FRAGMENT_PAYLOAD_BYTES_MAX).enumerate().map(|(at, part)| {
-            let mut packet = header.bytes[..ip].to_vec();
+            let mut packet = ip.to_vec();
             // The offset counts in eights. In IPv6 it stands three bits to the left of the flags, in IPv4 behind them.
             let (eighths, more) = ((at * FRAGMENT_PAYLOAD_BYTES_MAX / 8) as u16, at < last);
             match self {
@@ -102,34 +99,31 @@ impl Flow {
     }
 
     fn header_with(&self, payload: &[u8], error: u16) -> Option<Header> {
-        let mut bytes = [0; V6_HEADER_BYTES + UDP_HEADER_BYTES];
-        let udp_length = UDP_HEADER_BYTES + payload.len();
-        let (ip, ports, addresses) = match self {
+        let length = u16::try_from(UDP_HEADER_BYTES + payload.len()).ok()?;
+        let mut bytes = Vec::with_capacity(V6_HEADER_BYTES + UDP_HEADER_BYTES);
+        let (addresses, ports) = match self {
             Self::V4(from, to) => {
-                (bytes[0], bytes[8], bytes[9]) = (4 << 4 | (V4_HEADER_BYTES / 4) as u8, HOPS_MAX, PROTOCOL_UDP);
-                bytes[12..16].copy_from_slice(&from.ip().octets());
-                bytes[16..20].copy_from_slice(&to.ip().octets());
-                (V4_HEADER_BYTES, (from.port(), to.port()), 12..20)
+                // The length of an IPv4 packet counts its header.
+                length.checked_add(V4_HEADER_BYTES)?;
+                bytes.extend([0x45, 0, 0, 0, 0, 0, 0, 0, HOPS_MAX, PROTOCOL_UDP, 0, 0]);
+                bytes.extend([from.ip().octets(), to.ip().octets()].concat());
+                (12, [from.port(), to.port()])
             }
             Self::V6(from, to) => {
-                (bytes[0], bytes[6], bytes[7]) = (6 << 4, PROTOCOL_UDP, HOPS_MAX);
-                bytes[4..6].copy_from_slice(&(udp_length.min(LENGTH_BYTES_MAX) as u16).to_be_bytes());
-                bytes[8..24].copy_from_slice(&from.ip().octets());
-                bytes[24..40].copy_from_slice(&to.ip().octets());
-                (V6_HEADER_BYTES, (from.port(), to.port()), 8..40)
+                let [high, low] = length.to_be_bytes();
+                bytes.extend([0x60, 0, 0, 0, high, low, PROTOCOL_UDP, HOPS_MAX]);
+                bytes.extend([from.ip().octets(), to.ip().octets()].concat());
+                (8, [from.port(), to.port()])
             }
         };
-        let counted = udp_length + if ip == V4_HEADER_BYTES { V4_HEADER_BYTES } else { 0 };
-        if counted > LENGTH_BYTES_MAX {
-            return None;
+        let ip = bytes.len();
+        for field in [ports[0], ports[1], length] {
+            bytes.extend(field.to_be_bytes());
         }
-        bytes[ip..ip + 2].copy_from_slice(&ports.0.to_be_bytes());
-        bytes[ip + 2..ip + 4].copy_from_slice(&ports.1.to_be_bytes());
-        bytes[ip + 4..ip + 6].copy_from_slice(&(udp_length as u16).to_be_bytes());
-        let parts = [&bytes[addresses], &bytes[ip..ip + UDP_HEADER_BYTES], payload];
-        let sum = u64::from(PROTOCOL_UDP) + udp_length as u64 + parts.into_iter().map(words).sum::<u64>();
-        bytes[ip + 6..ip + 8].copy_from_slice(&spoil(checksum(sum), error).to_be_bytes());
-        Some(Header { bytes, length: ip + UDP_HEADER_BYTES })
+        // The pseudo-header's addresses stand right before the header of UDP.
+        let sum = u64::from(PROTOCOL_UDP) + u64::from(length) + words(&bytes[addresses..]) + words(payload);
+        bytes.extend(spoil(checksum(sum), error).to_be_bytes());
+        Some(Header { bytes, ip })
     }
 }
 

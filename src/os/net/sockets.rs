@@ -8,14 +8,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-sockopt_impl!(
-    /// Whether and how IPv4 datagrams forbid fragmentation.
-    Ipv4MtuDiscover, Both, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::c_int
-);
-sockopt_impl!(
-    /// Whether and how IPv6 datagrams forbid fragmentation.
-    Ipv6MtuDiscover, Both, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::c_int
-);
+sockopt_impl!(Ipv4MtuDiscover, Both, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::c_int);
+sockopt_impl!(Ipv6MtuDiscover, Both, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::c_int);
 
 /// Connections that may wait to be accepted: all clients of a server that comes back.
 const PENDING_CONNECTIONS_MAX: i32 = 4_096;

@@ -4,10 +4,7 @@ use mio::net::TcpStream;
 use nix::sys::socket::getsockopt;
 use nix::{getsockopt_impl, sockopt_impl};
 
-sockopt_impl!(
-    /// The state of a TCP connection.
-    Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, TcpInfo
-);
+sockopt_impl!(Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, TcpInfo);
 
 /// The beginning of the kernel's `struct tcp_info`, as far as Linux 4.1 fills it: `nix` takes less than was asked for
 /// as an error of the program, and the structure that `libc` knows grows with each version.
@@ -35,7 +32,6 @@ pub struct TcpInfo {
 }
 
 impl TcpInfo {
-    /// The state of a connection; `None` if the system does not tell.
     pub(super) fn of(stream: &TcpStream) -> Option<Self> {
         getsockopt(stream, Info).ok()
     }

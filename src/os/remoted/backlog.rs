@@ -17,16 +17,18 @@ pub struct Backlog {
     bytes: Vec<u8>,
 }
 
-impl Backlog {
+impl Default for Backlog {
     /// Opens the table. Cannot fail: without it nothing is known.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let table = File::open("/proc/net/softnet_stat");
         if let Err(error) = &table {
             log::debug!("cannot see what is dropped before it comes to a socket: {error}");
         }
         Self { table: table.ok(), bytes: vec![0; 4_096] }
     }
+}
 
+impl Backlog {
     /// The state of the queues at this moment; `None` if the system does not tell.
     pub fn look(&mut self) -> Option<OnTheWay> {
         let (table, mut length) = (self.table.as_ref()?, 0);
@@ -39,12 +41,6 @@ impl Backlog {
                 more => length += more,
             }
         }
-    }
-}
-
-impl Default for Backlog {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -86,7 +82,7 @@ mod tests {
 
     #[test]
     fn this_system_has_a_table() {
-        let mut backlog = Backlog::new();
+        let mut backlog = Backlog::default();
         let first = backlog.look().expect("Linux has it").dropped;
         assert!(backlog.look().expect("it is read anew").dropped >= first);
         assert!(length() > 0);

@@ -33,7 +33,6 @@ const DATAGRAM_BYTES_MAX: usize = 8 * 1_024;
 /// Datagrams read for one dump: some 45 sockets fit in each, and a port has a few.
 const DATAGRAMS_MAX: usize = 64;
 
-/// The way to the kernel, as long as there is one.
 #[derive(Debug)]
 pub(super) struct Diag {
     port: u16,
@@ -59,16 +58,21 @@ impl Diag {
         if self.failures >= FAILURES_MAX {
             return false;
         }
-        let outcome = self.try_dump(family, seen);
+        let connection = self.connection.take().map_or_else(|| Connection::open(self.port), Ok);
+        let outcome = connection.and_then(|mut connection| {
+            connection.dump(family, seen)?;
+            self.connection = Some(connection);
+            Ok(())
+        });
         self.account(outcome)
     }
 
-    /// Returns whether the `outcome` of a dump was a good one; a bad one costs the connection.
+    /// Returns whether the `outcome` of a dump was a good one.
     fn account(&mut self, outcome: io::Result<()>) -> bool {
         match outcome {
             Ok(()) => self.failures = 0,
             Err(error) => {
-                (self.connection, self.last_error) = (None, Some(error));
+                self.last_error = Some(error);
                 self.failures += 1;
             }
         }
@@ -79,17 +83,8 @@ impl Diag {
     pub(super) fn take_reason(&mut self) -> Option<io::Error> {
         (self.failures >= FAILURES_MAX).then(|| self.last_error.take())?
     }
-
-    fn try_dump(&mut self, family: Family, seen: &mut Vec<PortSocket>) -> io::Result<()> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(Connection::open(self.port)?),
-        };
-        connection.dump(family, seen)
-    }
 }
 
-/// A netlink socket, and the buffers for its dumps.
 #[derive(Debug)]
 struct Connection {
     socket: NetlinkSocket,

@@ -1,8 +1,8 @@
 //! The outcome of a search: the processes and sockets that samples look at, and where remoted receives.
 
-use std::error::Error;
-use std::fmt;
 use std::net::IpAddr;
+
+use thiserror::Error;
 
 use super::socket::{Namespace, PortSocket, SOCKETS_MAX};
 use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample};
@@ -36,7 +36,7 @@ pub struct Found {
     pub(super) buffer_default_bytes: u64,
 }
 
-/// The analysis daemon that belongs to remoted.
+/// The analysis daemon of remoted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Companion {
     /// No analysis daemon belongs to a process of that name.
@@ -47,39 +47,22 @@ pub(super) enum Companion {
 }
 
 /// Why a datagram to an address of this host does not reach remoted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "the texts say it")]
 pub enum Unreachable {
-    /// All of remoted's sockets are in other network namespaces.
+    #[error("remoted is in another network namespace, a container: start the server there")]
     Container,
-    /// remoted's sockets take IPv4 alone.
+    #[error("remoted receives IPv4 alone")]
     Ipv4Alone,
-    /// remoted's sockets take IPv6 alone.
+    #[error("remoted receives IPv6 alone")]
     Ipv6Alone,
-    /// remoted's sockets are bound to other addresses, among them this one.
+    #[error("remoted receives at {0} alone (--remoted at the server says where to inject)")]
     At(IpAddr),
-    /// A socket of another program gets the datagram.
+    #[error("remoted does not receive there: another program's socket does")]
     Stranger,
-    /// remoted has no socket.
+    #[error("remoted has no socket")]
     NoSocket,
 }
-
-impl fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("remoted ")?;
-        match self {
-            Self::Container => f.write_str("is in another network namespace, a container: start the server there"),
-            Self::Ipv4Alone => f.write_str("receives IPv4 alone"),
-            Self::Ipv6Alone => f.write_str("receives IPv6 alone"),
-            Self::At(address) => {
-                write!(f, "receives at {address} alone (--remoted at the server says where to inject)")
-            }
-            Self::Stranger => f.write_str("does not receive there: another program's socket does"),
-            Self::NoSocket => f.write_str("has no socket"),
-        }
-    }
-}
-
-impl Error for Unreachable {}
 
 impl Found {
     /// Whether there is a socket to watch. If not, only another search can find one.
@@ -112,7 +95,7 @@ impl Found {
         self.owners.iter().chain(&self.assumed)
     }
 
-    /// Keeps where the sockets receive, as a look shows it.
+    /// Keeps where the sockets receive.
     pub fn note_places(&mut self, sample: &Sample) {
         if let Some(places) = &sample.places {
             self.places.clone_from(places);
@@ -161,12 +144,10 @@ impl Found {
         !running || sample.sockets.len() < self.watched.len() || sample.owners.len() < self.owners.len()
     }
 
-    /// Whether a socket is one of the watched ones.
     pub(super) fn watches(&self, seen: &PortSocket) -> bool {
         self.watched.contains(&(seen.namespace, seen.socket.inode))
     }
 
-    /// Where the sockets of our network namespace receive.
     pub(super) fn places_of(&self, sockets: &[PortSocket]) -> Places {
         let ours = sockets.iter().filter(|seen| seen.namespace == Namespace::Ours);
         let (remoted, strangers): (Vec<_>, Vec<_>) = ours.partition(|seen| self.watches(seen));
@@ -174,7 +155,6 @@ impl Found {
         Places { remoted: places(remoted), strangers: places(strangers) }
     }
 
-    /// Adds sockets to the known ones.
     pub(super) fn know(&mut self, sockets: &[PortSocket]) {
         for inode in sockets.iter().map(|seen| seen.socket.inode) {
             if !self.known.contains(&inode) && self.known.len() < SOCKETS_MAX {

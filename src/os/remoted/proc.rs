@@ -22,18 +22,14 @@ const TABLE_BYTES_MAX: u64 = 65_536 * 128;
 const TABLE_BYTES_USUAL: usize = 64 * 1_024;
 /// How often a table is read before a socket counts as not in it. The kernel hands out a page at a time, some 30
 /// lines, and goes on by counting from the start: if a socket is closed meanwhile, another one is passed over.
-pub(super) const READINGS: usize = 2;
+const READINGS: usize = 2;
 /// Most descriptors of one process that are looked at: remoted opens its socket early, so it has a low number.
 const DESCRIPTORS_MAX: usize = 65_536;
 /// The receive buffer of a socket that asks for none, where the system does not tell (`net.core.rmem_default`).
 const RMEM_DEFAULT_BYTES: u64 = 212_992;
 
-/// A file, whatever path leads to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileId {
-    device: u64,
-    inode: u64,
-}
+/// A file, whatever path leads to it: its device and inode.
+pub(super) type FileId = (u64, u64);
 
 /// Tells the processes of a host and of its containers apart: the namespaces of network and process ids, and a changed
 /// root; `None` where that may not be read.
@@ -49,7 +45,6 @@ impl Surroundings {
     }
 }
 
-/// A proc file system.
 #[derive(Debug)]
 pub(super) struct Proc {
     root: PathBuf,
@@ -77,13 +72,13 @@ impl Proc {
     /// The process that has this id; `None` if there is none or it is dead.
     pub(super) fn process(&self, pid: u32) -> Option<Owner> {
         let stat = self.stat(pid)?;
-        (stat.run_state() != RunState::Gone).then_some(Owner { pid, start_ticks: stat.start_ticks })
+        (stat.run_state != RunState::Gone).then_some(Owner { pid, start_ticks: stat.start_ticks })
     }
 
     /// Whether a process that was seen before still runs.
     pub(super) fn run_state(&self, process: Owner) -> RunState {
         let stat = self.stat(process.pid).filter(|stat| stat.start_ticks == process.start_ticks);
-        stat.map_or(RunState::Gone, Stat::run_state)
+        stat.map_or(RunState::Gone, |stat| stat.run_state)
     }
 
     fn stat(&self, pid: u32) -> Option<Stat> {
@@ -103,10 +98,9 @@ impl Proc {
         Surroundings([self.link(pid, "ns/net"), self.link(pid, "ns/pid"), root])
     }
 
-    /// The file at a path, as the system tells files apart.
     pub(super) fn file(path: &Path) -> Option<FileId> {
         let file = fs::metadata(path).ok()?;
-        Some(FileId { device: file.dev(), inode: file.ino() })
+        Some((file.dev(), file.ino()))
     }
 
     /// Whether a process executes the file that is at this path, or was there on this host when the process started.
@@ -139,15 +133,17 @@ impl Proc {
         Ok(held)
     }
 
-    /// The sockets that receive on `port`, as one reading of a table into `text` shows them (see [`READINGS`]); an
-    /// error where there is no table, as without IPv6.
-    pub(super) fn read_sockets<'text>(
+    /// Adds the sockets that receive on `port`, each once: reads a table into `text` until they are `enough`, at most
+    /// [`READINGS`] times. An error where there is no table, as without IPv6.
+    pub(super) fn read_sockets(
         &self,
         namespace: Namespace,
         family: Family,
         port: u16,
-        text: &'text mut Vec<u8>,
-    ) -> io::Result<impl Iterator<Item = PortSocket> + use<'text>> {
+        text: &mut Vec<u8>,
+        seen: &mut Vec<PortSocket>,
+        enough: impl Fn(&[PortSocket]) -> bool,
+    ) -> io::Result<()> {
         let name = match family {
             Family::V4 => "net/udp",
             Family::V6 => "net/udp6",
@@ -156,20 +152,28 @@ impl Proc {
             Namespace::Ours => self.root.join(name),
             Namespace::OfProcess(pid) => self.of(pid, name),
         };
-        text.clear();
-        text.reserve(TABLE_BYTES_USUAL);
-        File::open(path)?.take(TABLE_BYTES_MAX).read_to_end(text)?;
-        let on_port = rows(text).filter(move |row| row.receives_on(port)).take(SOCKETS_MAX);
-        Ok(on_port.map(move |row| row.seen_in(namespace)))
+        for _ in 0..READINGS {
+            text.clear();
+            text.reserve(TABLE_BYTES_USUAL);
+            File::open(&path)?.take(TABLE_BYTES_MAX).read_to_end(text)?;
+            let on_port = rows(text).filter(|row| row.receives_on(port)).take(SOCKETS_MAX);
+            for new in on_port.map(|row| row.seen_in(namespace)) {
+                if seen.iter().all(|one| one.socket.inode != new.socket.inode) {
+                    seen.push(new);
+                }
+            }
+            if enough(seen) {
+                break;
+            }
+        }
+        Ok(())
     }
 
-    /// Bytes of receive buffer of a socket that asks for none.
     pub(super) fn rmem_default_bytes(&self) -> u64 {
         let text = fs::read(self.root.join("sys/net/core/rmem_default")).unwrap_or_default();
         decimal(text.trim_ascii_end()).unwrap_or(RMEM_DEFAULT_BYTES)
     }
 
-    /// The target of a link of a process; `None` where that may not be read.
     fn link(&self, process: impl Display, name: &str) -> Option<PathBuf> {
         fs::read_link(self.of(process, name)).ok()
     }

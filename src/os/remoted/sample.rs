@@ -8,7 +8,7 @@ use nix::time::ClockId;
 
 use super::diag::Diag;
 use super::found::{Companion, Found};
-use super::proc::{Proc, READINGS, RunState};
+use super::proc::{Proc, RunState};
 use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX};
 use super::wanted::Wanted;
 use crate::proto::server::judge::{Owner, Presence, Sample, Socket};
@@ -74,15 +74,18 @@ impl Inspector {
         let is_known = |seen: &PortSocket| found.known.contains(&seen.socket.inode);
         // Beyond the limit a search does not keep them apart either.
         self.newcomer = found.known.len() < SOCKETS_MAX && !others.iter().all(is_known);
-        let presence = if !owned {
+        let presence = if owned && !watched.is_empty() {
+            let is_stopped = owners.iter().any(|(_, state)| *state == RunState::Stopped);
+            if is_stopped { Presence::Stopped } else { Presence::Running }
+        } else if self.any_lives(&found.elsewhere) {
+            Presence::Elsewhere
+        } else if owned || self.any_lives(&found.bare) {
+            Presence::NoSocket
+        } else if others.iter().any(|seen| seen.namespace == Namespace::Ours && is_known(seen)) {
             // The search saw the socket, too, and did not take it for remoted's.
-            self.without_owners(found, others.iter().any(|seen| seen.namespace == Namespace::Ours && is_known(seen)))
-        } else if watched.is_empty() {
-            if self.any_lives(&found.elsewhere) { Presence::Elsewhere } else { Presence::NoSocket }
-        } else if owners.iter().any(|(_, state)| *state == RunState::Stopped) {
-            Presence::Stopped
+            Presence::Taken
         } else {
-            Presence::Running
+            Presence::NoProcess
         };
         let with_buffer = |seen: &PortSocket| Socket {
             buffer: seen.socket.buffer.or(Some(found.buffer_default_bytes)),
@@ -98,19 +101,6 @@ impl Inspector {
             companion: self.companion(found),
             missing: self.missing(found),
             places,
-        }
-    }
-
-    /// The presence without an owner: a process of an accepted name may have no socket, or a stranger the port.
-    fn without_owners(&self, found: &Found, port_is_taken: bool) -> Presence {
-        if self.any_lives(&found.elsewhere) {
-            Presence::Elsewhere
-        } else if self.any_lives(&found.bare) {
-            Presence::NoSocket
-        } else if port_is_taken {
-            Presence::Taken
-        } else {
-            Presence::NoProcess
         }
     }
 
@@ -152,30 +142,21 @@ impl Inspector {
 
     /// The sockets on the port in one network namespace, each once.
     fn sockets_in(&mut self, namespace: Namespace, found: &Found) -> Vec<PortSocket> {
+        let watched = || found.watched.iter().filter(|(seen_in, _)| *seen_in == namespace);
+        let enough =
+            |seen: &[PortSocket]| watched().all(|(_, inode)| seen.iter().any(|one| one.socket.inode == *inode));
         let mut seen = Vec::new();
         for family in Family::BOTH {
-            // The netlink socket belongs to our network namespace. Sockets that it told before it failed come twice.
+            // The netlink socket belongs to our network namespace.
             if namespace != Namespace::Ours || !self.diag.dump(family, &mut seen) {
-                self.read_table(namespace, family, found, &mut seen);
+                // Without a table there are no sockets of this family.
+                let _ = self.proc.read_sockets(namespace, family, self.wanted.port, &mut self.table, &mut seen, enough);
             }
         }
+        // A dump can show a socket twice, if another one is opened meanwhile.
         seen.sort_by_key(|one| one.socket.inode);
         seen.dedup_by_key(|one| one.socket.inode);
         seen
-    }
-
-    /// Adds the sockets on the port as `/proc` shows them.
-    fn read_table(&mut self, namespace: Namespace, family: Family, found: &Found, seen: &mut Vec<PortSocket>) {
-        let watched = || found.watched.iter().filter(|(seen_in, _)| *seen_in == namespace);
-        for _ in 0..READINGS {
-            let Ok(sockets) = self.proc.read_sockets(namespace, family, self.wanted.port, &mut self.table) else {
-                return;
-            };
-            seen.extend(sockets);
-            if watched().all(|(_, inode)| seen.iter().any(|one| one.socket.inode == *inode)) {
-                return;
-            }
-        }
     }
 }
 

@@ -8,11 +8,11 @@ use std::path::Path;
 use super::diag::Diag;
 use super::found::{Companion, Found};
 use super::proc::{Proc, Surroundings};
-use super::socket::{Family, Namespace, PortSocket};
+use super::socket::{Family, Namespace, PortSocket, inodes};
 use super::wanted::{Names, Wanted};
 use crate::proto::server::judge::Place;
 use candidates::Candidates;
-use claim::{Claim, inodes, listed, narrowed};
+use claim::{Claim, listed, narrowed};
 
 /// Looks for remoted again and again.
 #[derive(Debug)]
@@ -36,11 +36,6 @@ impl Searcher {
         v6.retain(|seen| seen.place == Place::AllOfV6);
         search_in(Path::new("/proc"), &self.wanted, &inodes(&v6))
     }
-}
-
-/// Searches once.
-pub fn search(wanted: &Wanted) -> Found {
-    Searcher::new(wanted.clone()).search()
 }
 
 /// Searches a proc file system. `v6_only`: the inodes of our network namespace's sockets that take no IPv4.

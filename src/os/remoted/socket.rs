@@ -10,9 +10,7 @@ pub(super) const SOCKETS_MAX: usize = 256;
 pub struct PortSocket {
     /// The network namespace in which it was seen.
     pub(super) namespace: Namespace,
-    /// Its figures.
     pub(super) socket: Socket,
-    /// The addresses that it is bound to.
     pub(super) place: Place,
 }
 
@@ -21,7 +19,6 @@ pub struct PortSocket {
 pub(super) enum Namespace {
     /// The server's.
     Ours,
-    /// The network namespace of the process with this id.
     OfProcess(u32),
 }
 
@@ -34,4 +31,8 @@ pub(super) enum Family {
 
 impl Family {
     pub(super) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
+pub(super) fn inodes(sockets: &[PortSocket]) -> Vec<u64> {
+    sockets.iter().map(|seen| seen.socket.inode).collect()
 }

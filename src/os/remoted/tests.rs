@@ -27,6 +27,10 @@ fn ossec() -> Wanted {
     Wanted { port: PORT, addresses: Vec::new(), names: Names::default(), required: Vec::new() }
 }
 
+fn search(wanted: &Wanted) -> Found {
+    Searcher::new(wanted.clone()).search()
+}
+
 fn search_in(root: &Path, wanted: &Wanted) -> Found {
     search::search_in(root, wanted, &[])
 }

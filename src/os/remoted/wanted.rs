@@ -47,12 +47,10 @@ impl Names {
     }
 }
 
-/// The analysis daemon that belongs to a process with the name `comm`.
 pub(super) fn companion_of(comm: &[u8]) -> Option<&'static str> {
     COMPANIONS.iter().find(|(remoted, _)| is_named(comm, remoted)).map(|(_, companion)| *companion)
 }
 
-/// Whether `comm` is the name of an analysis daemon.
 pub(super) fn is_companion(comm: &[u8]) -> bool {
     COMPANIONS.iter().any(|(_, companion)| is_named(comm, companion))
 }

@@ -14,14 +14,12 @@ pub type Cause = Box<dyn StdError + Send + Sync>;
 
 /// How the thread of this name has ended: an error, if nobody had told it to stop.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum Ended {
-    /// It was told to stop.
     #[error("the thread {0} ended unexpectedly")]
     Stopped(&'static str),
-    /// It could not go on.
     #[error("{0}: {1}")]
     Failed(&'static str, #[source] Cause),
-    /// It panicked.
     #[error("the thread {0} ended unexpectedly")]
     Panicked(&'static str),
 }

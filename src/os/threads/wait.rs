@@ -10,16 +10,12 @@ use thiserror::Error;
 
 /// The token under which a thread's doorbell shows among its sockets.
 pub const DOORBELL: Token = Token(usize::MAX);
+
 /// Wakes a thread that waits for sockets.
 #[derive(Clone, Debug)]
 pub struct Doorbell(Arc<Waker>);
 
 impl Doorbell {
-    /// A doorbell for the thread that will wait with `poll`. Fails if the system has no descriptor for it.
-    pub fn new(poll: &Poll) -> io::Result<Self> {
-        Waker::new(poll.registry(), DOORBELL).map(|waker| Self(Arc::new(waker)))
-    }
-
     /// Rings. Rings before the thread looks again count as one.
     pub fn ring(&self) {
         if let Err(error) = self.0.wake() {
@@ -49,7 +45,7 @@ impl Wait {
     /// `events_max` sockets at once; the others come with the next wait.
     pub fn new(what: &'static str, events_max: usize) -> io::Result<(Self, Doorbell)> {
         let poll = Poll::new()?;
-        let bell = Doorbell::new(&poll)?;
+        let bell = Doorbell(Arc::new(Waker::new(poll.registry(), DOORBELL)?));
         Ok((Self { what, poll, events: Events::with_capacity(events_max) }, bell))
     }
 

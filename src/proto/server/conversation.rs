@@ -91,44 +91,23 @@ pub enum Access {
 }
 
 /// An offence of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the texts say it")]
 pub enum Garbage {
-    /// Bytes that do not parse.
-    Wire(WireError),
-    /// A frame before the greeting.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("a frame before the greeting")]
     Ungreeted,
-    /// The greeting of another version of the protocol.
+    #[error("this server speaks version {VERSION} of the protocol, not {0}")]
     Version(u16),
-    /// A greeting without the key that this server has.
+    #[error("this server wants a key (--psk-file)")]
     KeyWanted,
-    /// A frame that no client sends.
+    #[error("a frame that no client sends")]
     NotOfClients,
-    /// More heartbeats without an answer than any client sends.
+    #[error("more heartbeats than any client sends")]
     TooMany,
-    /// Datagrams that violate the stream's rules.
+    #[error(transparent)]
     Datagrams(Offence),
-}
-
-impl std::fmt::Display for Garbage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Wire(error) => error.fmt(f),
-            Self::Ungreeted => f.write_str("a frame before the greeting"),
-            Self::Version(version) => {
-                write!(f, "this server speaks version {VERSION} of the protocol, not {version}")
-            }
-            Self::KeyWanted => f.write_str("this server wants a key (--psk-file)"),
-            Self::NotOfClients => f.write_str("a frame that no client sends"),
-            Self::TooMany => f.write_str("more heartbeats than any client sends"),
-            Self::Datagrams(offence) => offence.fmt(f),
-        }
-    }
-}
-
-impl From<WireError> for Garbage {
-    fn from(error: WireError) -> Self {
-        Self::Wire(error)
-    }
 }
 
 impl Conversation {

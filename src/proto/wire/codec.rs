@@ -10,28 +10,20 @@ pub const FRAME_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 512;
 
 /// The bytes of the length in front of a frame.
 pub(super) const LENGTH_BYTES: usize = 4;
+
 /// Why a peer's bytes do not parse; the connection is to be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// A frame is longer than [`FRAME_BYTES_MAX`], or empty; the length it claims, in bytes.
+    #[error("a frame of {0} bytes: not this protocol")]
     Length(u32),
-    /// A `Hello` without our magic number: another protocol.
+    /// A `Hello` without our magic number.
+    #[error("a greeting of another protocol")]
     Foreign,
     /// Datagrams that end in the middle, or whose numbers are out of order.
+    #[error("garbled datagrams")]
     Datagrams,
 }
-
-impl std::fmt::Display for WireError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Length(bytes) => write!(f, "a frame of {bytes} bytes: not this protocol"),
-            Self::Foreign => f.write_str("a greeting of another protocol"),
-            Self::Datagrams => f.write_str("garbled datagrams"),
-        }
-    }
-}
-
-impl std::error::Error for WireError {}
 
 /// Reads fields off a body; a missing field is zero.
 pub(super) struct Fields<'a>(&'a [u8]);

@@ -110,7 +110,7 @@ impl Connections {
             let _ = newcomer.framed.send(&Frame::Refusal(Refusal { text }));
             return;
         }
-        match poll.registry().register(&mut newcomer.framed, token, Interest::READABLE | Interest::WRITABLE) {
+        match newcomer.framed.watch(poll.registry(), token) {
             Ok(()) => {
                 self.by_id.insert(token.0 as ConnectionId, newcomer);
                 self.strangers.note(address);

@@ -53,7 +53,7 @@ impl Watch {
     pub(in crate::server) fn new(wanted: Wanted, ask_search: Sender<()>, founds: Receiver<Found>) -> Self {
         Self {
             inspector: Inspector::new(wanted),
-            backlog: Backlog::new(),
+            backlog: Backlog::default(),
             found: Found::default(),
             ask_search,
             founds,

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::os::remoted::diag::collect;
-use ossec_broker::os::remoted::proc::{Row, RunState, Stat, rows, socket_link, stat};
+use ossec_broker::os::remoted::proc::{Row, RunState, rows, socket_link, stat};
 use ossec_broker_fuzz::Plan;
 
 const ROW: &[u8] =
@@ -50,9 +50,9 @@ fn table(text: &[u8]) {
 }
 
 fn process(text: &[u8]) {
-    let _ = stat(text).map(Stat::run_state);
+    let _ = stat(text);
     let named = stat(&[b"4024 (", text, STAT_REST].concat()).expect("any name will do");
-    assert_eq!(named.run_state(), RunState::Running);
+    assert_eq!(named.run_state, RunState::Running);
     assert_eq!(Some(named), stat(&[b"4024 (cat", STAT_REST].concat()));
 }
 

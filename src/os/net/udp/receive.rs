@@ -12,10 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, getsockopt, recvmmsg};
 use nix::{cmsg_space, getsockopt_impl, sockopt_impl};
 
-sockopt_impl!(
-    /// Memory figures of a socket; the ninth counts drops.
-    MemInfo, GetOnly, libc::SOL_SOCKET, libc::SO_MEMINFO, [u32; 9]
-);
+sockopt_impl!(MemInfo, GetOnly, libc::SOL_SOCKET, libc::SO_MEMINFO, [u32; 9]);
 const MEMINFO_DROPS: usize = 8;
 
 /// Datagrams read with one system call, each into a slot of the largest size: 64 brought nothing when measured.
@@ -91,12 +88,8 @@ impl Inbox {
 
     /// The datagrams of the newest batch.
     pub fn iter(&self) -> impl Iterator<Item = Received<'_>> {
-        let bytes = |place: &Range<usize>| &self.slots[place.clone()];
-        self.arrivals.iter().map(move |(from, local, place)| Received {
-            from: *from,
-            local: *local,
-            bytes: bytes(place),
-        })
+        let datagrams = self.arrivals.iter().cloned();
+        datagrams.map(|(from, local, place)| Received { from, local, bytes: &self.slots[place] })
     }
 }
 

@@ -1,7 +1,5 @@
 //! Sending: batches of datagrams, and reports of refused ones.
 
-use std::error::Error;
-use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -13,33 +11,18 @@ use nix::sys::socket::{
 };
 
 /// Why datagrams could not be sent.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// The system says `EMSGSIZE`: this datagram is larger than it can send, or a router has thrown an earlier one
     /// away for its size.
+    #[error(transparent)]
     Unsendable(io::Error),
     /// The system's buffers are full. That passes.
+    #[error("the system has no room")]
     Busy,
     /// Anything else: no route, an address that is gone, or an earlier datagram was refused. All of it may pass.
+    #[error(transparent)]
     Refused(io::Error),
-}
-
-impl fmt::Display for SendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unsendable(error) | Self::Refused(error) => error.fmt(f),
-            Self::Busy => f.write_str("the system has no room"),
-        }
-    }
-}
-
-impl Error for SendError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Unsendable(error) | Self::Refused(error) => Some(error),
-            Self::Busy => None,
-        }
-    }
 }
 
 impl From<Errno> for SendError {

@@ -28,21 +28,10 @@ pub enum RunState {
 /// The fields of `/proc/PID/stat` that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// One letter, as in proc_pid_stat(5).
-    state: u8,
+    /// What the letter of the state means, as in proc_pid_stat(5).
+    pub run_state: RunState,
     /// When the process started, in clock ticks since boot.
     pub(super) start_ticks: u64,
-}
-
-impl Stat {
-    /// The meaning of the state. A zombie's sockets are closed already.
-    pub fn run_state(self) -> RunState {
-        match self.state {
-            b'Z' | b'X' | b'x' => RunState::Gone,
-            b'T' | b't' => RunState::Stopped,
-            _ => RunState::Running,
-        }
-    }
 }
 
 /// Parses `/proc/PID/stat`. The name may hold spaces and parentheses, but no `)` follows the one that ends it.
@@ -50,9 +39,13 @@ pub fn stat(text: &[u8]) -> Option<Stat> {
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text[name_end + 1..].split(u8::is_ascii_whitespace).filter(|field| !field.is_empty());
     // The state is field 3, the start time field 22.
-    let state = *fields.next()?.first()?;
-    let start_ticks = decimal(fields.nth(18)?)?;
-    Some(Stat { state, start_ticks })
+    let run_state = match fields.next()?.first()? {
+        // A zombie's sockets are closed already.
+        b'Z' | b'X' | b'x' => RunState::Gone,
+        b'T' | b't' => RunState::Stopped,
+        _ => RunState::Running,
+    };
+    Some(Stat { run_state, start_ticks: decimal(fields.nth(18)?)? })
 }
 
 /// A line of `/proc/net/udp` or `/proc/net/udp6`.
@@ -62,10 +55,7 @@ pub struct Row {
     address: IpAddr,
     port: u16,
     state: u8,
-    /// Bytes of buffer in use, without those that the kernel has yet to give back.
-    rx_queue: u64,
-    inode: u64,
-    drops: u32,
+    socket: Socket,
 }
 
 impl Row {
@@ -76,8 +66,7 @@ impl Row {
 
     /// The socket in a table of `namespace`: without the size of its buffer, and bound to `::` taken for dual-stack.
     pub(super) fn seen_in(self, namespace: Namespace) -> PortSocket {
-        let socket = Socket { inode: self.inode, rx_queue: self.rx_queue, drops: self.drops, buffer: None };
-        PortSocket { namespace, socket, place: Place::of(self.address, false) }
+        PortSocket { namespace, socket: self.socket, place: Place::of(self.address, false) }
     }
 }
 
@@ -95,16 +84,16 @@ fn row(line: &[u8]) -> Option<Row> {
     let (_, rx_queue) = fields.next()?.split_once(':')?;
     let inode = fields.nth(4)?;
     let drops: i64 = fields.nth(2)?.parse().ok()?;
-    Some(Row {
-        address: address_of(address)?,
-        port: u16::from_str_radix(port, 16).ok()?,
-        state: u8::from_str_radix(state, 16).ok()?,
-        // An int of the kernel's: sums of it cannot overflow.
-        rx_queue: u32::from_str_radix(rx_queue, 16).ok()?.into(),
+    let socket = Socket {
         inode: inode.parse().ok()?,
+        // Without the bytes that the kernel has yet to give back. It is an int: sums of it cannot overflow.
+        rx_queue: u32::from_str_radix(rx_queue, 16).ok()?.into(),
         // Older kernels print the counter with a sign once it has passed 2^31.
         drops: u32::try_from(drops & i64::from(u32::MAX)).ok()?,
-    })
+        buffer: None,
+    };
+    let (port, state) = (u16::from_str_radix(port, 16).ok()?, u8::from_str_radix(state, 16).ok()?);
+    Some(Row { address: address_of(address)?, port, state, socket })
 }
 
 /// An address as words of 32 bits in hexadecimal, each in the byte order of this machine.
@@ -126,7 +115,6 @@ pub fn socket_link(target: &OsStr) -> Option<u64> {
     decimal(target.as_bytes().strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
 }
 
-/// A decimal number.
 pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     str::from_utf8(digits).ok()?.parse().ok()
 }

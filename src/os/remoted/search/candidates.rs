@@ -10,7 +10,6 @@ use crate::proto::server::judge::Owner;
 /// Most processes of one name that are looked at: OSSEC runs one for each `<remote>` entry.
 pub(in crate::os::remoted) const PROCESSES_MAX: usize = 64;
 
-/// A name to look for.
 #[derive(Debug)]
 enum Sought<'a> {
     Name(&'a str),
@@ -31,7 +30,6 @@ impl<'a> Sought<'a> {
     }
 }
 
-/// A living process whose name matters.
 #[derive(Debug)]
 pub(super) struct Candidate {
     comm: Vec<u8>,
@@ -42,7 +40,6 @@ pub(super) struct Candidate {
     required: Vec<usize>,
 }
 
-/// The candidates of one search.
 #[derive(Debug)]
 pub(super) struct Candidates<'a> {
     proc: &'a Proc,
@@ -50,7 +47,6 @@ pub(super) struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    /// Walks over all processes.
     pub(super) fn find(proc: &'a Proc, wanted: &Wanted) -> Self {
         let names = wanted.names.list();
         let accepted: Vec<Sought<'_>> = names.iter().map(Sought::new).collect();
@@ -81,7 +77,6 @@ impl<'a> Candidates<'a> {
         (0..wanted.required.len()).map(|at| self.beside(remoted, has(at))).collect()
     }
 
-    /// The analysis daemon that belongs to a remoted.
     pub(super) fn companion_of(&self, remoted: &Candidate) -> Companion {
         companion_of(&remoted.comm).map_or(Companion::NotExpected, |name| {
             let process = self.beside(Some(remoted), |candidate| is_named(&candidate.comm, name));

@@ -2,13 +2,12 @@
 
 use std::io::{self, ErrorKind};
 
-use super::super::proc::{Proc, READINGS};
-use super::super::socket::{Family, Namespace, PortSocket};
+use super::super::proc::Proc;
+use super::super::socket::{Family, Namespace, PortSocket, inodes};
 use super::super::wanted::Wanted;
 use super::candidates::Candidate;
 use crate::proto::server::judge::Places;
 
-/// The sockets on the port that a process of an accepted name owns.
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     pub(super) candidate: &'a Candidate,
@@ -29,7 +28,10 @@ impl<'a> Claim<'a> {
         let others = proc.shares_our_network(pid) != Some(true);
         let its = others.then(|| listed(proc, Namespace::OfProcess(pid), wanted.port).ok()).flatten();
         let its = its.unwrap_or_else(|| ours.to_vec());
-        let visible = merge(ours, &its);
+        let known = inodes(ours);
+        let further = its.iter().filter(|seen| !known.contains(&seen.socket.inode));
+        // Inodes are unique across network namespaces.
+        let visible: Vec<_> = ours.iter().chain(further).copied().collect();
         let (owned, proven) = owned(&visible, &its, proc.holds(pid, &inodes(&visible)));
         let sockets = narrowed(&owned, &visible, wanted);
         Self { candidate, is_elsewhere: sockets.is_empty() && !owned.is_empty(), sockets, proven, visible }
@@ -62,31 +64,11 @@ pub(in crate::os::remoted) fn owned(
     }
 }
 
-pub(super) fn inodes(sockets: &[PortSocket]) -> Vec<u64> {
-    sockets.iter().map(|seen| seen.socket.inode).collect()
-}
-
-/// All of `first`, and the sockets of `second` that are not among them. Inodes are unique across network namespaces.
-fn merge(first: &[PortSocket], second: &[PortSocket]) -> Vec<PortSocket> {
-    let known = inodes(first);
-    let further = second.iter().filter(|seen| !known.contains(&seen.socket.inode));
-    first.iter().chain(further).copied().collect()
-}
-
 /// The sockets on the port in one network namespace; an error where neither table can be read. One of them can be
 /// missing: there is no `udp6` without IPv6.
 pub(super) fn listed(proc: &Proc, namespace: Namespace, port: u16) -> io::Result<Vec<PortSocket>> {
-    let mut text = Vec::new();
-    let mut read = |family| -> io::Result<Vec<PortSocket>> {
-        let mut sockets = Vec::new();
-        for _ in 0..READINGS {
-            let seen: Vec<_> = proc.read_sockets(namespace, family, port, &mut text)?.collect();
-            sockets = merge(&sockets, &seen);
-        }
-        Ok(sockets)
-    };
-    match (read(Family::V4), read(Family::V6)) {
-        (Err(error), Err(_)) => Err(error),
-        (v4, v6) => Ok([v4.unwrap_or_default(), v6.unwrap_or_default()].concat()),
-    }
+    let (mut text, mut seen) = (Vec::new(), Vec::new());
+    let [v4, v6] =
+        Family::BOTH.map(|family| proc.read_sockets(namespace, family, port, &mut text, &mut seen, |_| false));
+    v4.or(v6).map(|()| seen)
 }

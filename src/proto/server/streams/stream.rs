@@ -13,28 +13,19 @@ use crate::proto::wire::{Ack, Data, DataItem, Frame, Resume, Session};
 pub(super) const DATAGRAM_COST_MAX: u64 = buffer_cost(DATAGRAM_BYTES_MAX);
 /// The most frames of one stream that may wait, however small.
 const QUEUED_MAX: usize = 16_384;
-/// An offence of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offence {
-    /// Datagrams on a connection that carries no stream.
-    Unattached,
-    /// Numbers that do not grow.
-    Order,
-    /// More datagrams than any window allows.
-    TooMuch,
-    /// A datagram of an agent that was not named.
-    Unnamed,
-}
 
-impl std::fmt::Display for Offence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unattached => "datagrams of no stream",
-            Self::Order => "datagrams out of their order",
-            Self::TooMuch => "more datagrams than it was allowed",
-            Self::Unnamed => "a datagram of an agent that was not named",
-        })
-    }
+/// An offence of a connection against the rules of its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the texts say it")]
+pub enum Offence {
+    #[error("datagrams of no stream")]
+    Unattached,
+    #[error("datagrams out of their order")]
+    Order,
+    #[error("more datagrams than it was allowed")]
+    TooMuch,
+    #[error("a datagram of an agent that was not named")]
+    Unnamed,
 }
 
 #[derive(Debug)]

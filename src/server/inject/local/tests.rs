@@ -4,7 +4,7 @@ use mio::Events;
 use mio::net::UdpSocket;
 
 use super::*;
-use crate::os::remoted::{Names, Wanted, search};
+use crate::os::remoted::{Names, Searcher, Wanted};
 use crate::proto::terms::SessionName;
 use crate::proto::wire::Session;
 
@@ -27,7 +27,8 @@ impl Stage {
         let remoted = net::bind_agent("127.0.0.1:0".parse().expect("an address"), 1 << 20).expect("a socket");
         let at = remoted.local_addr().expect("it is bound");
         let port = at.port();
-        let found = search(&Wanted { port, addresses: Vec::new(), names: Names::Any, required: Vec::new() });
+        let wanted = Wanted { port, addresses: Vec::new(), names: Names::Any, required: Vec::new() };
+        let found = Searcher::new(wanted).search();
         Self { remoted, at, found, poll: Poll::new().expect("descriptors"), inbox: Inbox::default() }
     }
 

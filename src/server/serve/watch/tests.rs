@@ -3,7 +3,7 @@ use std::net::UdpSocket;
 use crossbeam_channel::bounded;
 
 use super::*;
-use crate::os::remoted::{Names, search};
+use crate::os::remoted::{Names, Searcher};
 
 #[test]
 fn a_search_is_due_each_half_minute_and_soon_after_a_socket_has_come() {
@@ -17,7 +17,7 @@ fn a_search_is_due_each_half_minute_and_soon_after_a_socket_has_come() {
     let begun = net::now();
     watch.search(begun);
     asked.try_recv().expect("it searches");
-    found.send(search(&wanted)).expect("somebody listens");
+    found.send(Searcher::new(wanted.clone()).search()).expect("somebody listens");
     assert!(watch.take_found());
     assert!(watch.look(begun, &mut core, false).is_some());
     assert_eq!(core.judge().verdict(), Verdict::Up);
@@ -25,7 +25,7 @@ fn a_search_is_due_each_half_minute_and_soon_after_a_socket_has_come() {
         watch.look(begun + Duration::from_secs(after), &mut core, false);
         let searches = asked.try_recv().is_ok();
         if searches {
-            found.send(search(&wanted)).expect("somebody listens");
+            found.send(Searcher::new(wanted.clone()).search()).expect("somebody listens");
             assert!(watch.take_found());
         }
         searches

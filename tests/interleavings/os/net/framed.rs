@@ -149,6 +149,12 @@ impl Framed {
         true
     }
 
+    pub(crate) fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        World::here().step();
+        self.0.watch(registry, token);
+        Ok(())
+    }
+
     pub(crate) const fn stream(&self) -> &TcpStream {
         &self.0
     }

@@ -1,6 +1,6 @@
 //! The client's connection to the broker server, and the attempts to get a better one.
 
-use mio::{Interest, Token};
+use mio::Token;
 use ossec_broker::os::net::{self};
 use ossec_broker::proto::client::Transport;
 use ossec_broker::proto::client::link::Settings;
@@ -36,7 +36,7 @@ impl Client {
         };
         let begun = net::dial(ground.broker, self.source, None).and_then(|stream| {
             let mut peer = Peer::new(stream, ground.key.as_ref(), token, now);
-            ground.poll.registry().register(&mut peer.framed, token, Interest::READABLE | Interest::WRITABLE)?;
+            peer.framed.watch(ground.poll.registry(), token)?;
             Ok(peer)
         });
         // One that fails at once is tried again like one that fails later.

@@ -30,9 +30,7 @@ fn a_table_is_read_with_hexadecimal_queue_and_decimal_drops() {
         address: address.parse().expect("is an address"),
         port,
         state,
-        rx_queue,
-        inode,
-        drops,
+        socket: Socket { inode, rx_queue, drops, buffer: None },
     };
     assert_eq!(
         rows(UDP.as_bytes()).collect::<Vec<_>>(),
@@ -58,7 +56,7 @@ fn a_counter_of_drops_past_two_to_the_31_is_read_with_and_without_a_sign() {
         [("4294967295", u32::MAX), ("-1", u32::MAX), ("-2147483648", 1 << 31), ("2147483647", i32::MAX as u32)]
     {
         let table = UDP.replace(" 44  ", &format!(" {text}  "));
-        assert_eq!(rows(table.as_bytes()).next().map(|row| row.drops), Some(drops));
+        assert_eq!(rows(table.as_bytes()).next().map(|row| row.socket.drops), Some(drops));
     }
 }
 
@@ -75,10 +73,10 @@ fn lines_that_make_no_sense_are_left_out() {
 
 #[test]
 fn a_process_may_have_any_name() {
-    assert_eq!(stat(STAT.as_bytes()), Some(Stat { state: b'R', start_ticks: 91_034 }));
+    assert_eq!(stat(STAT.as_bytes()), Some(Stat { run_state: RunState::Running, start_ticks: 91_034 }));
     for name in ["(cat) R 1 2", ") Z 0 (", "a b\tc\n", "", "))))", "\u{fffd}"] {
         let text = STAT.replace("(cat)", &format!("({name})"));
-        assert_eq!(stat(text.as_bytes()), Some(Stat { state: b'R', start_ticks: 91_034 }), "{name:?}");
+        assert_eq!(stat(text.as_bytes()), Some(Stat { run_state: RunState::Running, start_ticks: 91_034 }), "{name:?}");
     }
 }
 
@@ -92,7 +90,10 @@ fn a_stat_cut_short_is_none() {
 
 #[test]
 fn every_state_of_a_process_has_its_meaning() {
-    let run_state = |state| Stat { state, start_ticks: 0 }.run_state();
+    let run_state = |state: u8| {
+        let text = STAT.replace(" R ", &format!(" {} ", char::from(state)));
+        stat(text.as_bytes()).expect("it is whole").run_state
+    };
     assert!(b"RSDIWKP".iter().all(|&state| run_state(state) == RunState::Running));
     assert!(b"Tt".iter().all(|&state| run_state(state) == RunState::Stopped));
     assert!(b"ZXx".iter().all(|&state| run_state(state) == RunState::Gone));
