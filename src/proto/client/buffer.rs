@@ -458,8 +458,10 @@ impl Buffer {
         if let Some(spare) = self.spare.take_if(|spare| spare.capacity() >= span) {
             return Some(spare);
         }
-        let mut data = Vec::new();
-        data.try_reserve_exact(self.chunk_bytes.max(span)).ok()?;
+        let (bytes, mut data) = (self.chunk_bytes.max(span), Vec::new());
+        // Asked for with the chunk and given back at once: when this fails, other threads still get what they need.
+        data.try_reserve_exact(bytes + SPARED_BYTES).ok()?;
+        data.shrink_to(bytes);
         Some(data)
     }
 
