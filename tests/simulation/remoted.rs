@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use ossec_broker::proto::cost::buffer_cost;
-use ossec_broker::proto::server::judge::{self, Owner, Places, Presence, Sample};
+use ossec_broker::proto::server::judge::{self, Bindings, Presence, Process, Sample};
 
 use crate::plan::MS;
 
@@ -73,11 +73,11 @@ pub(crate) struct Remoted {
     born: u64,
     counters: Vec<u64>,
     /// Where it receives.
-    places: Places,
+    bindings: Bindings,
 }
 
 impl Remoted {
-    pub(crate) fn new(agents: usize, sockets: usize, places: Places) -> Self {
+    pub(crate) fn new(agents: usize, sockets: usize, bindings: Bindings) -> Self {
         Self {
             alive: true,
             stopped: false,
@@ -86,7 +86,7 @@ impl Remoted {
             life: 1,
             born: 0,
             counters: vec![0; agents],
-            places,
+            bindings,
         }
     }
 
@@ -172,7 +172,7 @@ impl Remoted {
                 age: None,
                 companion: None,
                 missing: None,
-                places: Some(self.places.clone()),
+                bindings: Some(self.bindings.clone()),
             };
         }
         let sockets = self.sockets.iter().enumerate();
@@ -183,7 +183,7 @@ impl Remoted {
             buffer: Some(BUFFER),
         });
         let age = if self.life == 1 { Duration::from_hours(1) } else { Duration::from_nanos(now - self.born) };
-        let owners = vec![Owner { pid: 100 + self.life as u32, start_ticks: self.born / (10 * MS) }];
+        let owners = vec![Process { pid: 100 + self.life as u32, start_ticks: self.born / (10 * MS) }];
         Sample {
             presence,
             sockets: sockets.collect(),
@@ -191,7 +191,7 @@ impl Remoted {
             age: Some(age),
             companion: None,
             missing: None,
-            places: Some(self.places.clone()),
+            bindings: Some(self.bindings.clone()),
         }
     }
 }

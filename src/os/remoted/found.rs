@@ -5,31 +5,31 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 use super::socket::{Namespace, PortSocket, SOCKETS_MAX};
-use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample};
+use crate::proto::server::judge::{Binding, Bindings, Presence, Process, Sample};
 use crate::proto::terms::Receives;
 
 /// The outcome of a search, at which `Inspector::sample` then looks. The default is "nothing searched yet".
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// The processes with the sockets among their descriptors, in order.
-    pub(super) owners: Vec<Owner>,
+    pub(super) owners: Vec<Process>,
     /// Processes that count as owners by name and port, because their descriptors may not be read; in order.
-    pub(super) assumed: Vec<Owner>,
+    pub(super) assumed: Vec<Process>,
     /// Processes of an accepted name without a socket on the port.
-    pub(super) bare: Vec<Owner>,
+    pub(super) bare: Vec<Process>,
     /// Processes of an accepted name with sockets on the port, none of which receives at a wanted address.
-    pub(super) elsewhere: Vec<Owner>,
+    pub(super) elsewhere: Vec<Process>,
     /// The inodes of the sockets that qualify, each once, and the network namespace in which each is looked at.
     pub(super) watched: Vec<(Namespace, u64)>,
     /// The inodes of all sockets on the port that the search saw, whoever has them.
     pub(super) known: Vec<u64>,
     /// Where the sockets of our network namespace receive, as the newest look shows them.
-    pub(super) places: Places,
+    pub(super) bindings: Bindings,
     /// No process was looked for: `Names::Any`.
     pub(super) port_alone: bool,
     pub(super) companion: Companion,
     /// The process with each name of `Wanted::required`, in its order.
-    pub(super) required: Vec<Option<Owner>>,
+    pub(super) required: Vec<Option<Process>>,
     /// The owners cannot all belong to one OSSEC.
     pub(super) scattered: bool,
     /// The receive buffer of a socket that asks for none; stands in where a table does not tell.
@@ -43,7 +43,7 @@ pub(super) enum Companion {
     #[default]
     NotExpected,
     Missing,
-    Seen(Owner),
+    Seen(Process),
 }
 
 /// Why a datagram to an address of this host does not reach remoted.
@@ -91,14 +91,14 @@ impl Found {
     }
 
     /// The proven owners, then the assumed ones.
-    pub(super) fn all_owners(&self) -> impl Iterator<Item = &Owner> {
+    pub(super) fn all_owners(&self) -> impl Iterator<Item = &Process> {
         self.owners.iter().chain(&self.assumed)
     }
 
     /// Keeps where the sockets receive.
-    pub fn note_places(&mut self, sample: &Sample) {
-        if let Some(places) = &sample.places {
-            self.places.clone_from(places);
+    pub fn note_bindings(&mut self, sample: &Sample) {
+        if let Some(bindings) = &sample.bindings {
+            self.bindings.clone_from(bindings);
         }
     }
 
@@ -107,10 +107,10 @@ impl Found {
         if self.qualifies() && !self.is_at_home() {
             return Err(Unreachable::Container);
         }
-        self.places.receive_at(target).map_err(|instead| match (instead, self.places.remoted.first()) {
+        self.bindings.receive_at(target).map_err(|instead| match (instead, self.bindings.remoted.first()) {
             (Receives::Ipv4Alone, _) => Unreachable::Ipv4Alone,
             (Receives::Ipv6Alone, _) => Unreachable::Ipv6Alone,
-            (Receives::Elsewhere, Some(Place::One(address))) => Unreachable::At(*address),
+            (Receives::Elsewhere, Some(Binding::One(address))) => Unreachable::At(*address),
             (Receives::Elsewhere, _) => Unreachable::Stranger,
             (Receives::Nowhere, _) => Unreachable::NoSocket,
         })
@@ -126,7 +126,7 @@ impl Found {
             owners: Vec::new(),
             assumed: Vec::new(),
             watched: Vec::new(),
-            places: Places::default(),
+            bindings: Bindings::default(),
             companion: Companion::NotExpected,
             scattered: false,
             ..self
@@ -148,11 +148,11 @@ impl Found {
         self.watched.contains(&(seen.namespace, seen.socket.inode))
     }
 
-    pub(super) fn places_of(&self, sockets: &[PortSocket]) -> Places {
+    pub(super) fn bindings_of(&self, sockets: &[PortSocket]) -> Bindings {
         let ours = sockets.iter().filter(|seen| seen.namespace == Namespace::Ours);
         let (remoted, strangers): (Vec<_>, Vec<_>) = ours.partition(|seen| self.watches(seen));
-        let places = |sockets: Vec<&PortSocket>| sockets.iter().map(|seen| seen.place).collect();
-        Places { remoted: places(remoted), strangers: places(strangers) }
+        let bindings = |sockets: Vec<&PortSocket>| sockets.iter().map(|seen| seen.binding).collect();
+        Bindings { remoted: bindings(remoted), strangers: bindings(strangers) }
     }
 
     pub(super) fn know(&mut self, sockets: &[PortSocket]) {

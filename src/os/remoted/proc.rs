@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX};
-use crate::proto::server::judge::Owner;
+use crate::proto::server::judge::Process;
 use parse::decimal;
 pub use parse::{Row, RunState, Stat, rows, socket_link, stat};
 
@@ -70,13 +70,13 @@ impl Proc {
     }
 
     /// The process that has this id; `None` if there is none or it is dead.
-    pub(super) fn process(&self, pid: u32) -> Option<Owner> {
+    pub(super) fn process(&self, pid: u32) -> Option<Process> {
         let stat = self.stat(pid)?;
-        (stat.run_state != RunState::Gone).then_some(Owner { pid, start_ticks: stat.start_ticks })
+        (stat.run_state != RunState::Gone).then_some(Process { pid, start_ticks: stat.start_ticks })
     }
 
     /// Whether a process that was seen before still runs.
-    pub(super) fn run_state(&self, process: Owner) -> RunState {
+    pub(super) fn run_state(&self, process: Process) -> RunState {
         let stat = self.stat(process.pid).filter(|stat| stat.start_ticks == process.start_ticks);
         stat.map_or(RunState::Gone, |stat| stat.run_state)
     }

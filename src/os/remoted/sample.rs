@@ -11,7 +11,7 @@ use super::found::{Companion, Found};
 use super::proc::{Proc, RunState};
 use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX};
 use super::wanted::Wanted;
-use crate::proto::server::judge::{Owner, Presence, Sample, Socket};
+use crate::proto::server::judge::{Presence, Process, Sample, Socket};
 
 /// Milliseconds in a clock tick of `/proc/PID/stat`: USER_HZ, which the kernel shows to programs whatever its own HZ,
 /// is 100 on all systems that Rust's standard library runs on.
@@ -66,10 +66,10 @@ impl Inspector {
 
     fn look(&mut self, found: &Found) -> Sample {
         let states = found.all_owners().map(|&owner| (owner, self.proc.run_state(owner)));
-        let owners: Vec<(Owner, RunState)> = states.filter(|(_, state)| *state != RunState::Gone).collect();
+        let owners: Vec<(Process, RunState)> = states.filter(|(_, state)| *state != RunState::Gone).collect();
         let owned = !owners.is_empty() || found.port_alone;
         let seen = self.sockets(found);
-        let places = (owned && found.is_at_home()).then(|| found.places_of(&seen));
+        let bindings = (owned && found.is_at_home()).then(|| found.bindings_of(&seen));
         let (watched, others): (Vec<_>, Vec<_>) = seen.into_iter().partition(|seen| found.watches(seen));
         let is_known = |seen: &PortSocket| found.known.contains(&seen.socket.inode);
         // Beyond the limit a search does not keep them apart either.
@@ -100,7 +100,7 @@ impl Inspector {
             owners: owners.iter().map(|(owner, _)| *owner).filter(|owner| found.owners.contains(owner)).collect(),
             companion: self.companion(found),
             missing: self.missing(found),
-            places,
+            bindings,
         }
     }
 
@@ -120,11 +120,11 @@ impl Inspector {
         Some(name.clone())
     }
 
-    fn any_lives(&self, processes: &[Owner]) -> bool {
+    fn any_lives(&self, processes: &[Process]) -> bool {
         processes.iter().any(|process| self.lives(process))
     }
 
-    fn lives(&self, process: &Owner) -> bool {
+    fn lives(&self, process: &Process) -> bool {
         self.proc.run_state(*process) != RunState::Gone
     }
 

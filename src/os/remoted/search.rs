@@ -10,7 +10,7 @@ use super::found::{Companion, Found};
 use super::proc::{Proc, Surroundings};
 use super::socket::{Family, Namespace, PortSocket, inodes};
 use super::wanted::{Names, Wanted};
-use crate::proto::server::judge::Place;
+use crate::proto::server::judge::Binding;
 use candidates::Candidates;
 use claim::{Claim, listed, narrowed};
 
@@ -33,7 +33,7 @@ impl Searcher {
         let mut v6 = Vec::new();
         // A socket that the kernel does not tell of counts as dual-stack.
         self.diag.dump(Family::V6, &mut v6);
-        v6.retain(|seen| seen.place == Place::AllOfV6);
+        v6.retain(|seen| seen.binding == Binding::AllOfV6);
         search_in(Path::new("/proc"), &self.wanted, &inodes(&v6))
     }
 }
@@ -43,7 +43,7 @@ pub(super) fn search_in(root: &Path, wanted: &Wanted, v6_only: &[u64]) -> Found 
     let proc = Proc::at(root);
     let mut ours = listed(&proc, Namespace::Ours, wanted.port).unwrap_or_default();
     for seen in ours.iter_mut().filter(|seen| v6_only.contains(&seen.socket.inode)) {
-        seen.place = Place::AllOfV6;
+        seen.binding = Binding::AllOfV6;
     }
     let candidates = Candidates::find(&proc, wanted);
     let mut found = Found { buffer_default_bytes: proc.rmem_default_bytes(), ..Found::default() };
@@ -60,7 +60,7 @@ pub(super) fn search_in(root: &Path, wanted: &Wanted, v6_only: &[u64]) -> Found 
         found.companion = remoted.map_or(Companion::NotExpected, |remoted| candidates.companion_of(remoted));
         found.required = candidates.required(wanted, remoted);
     }
-    found.places = found.places_of(&ours);
+    found.bindings = found.bindings_of(&ours);
     found
 }
 

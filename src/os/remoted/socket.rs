@@ -1,6 +1,6 @@
 //! A socket on remoted's port, and where it is listed.
 
-use crate::proto::server::judge::{Place, Socket};
+use crate::proto::server::judge::{Binding, Socket};
 
 /// Most sockets on the port that are read from one table: remoted has one, a group of SO_REUSEPORT one for each core.
 pub(super) const SOCKETS_MAX: usize = 256;
@@ -11,7 +11,7 @@ pub struct PortSocket {
     /// The network namespace in which it was seen.
     pub(super) namespace: Namespace,
     pub(super) socket: Socket,
-    pub(super) place: Place,
+    pub(super) binding: Binding,
 }
 
 /// A network namespace, whose tables of sockets are read.

@@ -4,7 +4,7 @@ use super::search::candidates::PROCESSES_MAX;
 use super::socket::{Namespace, SOCKETS_MAX};
 use super::wanted::{companion_of, is_named};
 use super::*;
-use crate::proto::server::judge::{Owner, Place, Places, Presence, Sample, Socket};
+use crate::proto::server::judge::{Binding, Bindings, Presence, Process, Sample, Socket};
 
 mod company;
 pub(super) mod garbled;
@@ -55,8 +55,8 @@ fn usual() -> Tree {
     tree
 }
 
-fn owner(pid: u32) -> Owner {
-    Owner { pid, start_ticks: u64::from(pid) }
+fn owner(pid: u32) -> Process {
+    Process { pid, start_ticks: u64::from(pid) }
 }
 
 fn wanted(port: u16, names: &[&str]) -> Wanted {

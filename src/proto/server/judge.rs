@@ -22,11 +22,11 @@
 //! each socket has reached its target, or was seen empty. Then F is the bytes that had come in by the checkpoint, the
 //! queue is the bytes that came in since, and the next checkpoint begins.
 
-mod places;
+mod bindings;
 #[cfg(test)]
 mod tests;
 
-pub use places::{Place, Places};
+pub use bindings::{Binding, Bindings};
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -73,7 +73,7 @@ pub struct Socket {
 
 /// A process that owns a qualifying socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Owner {
+pub struct Process {
     /// Process id.
     pub pid: u32,
     /// When it started, in clock ticks since boot; this distinguishes a reused process id.
@@ -89,7 +89,7 @@ pub struct Sample {
     pub sockets: Vec<Socket>,
     /// The owners of the sockets, sorted. It is empty where owners cannot be known (`--process any`, `/proc/PID/fd`
     /// not readable).
-    pub owners: Vec<Owner>,
+    pub owners: Vec<Process>,
     /// How long ago the youngest owner started; `None` where unknown.
     pub age: Option<Duration>,
     /// Whether the analysis daemon that belongs to remoted is there; `None` where none belongs to it.
@@ -97,7 +97,7 @@ pub struct Sample {
     /// The first `--require` name that no running process has.
     pub missing: Option<String>,
     /// Where the sockets receive; `None` where that is unknown: in another network namespace, a container.
-    pub places: Option<Places>,
+    pub bindings: Option<Bindings>,
 }
 
 /// Packets that came in, or were sent over loopback, and have not reached a socket.
@@ -120,7 +120,7 @@ pub struct Judge {
     companion_seen: bool,
     verdict: Verdict,
     read: u64,
-    places: Option<Places>,
+    bindings: Option<Bindings>,
 }
 
 #[derive(Debug)]
@@ -207,13 +207,13 @@ impl Judge {
             companion_seen: false,
             verdict: Verdict::NoProcess(Port::Free),
             read: 0,
-            places: None,
+            bindings: None,
         }
     }
 
     /// Takes in a sample. The verdict then holds for this moment.
     pub fn handle_sample(&mut self, now: Time, sample: &Sample) {
-        self.places.clone_from(&sample.places);
+        self.bindings.clone_from(&sample.bindings);
         self.verdict = match sample.presence {
             Presence::NoProcess => self.absent(Verdict::NoProcess(Port::Free)),
             Presence::Taken => self.absent(Verdict::NoProcess(Port::Taken)),
@@ -241,9 +241,9 @@ impl Judge {
     /// The verdict for a client whose datagrams arrive at this address of the server's host, if that is known. remoted
     /// may receive at other addresses alone.
     pub fn verdict_at(&self, destination: Option<IpAddr>) -> Verdict {
-        match (self.verdict, &self.places, destination) {
+        match (self.verdict, &self.bindings, destination) {
             (Verdict::NoProcess(_) | Verdict::NoSocket(_), _, _) => self.verdict,
-            (_, Some(places), Some(at)) => places.receive_at(at).map_or_else(Verdict::NoSocket, |()| self.verdict),
+            (_, Some(bindings), Some(at)) => bindings.receive_at(at).map_or_else(Verdict::NoSocket, |()| self.verdict),
             (_, _, _) => self.verdict,
         }
     }

@@ -26,11 +26,11 @@
 //! This room does no input or output and reads no clock.
 
 mod kept;
+mod schedule;
 mod steps;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 pub use stream::Offence;
 
@@ -41,9 +41,9 @@ use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{ConnectionId, Incarnation, Reading, StreamId};
 use crate::proto::time::Time;
 use crate::proto::wire::{Data, Frame, Session};
+use schedule::Schedule;
 use steps::{Span, Steps};
 use stream::{Injected, Stream};
-use turns::Turns;
 
 /// The most that one client may have sent without an acknowledgement, in bytes of buffer cost. It allows 5,000 small
 /// datagrams, or 50,000 a second over a path of 100 ms.
@@ -63,7 +63,7 @@ const STREAMS_MAX: usize = 16_384;
 pub struct Streams {
     by_id: HashMap<StreamId, Stream>,
     connections: HashMap<ConnectionId, StreamId>,
-    turns: Turns,
+    schedule: Schedule,
     steps: Steps,
     life: Incarnation,
     /// The connections with a frame to be sent.
@@ -111,7 +111,7 @@ impl Streams {
                 stream.connection.is_none() && !stream.has_nothing_left() && stream.address == address
             };
             let leaders = self.by_id.iter().filter(|(_, stream)| left(stream));
-            leaders.for_each(|(&leader, _)| self.turns.follow(id, leader));
+            leaders.for_each(|(&leader, _)| self.schedule.follow(id, leader));
         }
         let stream = self.by_id.entry(id).or_insert_with(|| Stream::new(now, address, once));
         (stream.address, stream.once) = (address, once);
@@ -131,7 +131,7 @@ impl Streams {
     /// waits already, they are discarded, so that short connections cannot fill the memory.
     pub fn handle_gone(&mut self, now: Time, connection: ConnectionId) {
         self.due.remove(&connection);
-        let crowded = self.waiting_cost > WINDOWS_TOTAL || self.turns.len() > WAITING_MAX;
+        let crowded = self.waiting_cost > WINDOWS_TOTAL || self.schedule.len() > WAITING_MAX;
         let Some(id) = self.connections.remove(&connection) else {
             return;
         };
@@ -166,7 +166,7 @@ impl Streams {
         let more = stream.handle_data(data)?;
         if more > 0 {
             self.waiting_cost += more;
-            self.turns.join(id);
+            self.schedule.join(id);
         }
         Ok(())
     }
@@ -187,7 +187,7 @@ impl Streams {
                         // The next epoch names the agents again, so only the numbers of this stream are kept.
                         stream.begin_epoch();
                     }
-                    self.turns.leave(*id);
+                    self.schedule.leave(*id);
                 }
             }
         }
@@ -264,7 +264,7 @@ impl Streams {
 
     /// The first `count` datagrams of the volley from [`Self::poll`] were injected. Returns their buffer cost.
     pub fn handle_injected(&mut self, count: usize) -> u64 {
-        let Some((id, _)) = self.turns.first() else {
+        let Some((id, _)) = self.schedule.first() else {
             return 0;
         };
         let Some(stream) = self.by_id.get_mut(&id) else {
@@ -280,7 +280,7 @@ impl Streams {
             sum += cost;
         }
         self.waiting_cost -= sum;
-        self.turns.handle_injected(injected);
+        self.schedule.handle_injected(injected);
         sum
     }
 
@@ -300,7 +300,7 @@ impl Streams {
 
     fn next_stream(&mut self) -> Option<(StreamId, usize)> {
         loop {
-            let (id, turn) = self.turns.first()?;
+            let (id, turn) = self.schedule.first()?;
             if let Some(stream) = self.by_id.get_mut(&id) {
                 if stream.settle() {
                     return Some((id, turn));
@@ -318,9 +318,9 @@ impl Streams {
     /// have been dropped.
     fn take_turns(&mut self, id: StreamId) {
         match self.by_id.get(&id) {
-            Some(stream) if stream.queued_cost > 0 => self.turns.join(id),
-            Some(stream) if !stream.kept.is_empty() => self.turns.rest(id),
-            Some(_) | None => self.turns.leave(id),
+            Some(stream) if stream.queued_cost > 0 => self.schedule.join(id),
+            Some(stream) if !stream.kept.is_empty() => self.schedule.rest(id),
+            Some(_) | None => self.schedule.leave(id),
         }
     }
 
@@ -379,7 +379,7 @@ impl Streams {
         let parted = self.by_id.iter().filter(|(_, stream)| stream.connection.is_none());
         if let Some((&id, _)) = parted.min_by_key(|(_, stream)| stream.parted) {
             self.waiting_cost -= self.by_id.remove(&id).map_or(0, |stream| stream.queued_cost);
-            self.turns.forget(id);
+            self.schedule.forget(id);
             // If the stream comes back, its numbers begin anew.
             self.steps.forget(id);
         }

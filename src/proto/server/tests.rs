@@ -1,7 +1,7 @@
 mod heartbeats;
 
 use super::*;
-use crate::proto::server::judge::{Owner, Presence, Socket};
+use crate::proto::server::judge::{Presence, Process, Socket};
 use crate::proto::terms::{Seq, SessionName};
 use crate::proto::wire::{Ack, DataItem};
 
@@ -16,11 +16,11 @@ fn sample(queue: u64, drops: u32) -> Sample {
     Sample {
         presence: Presence::Running,
         sockets: vec![Socket { inode: 1, rx_queue: queue, drops, buffer: Some(BUFFER) }],
-        owners: vec![Owner { pid: 7, start_ticks: 1 }],
+        owners: vec![Process { pid: 7, start_ticks: 1 }],
         age: Some(Duration::from_hours(1)),
         companion: None,
         missing: None,
-        places: None,
+        bindings: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the log says of remoted, and when: at each change. Pure.
 
 use crate::os::line::Line;
-use crate::proto::server::judge::{Judge, Owner, Sample};
+use crate::proto::server::judge::{Judge, Process, Sample};
 use crate::proto::terms::{Incarnation, Port, Reason, Verdict};
 
 #[derive(Debug, Default)]
@@ -10,7 +10,7 @@ pub(super) struct News {
     pub(super) verdict: Option<Verdict>,
     life: Incarnation,
     /// The owners of remoted's sockets when it was up.
-    owners: Vec<Owner>,
+    owners: Vec<Process>,
 }
 
 impl News {
@@ -39,7 +39,8 @@ impl News {
     /// `<remote>`.
     fn up(&mut self, judge: &Judge, sample: &Sample) -> Line {
         let before = std::mem::replace(&mut self.owners, sample.owners.clone());
-        let (left, gone): (Vec<Owner>, Vec<Owner>) = before.into_iter().partition(|owner| self.owners.contains(owner));
+        let (left, gone): (Vec<Process>, Vec<Process>) =
+            before.into_iter().partition(|owner| self.owners.contains(owner));
         let buffer = judge.buffer().map_or_else(|| "unknown".into(), |bytes| bytes.to_string());
         // Without the right to look, its processes are not known.
         let who = if self.owners.is_empty() { String::new() } else { format!("{}, ", processes(&self.owners)) };
@@ -55,7 +56,7 @@ impl News {
 }
 
 /// `process 11`, `processes 11, 12`.
-fn processes(owners: &[Owner]) -> String {
+fn processes(owners: &[Process]) -> String {
     let pids: Vec<String> = owners.iter().map(|owner| owner.pid.to_string()).collect();
     format!("process{} {}", if pids.len() == 1 { "" } else { "es" }, pids.join(", "))
 }
@@ -94,11 +95,11 @@ mod tests {
         Sample {
             presence: Presence::Running,
             sockets: pids.iter().copied().map(socket).collect(),
-            owners: pids.iter().map(|&pid| Owner { pid, start_ticks: 5 }).collect(),
+            owners: pids.iter().map(|&pid| Process { pid, start_ticks: 5 }).collect(),
             age: Some(Duration::from_hours(1)),
             companion: Some(true),
             missing: None,
-            places: None,
+            bindings: None,
         }
     }
 

@@ -109,7 +109,7 @@ impl Watch {
         if let Some(notice) = self.inspector.notice() {
             log::warn!("{notice}");
         }
-        self.found.note_places(&sample);
+        self.found.note_bindings(&sample);
         let lost = self.found.is_lost_in(&sample);
         let search_gap = self.search_gap(core.judge(), &sample);
         if !self.is_searching && self.searched.is_none_or(|searched| now.since(searched) >= search_gap) {

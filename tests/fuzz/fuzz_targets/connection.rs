@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use ossec_broker::proto::server::ServerCore;
 use ossec_broker::proto::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
 use ossec_broker::proto::server::delivery::Delivery;
-use ossec_broker::proto::server::judge::{Owner, Presence, Sample, Socket};
+use ossec_broker::proto::server::judge::{Process, Presence, Sample, Socket};
 use ossec_broker::proto::terms::ConnectionId;
 use ossec_broker::proto::terms::{LEASE_MAX, Verdict};
 use ossec_broker::proto::time::Time;
@@ -52,11 +52,11 @@ impl Server {
         let sample = Sample {
             presence: Presence::Running,
             sockets: vec![Socket { inode: 1, rx_queue: 0, drops: 0, buffer: Some(BUFFER) }],
-            owners: vec![Owner { pid: 1, start_ticks: 1 }],
+            owners: vec![Process { pid: 1, start_ticks: 1 }],
             age: None,
             companion: None,
             missing: None,
-            places: None,
+            bindings: None,
         };
         let mut core = ServerCore::new(Duration::ZERO, 500);
         core.handle_sample(now, &sample, None, false);

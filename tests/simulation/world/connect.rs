@@ -6,7 +6,7 @@ use std::time::Duration;
 use ossec_broker::proto::client::Transport;
 use ossec_broker::proto::client::routes::Route;
 use ossec_broker::proto::server::delivery::Delivery;
-use ossec_broker::proto::server::judge::{Place, Places};
+use ossec_broker::proto::server::judge::{Binding, Bindings};
 use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::time::Time;
 
@@ -48,9 +48,9 @@ pub(super) fn last(plan: &Plan) -> SocketAddr {
 }
 
 /// Where remoted receives: at the last of several addresses alone.
-pub(super) fn places(plan: &Plan) -> Places {
-    let place = if plan.addresses > 1 { Place::One(address(plan.addresses - 1)) } else { Place::All };
-    Places { remoted: vec![place; plan.sockets], strangers: vec![] }
+pub(super) fn places(plan: &Plan) -> Bindings {
+    let place = if plan.addresses > 1 { Binding::One(address(plan.addresses - 1)) } else { Binding::All };
+    Bindings { remoted: vec![place; plan.sockets], strangers: vec![] }
 }
 
 impl Client {

@@ -13,7 +13,7 @@ use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 
 use crate::os::remoted::socket::{Family, Namespace, PortSocket};
-use crate::proto::server::judge::{Place, Socket};
+use crate::proto::server::judge::{Binding, Socket};
 
 /// A request for all unconnected UDP sockets on `port`, with their memory figures, still without sequence number.
 pub(super) fn request(family: Family, port: u16) -> Vec<u8> {
@@ -80,8 +80,8 @@ fn socket(response: &InetResponse) -> io::Result<PortSocket> {
         drops: memory.drops,
         buffer: Some(u64::from(memory.receive_queue_max)),
     };
-    let place = Place::of(response.header.socket_id.source_address, v6_only);
-    Ok(PortSocket { namespace: Namespace::Ours, socket, place })
+    let binding = Binding::of(response.header.socket_id.source_address, v6_only);
+    Ok(PortSocket { namespace: Namespace::Ours, socket, binding })
 }
 
 /// The error in a message, a negative number. `ErrorMessage::to_io` would panic on the lowest there is.

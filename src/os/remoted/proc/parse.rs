@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::os::remoted::socket::{Namespace, PortSocket};
-use crate::proto::server::judge::{Place, Socket};
+use crate::proto::server::judge::{Binding, Socket};
 
 /// TCP_CLOSE, the state of a UDP socket that is not connected. A connected one hears a single peer only.
 const STATE_UNCONNECTED: u8 = 7;
@@ -66,7 +66,7 @@ impl Row {
 
     /// The socket in a table of `namespace`: without the size of its buffer, and bound to `::` taken for dual-stack.
     pub(super) fn seen_in(self, namespace: Namespace) -> PortSocket {
-        PortSocket { namespace, socket: self.socket, place: Place::of(self.address, false) }
+        PortSocket { namespace, socket: self.socket, binding: Binding::of(self.address, false) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::found::Companion;
 use super::super::proc::{FileId, Proc};
 use super::super::wanted::{Wanted, companion_of, is_companion, is_named};
-use crate::proto::server::judge::Owner;
+use crate::proto::server::judge::Process;
 
 /// Most processes of one name that are looked at: OSSEC runs one for each `<remote>` entry.
 pub(in crate::os::remoted) const PROCESSES_MAX: usize = 64;
@@ -33,7 +33,7 @@ impl<'a> Sought<'a> {
 #[derive(Debug)]
 pub(super) struct Candidate {
     comm: Vec<u8>,
-    pub(super) process: Owner,
+    pub(super) process: Process,
     /// Whether the process may own remoted's socket.
     accepted: bool,
     /// The indices of the required names that the process has.
@@ -72,7 +72,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// A process with each required name: one beside remoted, where that is found.
-    pub(super) fn required(&self, wanted: &Wanted, remoted: Option<&Candidate>) -> Vec<Option<Owner>> {
+    pub(super) fn required(&self, wanted: &Wanted, remoted: Option<&Candidate>) -> Vec<Option<Process>> {
         let has = |at: usize| move |candidate: &&Candidate| candidate.required.contains(&at);
         (0..wanted.required.len()).map(|at| self.beside(remoted, has(at))).collect()
     }
@@ -85,7 +85,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The first process like this that may belong to the same OSSEC as a remoted.
-    fn beside(&self, remoted: Option<&Candidate>, is: impl Fn(&&Candidate) -> bool) -> Option<Owner> {
+    fn beside(&self, remoted: Option<&Candidate>, is: impl Fn(&&Candidate) -> bool) -> Option<Process> {
         let home = remoted.map(|remoted| self.proc.surroundings(remoted.process.pid));
         let is_beside = |candidate: &&Candidate| {
             home.as_ref().is_none_or(|home| home.are_beside(&self.proc.surroundings(candidate.process.pid)))

@@ -6,7 +6,7 @@ use super::super::proc::Proc;
 use super::super::socket::{Family, Namespace, PortSocket, inodes};
 use super::super::wanted::Wanted;
 use super::candidates::Candidate;
-use crate::proto::server::judge::Places;
+use crate::proto::server::judge::Bindings;
 
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
@@ -41,9 +41,9 @@ impl<'a> Claim<'a> {
 /// The sockets that get datagrams to a wanted address; all of them, where none is named.
 pub(super) fn narrowed(sockets: &[PortSocket], visible: &[PortSocket], wanted: &Wanted) -> Vec<PortSocket> {
     let gets = |one: &PortSocket| {
-        let strangers = visible.iter().filter(|other| other.namespace == one.namespace).map(|other| other.place);
-        let places = Places { remoted: vec![one.place], strangers: strangers.collect() };
-        wanted.addresses.is_empty() || wanted.addresses.iter().any(|&address| places.receive_at(address).is_ok())
+        let strangers = visible.iter().filter(|other| other.namespace == one.namespace).map(|other| other.binding);
+        let bindings = Bindings { remoted: vec![one.binding], strangers: strangers.collect() };
+        wanted.addresses.is_empty() || wanted.addresses.iter().any(|&address| bindings.receive_at(address).is_ok())
     };
     sockets.iter().copied().filter(gets).collect()
 }

@@ -64,7 +64,7 @@ fn with_any_name_the_port_alone_counts() {
         age: None,
         companion: None,
         missing: None,
-        places: Some(Places { remoted: vec![Place::All], strangers: vec![] }),
+        bindings: Some(Bindings { remoted: vec![Binding::All], strangers: vec![] }),
     };
     assert_eq!(sample, expected);
     assert!(!found.is_outdated_by(&sample));

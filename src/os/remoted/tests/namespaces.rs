@@ -98,7 +98,8 @@ fn where_the_namespace_may_not_be_read_the_tables_of_the_process_are_tried() {
 
 #[test]
 fn where_descriptors_may_not_be_read_name_and_port_must_do() {
-    let socket = |namespace, inode| PortSocket { namespace, socket: Socket { inode, ..SOCKET }, place: Place::AllOfV4 };
+    let socket =
+        |namespace, inode| PortSocket { namespace, socket: Socket { inode, ..SOCKET }, binding: Binding::AllOfV4 };
     let ours = socket(Namespace::Ours, 700);
     let its = socket(Namespace::OfProcess(40), 710);
     let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));

@@ -123,14 +123,14 @@ fn a_sample_says_where_remoted_receives_and_what_strangers_take() {
     tree.remove("41");
     tree.process(41, "socat", &[710]);
     let (mut found, sample) = look(&tree, &ossec());
-    let place = |last| Place::One(IpAddr::from([10, 99, 0, last]));
-    let expected = Places { remoted: vec![place(2)], strangers: vec![place(3)] };
-    assert_eq!(sample.places, Some(expected.clone()));
-    assert_eq!(found.places, expected);
+    let binding = |last| Binding::One(IpAddr::from([10, 99, 0, last]));
+    let expected = Bindings { remoted: vec![binding(2)], strangers: vec![binding(3)] };
+    assert_eq!(sample.bindings, Some(expected.clone()));
+    assert_eq!(found.bindings, expected);
     // The socket moves; the newest look counts.
     tree.udp("net/udp", &[ROW]);
-    found.note_places(&again(&tree, &ossec(), &found));
-    assert_eq!(found.places.remoted, [Place::AllOfV4]);
+    found.note_bindings(&again(&tree, &ossec(), &found));
+    assert_eq!(found.bindings.remoted, [Binding::AllOfV4]);
 }
 
 #[test]

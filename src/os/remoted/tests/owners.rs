@@ -25,7 +25,7 @@ fn nothing_is_there_before_the_first_search() {
         owners: vec![],
         age: None,
         companion: None,
-        places: None,
+        bindings: None,
         missing: Some("systemd".into()),
     };
     assert_eq!(sample, expected);
@@ -107,7 +107,7 @@ fn a_process_id_that_was_given_to_another_process_is_not_remoted() {
     let sample = again(&tree, &ossec(), &found);
     assert_eq!(sample.presence, Presence::NoProcess);
     assert!(found.is_outdated_by(&sample));
-    assert_eq!(look(&tree, &ossec()).1.owners, [Owner { pid: 40, start_ticks: 41 }]);
+    assert_eq!(look(&tree, &ossec()).1.owners, [Process { pid: 40, start_ticks: 41 }]);
 }
 
 #[test]

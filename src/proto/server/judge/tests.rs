@@ -19,11 +19,11 @@ fn running(rx_queue: u64) -> Sample {
     Sample {
         presence: Presence::Running,
         sockets: vec![socket(rx_queue)],
-        owners: vec![Owner { pid: 4_711, start_ticks: 5 }],
+        owners: vec![Process { pid: 4_711, start_ticks: 5 }],
         age: Some(Duration::from_hours(1)),
         companion: None,
         missing: None,
-        places: None,
+        bindings: None,
     }
 }
 
@@ -35,7 +35,7 @@ fn absent(presence: Presence) -> Sample {
         age: None,
         companion: None,
         missing: None,
-        places: None,
+        bindings: None,
     }
 }
 
@@ -117,7 +117,7 @@ fn an_old_process_with_a_new_socket_settles_anew() {
 fn what_was_read_is_the_sum_of_all_falls() {
     let judge = judged(&[(0, running(1_000)), (1, running(400)), (2, running(900)), (3, running(0))]);
     assert_eq!((judge.reading().read, judge.reading().queue), (1_500, 0));
-    let restarted = Sample { owners: vec![Owner { pid: 5_000, start_ticks: 9 }], ..running(0) };
+    let restarted = Sample { owners: vec![Process { pid: 5_000, start_ticks: 9 }], ..running(0) };
     let judge = judged(&[(0, running(1_000)), (1, restarted)]);
     assert_eq!(judge.reading().read, 0, "what lay in the socket of an earlier life was not read");
 }
@@ -146,8 +146,8 @@ fn process_start_time_and_sockets_make_an_incarnation() {
     let first = judged(&[(0, running(0))]).incarnation();
     assert_eq!(judged(&[(9, running(500))]).incarnation(), first, "what changes all the time does not");
     let others = [
-        Sample { owners: vec![Owner { pid: 4_712, start_ticks: 5 }], ..running(0) },
-        Sample { owners: vec![Owner { pid: 4_711, start_ticks: 6 }], ..running(0) },
+        Sample { owners: vec![Process { pid: 4_712, start_ticks: 5 }], ..running(0) },
+        Sample { owners: vec![Process { pid: 4_711, start_ticks: 6 }], ..running(0) },
         Sample { sockets: vec![Socket { inode: 8, ..socket(0) }], ..running(0) },
     ];
     for other in others {
@@ -190,14 +190,14 @@ fn of_several_sockets_what_one_reads_proves_nothing_of_another() {
 
 #[test]
 fn a_client_whose_datagrams_arrive_where_remoted_does_not_receive_is_told_so_and_it_alone() {
-    let places = Places { remoted: vec![Place::AllOfV4], strangers: Vec::new() };
+    let bindings = Bindings { remoted: vec![Binding::AllOfV4], strangers: Vec::new() };
     let at = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
-    let known = |presence| Sample { presence, places: Some(places.clone()), ..running(0) };
+    let known = |presence| Sample { presence, bindings: Some(bindings.clone()), ..running(0) };
     let v4_alone = Verdict::NoSocket(Receives::Ipv4Alone);
     for (sample, expected) in [
         (known(Presence::Running), [Verdict::Up, Verdict::Up, v4_alone]),
         (known(Presence::Stopped), [Verdict::Stopped, Verdict::Stopped, v4_alone]),
-        (Sample { places: None, ..running(0) }, [Verdict::Up; 3]),
+        (Sample { bindings: None, ..running(0) }, [Verdict::Up; 3]),
         (absent(Presence::NoProcess), [Verdict::NoProcess(Port::Free); 3]),
         (absent(Presence::NoSocket), [Verdict::NoSocket(Receives::Nowhere); 3]),
     ] {

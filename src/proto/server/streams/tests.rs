@@ -195,7 +195,7 @@ fn clients_that_come_and_go_leave_no_more_behind_than_all_may_have() {
             streams.handle_gone(NOW, connection);
         }
         assert!(streams.waiting_cost() <= WINDOWS_TOTAL + WINDOW_MAX, "{} wait", streams.waiting_cost());
-        assert!(streams.turns.len() <= WAITING_MAX + 1, "{} streams wait", streams.turns.len());
+        assert!(streams.schedule.len() <= WAITING_MAX + 1, "{} streams wait", streams.schedule.len());
         // Who comes back is told to send it again, whether it was kept or not.
         assert_eq!(attached(&mut streams, 5_000, 2_999).from, Some(Seq(0)));
     }
@@ -209,7 +209,7 @@ fn streams_take_turns_and_no_volley_is_of_two_agents() {
     streams.handle_data(2, data(1, 1_000..1_003)).expect("in order");
     let injected = inject(&mut streams, 1 << 20);
     let at = injected.iter().position(|&number| number == 1_000).expect("it had its turn");
-    assert_eq!(at, turns::TURN_DATAGRAMS);
+    assert_eq!(at, schedule::TURN_DATAGRAMS);
     assert_eq!(injected.len(), 103);
     assert!(injected.iter().filter(|&&number| number < 1_000).is_sorted());
 
@@ -312,7 +312,7 @@ fn a_client_that_was_started_anew_follows_what_it_has_left_that_may_have_been_dr
     assert_eq!(inject(&mut streams, 10_000), [0; 0]);
     streams.handle_sample(LIFE, Reading::default());
     assert_eq!(inject(&mut streams, 10_000), [100, 101]);
-    assert_eq!((streams.waiting_cost(), streams.turns.len()), (0, 0));
+    assert_eq!((streams.waiting_cost(), streams.schedule.len()), (0, 0));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::proto::server::judge::{Place, Places};
+use crate::proto::server::judge::{Binding, Bindings};
 use crate::proto::terms::Receives;
 
 #[test]
@@ -22,7 +22,7 @@ fn what_the_socket_of_another_life_has_dropped_is_no_overflow_of_this_one() {
         age: None,
         companion: None,
         missing: None,
-        places: None,
+        bindings: None,
     };
     let at = Time::from_millis;
     look(&mut core, at(1), &sample(1, 0));
@@ -46,7 +46,7 @@ fn a_client_that_remoted_does_not_receive_from_gets_no_window() {
         age: None,
         companion: None,
         missing: None,
-        places: Some(Places { remoted: vec![Place::AllOfV4], strangers: Vec::new() }),
+        bindings: Some(Bindings { remoted: vec![Binding::AllOfV4], strangers: Vec::new() }),
     };
     look(&mut core, Time::from_millis(1), &sample);
     let ping = Ping { unsent: 1, held: 1, held_bytes: 100, next_cost: 832, lease_ms: 100, ..Ping::default() };

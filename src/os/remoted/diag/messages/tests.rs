@@ -53,9 +53,9 @@ fn done(code: i32) -> NetlinkPayload<SockDiagMessage> {
     NetlinkPayload::Done(done)
 }
 
-fn expected(inode: u64, place: Place) -> PortSocket {
+fn expected(inode: u64, binding: Binding) -> PortSocket {
     let socket = Socket { inode, rx_queue: 4_096, drops: 44, buffer: Some(212_992) };
-    PortSocket { namespace: Namespace::Ours, socket, place }
+    PortSocket { namespace: Namespace::Ours, socket, binding }
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn an_answer_gives_the_sockets_of_its_request() {
     assert!(!collect(&first, SEQUENCE, &mut seen).expect("a good answer"));
     let second = [bytes(SEQUENCE, response(200, &[memory()])), end].concat();
     assert!(collect(&second, SEQUENCE, &mut seen).expect("a good answer"));
-    assert_eq!(seen, [expected(101, Place::All), expected(102, Place::AllOfV6), expected(200, Place::All)]);
+    assert_eq!(seen, [expected(101, Binding::All), expected(102, Binding::AllOfV6), expected(200, Binding::All)]);
 }
 
 #[test]
@@ -145,6 +145,6 @@ proptest! {
         let mut seen = Vec::new();
         let whole = [bytes(SEQUENCE, response(200, &[memory()])), after].concat();
         let _ = collect(&whole, SEQUENCE, &mut seen);
-        prop_assert_eq!(seen.first(), Some(&expected(200, Place::All)));
+        prop_assert_eq!(seen.first(), Some(&expected(200, Binding::All)));
     }
 }

@@ -11,7 +11,7 @@ pub(super) const TURN_DATAGRAMS: usize = 32;
 
 /// The streams that have something to inject.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct Schedule {
     /// All streams that wait.
     waiting: HashSet<StreamId>,
     /// The waiting streams that follow no other stream, in the order of their turns.
@@ -24,7 +24,7 @@ pub(super) struct Turns {
     leaders: HashMap<StreamId, usize>,
 }
 
-impl Turns {
+impl Schedule {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }

@@ -11,7 +11,7 @@ use crate::proto::terms::Receives;
 
 /// The addresses that a socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Binding {
     /// This address, in its canonical form, so never an IPv4-mapped one.
     One(IpAddr),
     /// All addresses of IPv4.
@@ -22,8 +22,8 @@ pub enum Place {
     All,
 }
 
-impl Place {
-    /// The place of a socket that is bound to this `address`. `v6_only`: it takes nothing of IPv4.
+impl Binding {
+    /// The binding of a socket to this `address`. `v6_only`: it takes nothing of IPv4.
     pub fn of(address: IpAddr, v6_only: bool) -> Self {
         // `::` means both families, `::ffff:0.0.0.0` all of IPv4.
         match (address, address.to_canonical()) {
@@ -34,7 +34,7 @@ impl Place {
         }
     }
 
-    /// How narrowly a socket here is bound, as seen from a datagram to `target`; `None` if it does not receive the
+    /// How narrow the binding is, as seen from a datagram to `target`; `None` if it does not receive the
     /// datagram. The narrowest socket gets it.
     pub fn rank(self, target: IpAddr) -> Option<u8> {
         match self {
@@ -48,30 +48,30 @@ impl Place {
 
 /// The sockets on remoted's port in the server's network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places {
+pub struct Bindings {
     /// The sockets that count as remoted's.
-    pub remoted: Vec<Place>,
+    pub remoted: Vec<Binding>,
     /// All other sockets.
-    pub strangers: Vec<Place>,
+    pub strangers: Vec<Binding>,
 }
 
-impl Places {
+impl Bindings {
     /// Whether datagrams to this address of the server's host reach remoted.
     ///
     /// # Errors
     /// Where remoted receives instead.
     pub fn receive_at(&self, target: IpAddr) -> Result<(), Receives> {
         let target = target.to_canonical();
-        let narrowest = |places: &[Place]| places.iter().filter_map(|place| place.rank(target)).max();
+        let narrowest = |bindings: &[Binding]| bindings.iter().filter_map(|binding| binding.rank(target)).max();
         let (ours, others) = (narrowest(&self.remoted), narrowest(&self.strangers));
         if ours.is_some() && ours >= others {
             return Ok(());
         }
         Err(if self.remoted.is_empty() {
             Receives::Nowhere
-        } else if ours.is_none() && self.remoted.contains(&Place::AllOfV4) {
+        } else if ours.is_none() && self.remoted.contains(&Binding::AllOfV4) {
             Receives::Ipv4Alone
-        } else if ours.is_none() && self.remoted.contains(&Place::AllOfV6) {
+        } else if ours.is_none() && self.remoted.contains(&Binding::AllOfV6) {
             Receives::Ipv6Alone
         } else {
             Receives::Elsewhere
@@ -89,44 +89,44 @@ mod tests {
 
     #[test]
     fn a_place_is_told_by_address_and_family() {
-        for (address, v6_only, place) in [
-            ("0.0.0.0", false, Place::AllOfV4),
-            ("::ffff:0.0.0.0", false, Place::AllOfV4),
-            ("::", false, Place::All),
-            ("::", true, Place::AllOfV6),
-            ("10.0.0.1", false, Place::One(ip("10.0.0.1"))),
-            ("::ffff:10.0.0.1", false, Place::One(ip("10.0.0.1"))),
-            ("fd00::1", true, Place::One(ip("fd00::1"))),
+        for (address, v6_only, binding) in [
+            ("0.0.0.0", false, Binding::AllOfV4),
+            ("::ffff:0.0.0.0", false, Binding::AllOfV4),
+            ("::", false, Binding::All),
+            ("::", true, Binding::AllOfV6),
+            ("10.0.0.1", false, Binding::One(ip("10.0.0.1"))),
+            ("::ffff:10.0.0.1", false, Binding::One(ip("10.0.0.1"))),
+            ("fd00::1", true, Binding::One(ip("fd00::1"))),
         ] {
-            assert_eq!(Place::of(ip(address), v6_only), place, "{address}");
+            assert_eq!(Binding::of(ip(address), v6_only), binding, "{address}");
         }
     }
 
     #[test]
     fn the_narrowest_socket_gets_a_datagram() {
-        let (one4, one6) = (Place::One(ip("10.0.0.1")), Place::One(ip("fd00::1")));
-        let all = [Place::AllOfV4, Place::AllOfV6, Place::All];
+        let (one4, one6) = (Binding::One(ip("10.0.0.1")), Binding::One(ip("fd00::1")));
+        let all = [Binding::AllOfV4, Binding::AllOfV6, Binding::All];
         let targets = ["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1", "fd00::1", "fd00::2"].map(ip);
         let elsewhere = Err(Receives::Elsewhere);
         let (v4, v6) = (Err(Receives::Ipv4Alone), Err(Receives::Ipv6Alone));
         for (remoted, strangers, expected) in [
             (vec![], vec![], [Err(Receives::Nowhere); 5]),
-            (vec![], vec![Place::All], [Err(Receives::Nowhere); 5]),
-            (vec![Place::All], vec![], [Ok(()); 5]),
-            (vec![Place::AllOfV4], vec![], [Ok(()), Ok(()), Ok(()), v4, v4]),
-            (vec![Place::AllOfV6], vec![], [v6, v6, v6, Ok(()), Ok(())]),
+            (vec![], vec![Binding::All], [Err(Receives::Nowhere); 5]),
+            (vec![Binding::All], vec![], [Ok(()); 5]),
+            (vec![Binding::AllOfV4], vec![], [Ok(()), Ok(()), Ok(()), v4, v4]),
+            (vec![Binding::AllOfV6], vec![], [v6, v6, v6, Ok(()), Ok(())]),
             (vec![one4], vec![], [Ok(()), elsewhere, Ok(()), elsewhere, elsewhere]),
             (vec![one6], vec![], [elsewhere, elsewhere, elsewhere, Ok(()), elsewhere]),
             (vec![one4, one6], vec![], [Ok(()), elsewhere, Ok(()), Ok(()), elsewhere]),
             // Another program has one address, or a family, to itself.
-            (vec![Place::All], vec![one4, one6], [elsewhere, Ok(()), elsewhere, elsewhere, Ok(())]),
-            (vec![Place::All], vec![Place::AllOfV4], [elsewhere, elsewhere, elsewhere, Ok(()), Ok(())]),
+            (vec![Binding::All], vec![one4, one6], [elsewhere, Ok(()), elsewhere, elsewhere, Ok(())]),
+            (vec![Binding::All], vec![Binding::AllOfV4], [elsewhere, elsewhere, elsewhere, Ok(()), Ok(())]),
             (vec![one4], all.to_vec(), [Ok(()), elsewhere, Ok(()), elsewhere, elsewhere]),
             // A group that shares a port.
-            (vec![Place::All], vec![Place::All], [Ok(()); 5]),
+            (vec![Binding::All], vec![Binding::All], [Ok(()); 5]),
         ] {
-            let places = Places { remoted, strangers };
-            assert_eq!(targets.map(|target| places.receive_at(target)), expected, "{places:?}");
+            let bindings = Bindings { remoted, strangers };
+            assert_eq!(targets.map(|target| bindings.receive_at(target)), expected, "{bindings:?}");
         }
     }
 }
