@@ -78,7 +78,7 @@ impl<'a> Prober<'a> {
     /// Starts an attempt if one is due, and takes an answered attempt into use.
     fn dial(&mut self, now: Time, registry: &Registry) {
         let in_use = self.chosen.as_ref().map(|connection| connection.peer.token);
-        let answering = in_use.is_some() && !self.shared.look(|core| core.is_silent(now));
+        let answering = in_use.is_some() && !self.shared.look(|core| core.link().is_silent(now));
         if let Some(success) = self.attempts.act(now, registry, in_use, answering) {
             self.adopt(success);
         }
@@ -92,7 +92,7 @@ impl<'a> Prober<'a> {
             if let Some(at) = acknowledged {
                 core.handle_alive(at);
             }
-            let silent = core.is_silent(now);
+            let silent = core.link().is_silent(now);
             let due = core.next_heartbeat(now).is_some_and(|at| at <= now);
             (if due { core.begin_heartbeat(now) } else { None }, silent)
         });
@@ -117,7 +117,7 @@ impl<'a> Prober<'a> {
         let (heartbeat, link) = self.shared.with_core(now, |core| {
             let heartbeat = core.next_heartbeat(now);
             core.handle_probe_waits(heartbeat);
-            (heartbeat, core.next_deadline(now))
+            (heartbeat, core.link().next_deadline(now))
         });
         let (attempts, report) = (self.attempts.next_deadline(now), self.report.next_deadline());
         [heartbeat, link, attempts, report].into_iter().flatten().min().map(|at| at.since(now))

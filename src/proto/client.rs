@@ -188,9 +188,9 @@ impl ClientCore {
         self.note_standing(now);
     }
 
-    /// The time for which a heartbeat that begins at this moment would allow release.
-    pub fn lease(&self) -> Duration {
-        self.link.lease()
+    /// The way to remoted.
+    pub const fn link(&self) -> &Link {
+        &self.link
     }
 
     /// The moment at which the next heartbeat should begin; `None` if none can.
@@ -279,27 +279,12 @@ impl ClientCore {
         self.link.handle_notice(verdict);
     }
 
-    /// Time has passed: see [`Self::next_deadline`].
+    /// Time has passed: see [`Link::next_deadline`].
     pub fn handle_time(&mut self, now: Time) {
         let rewind = self.link.handle_time(now, self.held.flight());
         self.apply(rewind);
         self.note_standing(now);
         self.suspect(now);
-    }
-
-    /// The moment at which [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
-    pub fn next_deadline(&self, now: Time) -> Option<Time> {
-        self.link.next_deadline(now)
-    }
-
-    /// Datagrams are refused although heartbeats are good.
-    pub fn is_refused(&self, now: Time) -> bool {
-        self.link.standing(now) == Standing::Refused
-    }
-
-    /// The connection has been silent for so long that the client gives it up.
-    pub fn is_silent(&self, now: Time) -> bool {
-        self.link.is_silent(now)
     }
 
     /// Fills `batch` with the datagrams that may be sent at this moment. Returns whether there are any.
@@ -393,11 +378,6 @@ impl ClientCore {
         let origin = self.held.sessions.handle_reply(now, session, self.up_since)?;
         self.held.counters.replies += 1;
         Some(origin)
-    }
-
-    /// The current epoch. A batch prepared in another one is of no use.
-    pub fn epoch(&self) -> u64 {
-        self.link.epoch()
     }
 
     /// The program is about to stop: the datagrams held at this moment are to be confirmed as soon as possible. More

@@ -87,6 +87,11 @@ impl ServerCore {
         &self.judge
     }
 
+    /// The streams of all clients.
+    pub const fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
     /// The verdict from the newest sample for a client whose datagrams come to remoted like this.
     pub fn verdict_for(&self, delivery: Delivery) -> Verdict {
         match delivery {
@@ -232,26 +237,6 @@ impl ServerCore {
     /// No datagram of this stream can be injected. Returns the connection to be told so, if there is one.
     pub fn handle_uninjectable(&mut self, now: Time, stream: StreamId) -> Option<ConnectionId> {
         self.streams.handle_uninjectable(now, stream)
-    }
-
-    /// The connection that carries this stream.
-    pub fn connection(&self, stream: StreamId) -> Option<ConnectionId> {
-        self.streams.connection(stream)
-    }
-
-    /// This connection carries a stream.
-    pub fn carries(&self, connection: ConnectionId) -> bool {
-        self.streams.carries(connection)
-    }
-
-    /// The buffer cost of datagrams that were injected and not read.
-    pub const fn unread_cost(&self) -> u64 {
-        self.streams.unread_cost()
-    }
-
-    /// The number of datagrams injected again so far, because they may have been dropped.
-    pub const fn repeated(&self) -> u64 {
-        self.streams.repeated()
     }
 
     /// Datagrams wait to be injected, or were injected and not read.

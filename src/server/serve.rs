@@ -68,7 +68,7 @@ fn finish(exchange: &mut Exchange<'_>, wait: &mut Wait) {
     let until = net::now() + FINISH_MAX;
     // Nothing is injected any more.
     exchange.injection.paused_until = Some(Time::FAR);
-    while exchange.core.unread_cost() > 0 && net::now() < until {
+    while exchange.core.streams().unread_cost() > 0 && net::now() < until {
         exchange.look(net::now(), wait.poll());
         exchange.tell_streams(net::now());
         if wait.wait(Some(FINISH_GAP)).is_err() {
@@ -77,7 +77,7 @@ fn finish(exchange: &mut Exchange<'_>, wait: &mut Wait) {
     }
     exchange.complaints.log_rest();
     // To close a connection with something unread would reset it, and the client would not hear its last frames.
-    exchange.connections.end(|id| exchange.core.carries(id));
+    exchange.connections.end(|id| exchange.core.streams().carries(id));
     while exchange.connections.discard_input() && net::now() < until {
         if wait.wait(Some(FINISH_GAP)).is_err() {
             return;

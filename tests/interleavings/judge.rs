@@ -48,7 +48,7 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
             Micros(now)
         );
     }
-    if let Some(at) = core.next_deadline(now) {
+    if let Some(at) = core.link().next_deadline(now) {
         assert!(
             !asleep("probe", at.max(now)),
             "a heartbeat is late at {}, it is {}, and `probe` sleeps: {sleepers:?}",

@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 
 use super::peer::{End, Peer, Stage};
 use crate::client::{config::Config, shared::Shared, stream::Outgoing};
-use crate::proto::client::link::{Foreign, Probe, Rewind};
+use crate::proto::client::link::{Foreign, Probe, Rewind, Standing};
 use crate::proto::client::{ClientCore, Transport};
 use crate::proto::wire::{Attach, Features, Frame, Ping, Pong, Reply};
 use crate::proto::{client::routes::Route, terms::Verdict, time::Time};
@@ -69,7 +69,7 @@ impl<'a> Connection<'a> {
             && let Ok(frames) = outgoing.try_recv()
         {
             // Frames that were prepared before the server said where to go on are prepared again.
-            if frames.epoch == self.shared.look(ClientCore::epoch) {
+            if frames.epoch == self.shared.look(|core| core.link().epoch()) {
                 self.peer.framed.send_bytes(&frames.bytes).map_err(End::Unwritten)?;
             }
         }
@@ -133,7 +133,7 @@ impl<'a> Connection<'a> {
         let round_trip = now.since(probe.begun());
         let (rewind, is_silent, is_refused) = self.shared.with_core(now, |core| {
             let rewind = core.handle_pong(now, probe, pong).rewind;
-            (rewind, core.is_silent(now), core.is_refused(now))
+            (rewind, core.link().is_silent(now), core.link().standing(now) == Standing::Refused)
         });
         log::log!(
             if rewind.is_some() { log::Level::Debug } else { log::Level::Trace },

@@ -140,7 +140,7 @@ fn what_the_system_drops_on_its_way_to_the_socket_is_injected_again() {
     assert_eq!(inject(&mut core, ms(3)), 5);
     core.handle_sample(ms(4), &sample(0, 0), Some(way(702, 0)), false);
     core.handle_sample(ms(5), &sample(0, 0), Some(way(702, 0)), false);
-    assert_eq!((told(&mut core), core.repeated()), (vec![ack(5, false)], 5));
+    assert_eq!((told(&mut core), core.streams().repeated()), (vec![ack(5, false)], 5));
 }
 
 #[test]

@@ -239,7 +239,7 @@ impl<'a> Exchange<'a> {
     fn take_replies(&mut self, now: Time, token: Token) {
         for (stream, reply) in self.injection.take_replies(token) {
             // A link that is too narrow for a reply would lose it as a datagram, too: the stream is not cut for it.
-            let Some(id) = self.core.connection(stream) else { continue };
+            let Some(id) = self.core.streams().connection(stream) else { continue };
             if self.connections.by_id.get(&id).is_some_and(|connection| !connection.framed.is_congested()) {
                 self.send(now, id, &Frame::Reply(reply));
             }

@@ -88,7 +88,7 @@ impl Client {
     /// The longest lease that matters to what is released at this moment: of a heartbeat under way, of the newest, of the next.
     pub(super) fn lease(&self) -> u64 {
         let under_way = self.probes.iter().map(Probe::lease).max().unwrap_or_default();
-        self.lease.max(under_way.max(self.core.lease()).as_nanos() as u64)
+        self.lease.max(under_way.max(self.core.link().lease()).as_nanos() as u64)
     }
 
     pub(super) fn held(&self) -> u64 {
@@ -157,7 +157,7 @@ impl World<'_> {
         self.take_answered(client);
         let one = &mut self.clients[client];
         one.core.handle_time(now);
-        if one.connection.is_some() && one.core.is_silent(now) {
+        if one.connection.is_some() && one.core.link().is_silent(now) {
             one.dialer.handle_outage(now);
         }
         self.begin_heartbeat(client);
@@ -169,7 +169,7 @@ impl World<'_> {
         let one = &mut self.clients[client];
         let wakes = [
             one.core.next_heartbeat(now).map(nanos),
-            one.core.next_deadline(now).map(nanos),
+            one.core.link().next_deadline(now).map(nanos),
             one.core.next_release(now).map(nanos),
             one.next_start().map(nanos),
             one.attempts.iter().map(|attempt| attempt.until).min(),
@@ -292,7 +292,7 @@ impl World<'_> {
                 continue;
             }
             let outcome = one.core.handle_pong(now, probe, pong);
-            if !one.core.is_silent(now) {
+            if !one.core.link().is_silent(now) {
                 one.handle_answering(now, pong.verdict);
             }
             self.say(|| format!("client {client}: {outcome:?} {pong:?}"));

@@ -87,7 +87,7 @@ impl World<'_> {
             return;
         }
         one.dialer.handle_start(now);
-        let answering = one.connection.is_some() && !one.core.is_silent(now);
+        let answering = one.connection.is_some() && !one.core.link().is_silent(now);
         let Some(route) = one.routes.handle_attempt(now, answering) else {
             return;
         };

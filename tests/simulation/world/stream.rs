@@ -149,9 +149,9 @@ impl World<'_> {
                 // Refused at once: the next look will see it.
                 break;
             }
-            let before = self.server.core.repeated();
+            let before = self.server.core.streams().repeated();
             self.server.core.handle_injected(datagrams.len());
-            self.ledger.repeated += self.server.core.repeated() - before;
+            self.ledger.repeated += self.server.core.streams().repeated() - before;
             let drops = self.plan.drops_over_loopback(self.now);
             for datagram in datagrams {
                 let sent = self.ledger.transmitted(datagram.agent);

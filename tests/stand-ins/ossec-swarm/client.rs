@@ -153,7 +153,7 @@ impl Client {
         self.take_traffic(now);
         self.dial(now, ground);
         self.core.handle_time(now);
-        if self.core.is_silent(now) {
+        if self.core.link().is_silent(now) {
             self.dialer.handle_outage(now);
         }
         if ground.transport == Transport::Udp {
@@ -169,7 +169,7 @@ impl Client {
 
     fn next_deadline(&mut self, now: Time) -> Option<Time> {
         let busy = (self.busy_until > now).then_some(self.busy_until);
-        let core = [self.core.next_heartbeat(now), self.core.next_deadline(now), self.core.next_release(now)];
+        let core = [self.core.next_heartbeat(now), self.core.link().next_deadline(now), self.core.next_release(now)];
         core.into_iter().chain([busy, self.next_dial(), self.traffic.next_arrival()]).flatten().min()
     }
 

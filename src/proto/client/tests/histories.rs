@@ -176,7 +176,7 @@ impl History {
             }
             Step::Late => {
                 self.begin();
-                self.bench.at += 1 + self.bench.core.lease().as_millis() as u64;
+                self.bench.at += 1 + self.bench.core.link().lease().as_millis() as u64;
                 let now = self.bench.now();
                 self.core().handle_time(now);
             }
@@ -325,7 +325,7 @@ impl History {
     fn check_thread_questions(&mut self) {
         let now = self.bench.now();
         let core = self.core();
-        let (heartbeat, deadline) = (core.next_heartbeat(now), core.next_deadline(now));
+        let (heartbeat, deadline) = (core.next_heartbeat(now), core.link().next_deadline(now));
         assert!(heartbeat.is_none_or(|at| at <= now + Duration::from_secs(10)), "{heartbeat:?}");
         assert!(deadline.is_none_or(|at| at <= now + Duration::from_secs(10)), "{deadline:?}");
         core.next_release(now);

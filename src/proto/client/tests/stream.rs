@@ -200,11 +200,11 @@ fn a_silent_connection_is_one_without_an_answer_and_without_progress_for_the_tim
     let mut bench = sent(over_tcp());
     let (_, _) = bench.core.begin_heartbeat(bench.now()).expect("one may begin");
     bench.at += 2_000;
-    assert!(!bench.core.is_silent(bench.now()));
+    assert!(!bench.core.link().is_silent(bench.now()));
     bench.at += 1;
-    assert!(bench.core.is_silent(bench.now()));
+    assert!(bench.core.link().is_silent(bench.now()));
     bench.core.handle_alive(bench.now());
-    assert!(!bench.core.is_silent(bench.now()), "something reached the other host");
+    assert!(!bench.core.link().is_silent(bench.now()), "something reached the other host");
     bench.at += 2_001;
-    assert!(bench.core.is_silent(bench.now()));
+    assert!(bench.core.link().is_silent(bench.now()));
 }

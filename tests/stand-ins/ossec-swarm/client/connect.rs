@@ -93,7 +93,7 @@ impl Client {
                 continue;
             }
             self.core.handle_pong(now, probe, pong);
-            if !self.core.is_silent(now) {
+            if !self.core.link().is_silent(now) {
                 self.dialer.handle_link();
                 let chosen = self.chosen;
                 self.peers.retain(|peer| Some(peer.token) == chosen);
