@@ -117,7 +117,8 @@ fn usage(EarlyExit { mut output, status }: EarlyExit, first: Option<&str>) -> Us
 fn spread(arguments: &[String]) -> Vec<String> {
     let mut words = Vec::with_capacity(arguments.len());
     for argument in arguments {
-        let verbose = argument.strip_prefix('-').filter(|rest| rest.len() > 1 && rest.bytes().all(|byte| byte == b'v'));
+        let verbose =
+            argument.strip_prefix('-').filter(|rest| rest.len() > 1 && rest.bytes().all(|byte| byte == b'v'));
         if let Some(rest) = verbose {
             words.extend(rest.chars().map(|_| "-v".to_string()));
         } else if argument == "-h" {

@@ -98,10 +98,12 @@ fn agent(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).expect("connected");
     socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
-    // Until the client listens, each datagram is answered with a refusal that the next call shows; one that is not refused counts as sent.
+    // Until the client listens, each datagram is answered with a refusal that the next call shows; one that is not
+    // refused counts as sent.
     for _ in 0..3_000 {
-        let refused = socket.send(b"hello").is_err()
-            || matches!(uninterrupted(|| socket.recv(&mut [0; 16])), Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
+        let says_so = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+        let refused =
+            socket.send(b"hello").is_err() || uninterrupted(|| socket.recv(&mut [0; 16])).is_err_and(says_so);
         if !refused {
             socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
             return socket;
@@ -217,8 +219,10 @@ fn a_server_without_a_key_tells_a_client_that_has_one() {
     let _server = server(broker, remoted);
     wait_until_listening(broker);
     let address = format!("127.0.0.1:{broker}");
-    let output =
-        Command::new(BROKER).args(["check", "--broker", &address, "--psk-file", key.path()]).output().expect("it runs");
+    let output = Command::new(BROKER)
+        .args(["check", "--broker", &address, "--psk-file", key.path()])
+        .output()
+        .expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.code() == Some(2) && text.contains("this server has no key"), "{text}");
 }
@@ -523,7 +527,8 @@ fn a_heartbeat_does_not_wait_behind_all_that_is_to_be_sent() {
     assert!((1..=BYTES_AHEAD_MAX).contains(&ahead), "{ahead} bytes came before the heartbeat");
 }
 
-/// Whoever answers in a server's place must not speak to agents where their datagrams do not travel over the connection.
+/// Whoever answers in a server's place must not speak to agents where their datagrams do not travel over the
+/// connection.
 #[test]
 fn over_transport_udp_a_reply_that_comes_over_the_connection_is_not_passed_on() {
     let forger = TcpListener::bind("127.0.0.1:0").expect("a socket");
@@ -655,8 +660,10 @@ fn check_tells_up_down_and_unreachable_apart() {
     let (receiver, remoted) = receiver();
     let broker = free_port(0);
     let check = || {
-        let output =
-            Command::new(BROKER).args(["check", "--broker", &format!("127.0.0.1:{broker}")]).output().expect("it runs");
+        let output = Command::new(BROKER)
+            .args(["check", "--broker", &format!("127.0.0.1:{broker}")])
+            .output()
+            .expect("it runs");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let (code, text) = check();

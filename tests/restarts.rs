@@ -114,7 +114,8 @@ impl Bench {
             self.exchange(number);
         }
         // Upstream first, or downstream first: neither may wait for the other.
-        let [first, second] = if number % 8 < 4 || life == Life::Drained { [client, server] } else { [server, client] };
+        let [first, second] =
+            if number % 8 < 4 || life == Life::Drained { [client, server] } else { [server, client] };
         first.stop();
         second.stop();
         let words = Lines::newest("stopped: ").expect("the client has said good-bye");

@@ -212,6 +212,17 @@ fn the_readme_is_one_page_and_lines_of_markdown_are_short() {
     }
 }
 
+/// Tables of the kernel's are as wide as they are.
+#[test]
+fn lines_of_code_are_short() {
+    for File { path, text, .. } in files().iter().filter(|file| !file.path.ends_with("proc/parse/tests.rs")) {
+        for (number, line) in (1..).zip(text.lines()) {
+            let columns = line.chars().count();
+            assert!(columns <= COLUMNS_MAX, "{}:{number} has {columns} columns", path.display());
+        }
+    }
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
     for (path, text) in pages() {

@@ -9,7 +9,8 @@ use argh::FromArgs;
 
 use crate::cli::usage::{Usage, wrong};
 use crate::cli::values::{
-    broker, buffer_bytes, duration, full, pause, receive_bytes, remoted, resend, sessions, source, transport,
+    broker, buffer_bytes, duration, full, pause, rate, receive_bytes, remoted, resend, sessions, source, source_port,
+    transport,
 };
 use crate::client::Config;
 use crate::os::net::{self, HostPort};
@@ -34,12 +35,12 @@ pub(super) struct ClientArgs {
     #[argh(option, arg_name = "addr", from_str_fn(remoted), default = "Config::default().listen")]
     listen: HostPort,
 
-    /// source address towards the server, for hosts with several
+    /// source address towards the server, for hosts with several addresses
     #[argh(option, arg_name = "ip", from_str_fn(source))]
     source: Option<IpAddr>,
 
     /// source port of the first session; others take the next free ones upward (1517)
-    #[argh(option, arg_name = "port", default = "Config::default().source_port")]
+    #[argh(option, arg_name = "port", from_str_fn(source_port), default = "Config::default().source_port")]
     source_port: u16,
 
     /// way of the data: udp, as the agent would; tcp, over the connection to the broker server, with --psk-file (udp)
@@ -75,7 +76,7 @@ pub(super) struct ClientArgs {
     max_age: Option<Duration>,
 
     /// never release more datagrams per second (off)
-    #[argh(option, arg_name = "n")]
+    #[argh(option, arg_name = "n", from_str_fn(rate))]
     rate: Option<NonZeroU32>,
 
     /// receive buffer asked for, by force where allowed (8MiB)

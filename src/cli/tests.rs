@@ -164,6 +164,8 @@ fn wrong_arguments_say_what_is_wrong_with_them() {
         ("client --server a --rate 0", "rate"),
         ("client --server a --max-sessions 0", "from 1"),
         ("client --server a --max-sessions 40000", "from 1"),
+        ("client --server a --rate 0", "from 1"),
+        ("client --server a --source-port 70000", "from 0 to 65535"),
         ("client --server a --resend maybe", "yes or never"),
         ("client --server a --full up", "drop-oldest or drop-newest"),
         ("client --server a --transport sctp", "neither udp nor tcp"),

@@ -4,6 +4,7 @@ mod host;
 
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -79,6 +80,14 @@ fn size(text: &str) -> Result<usize, String> {
 fn split(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text.split_at(end)
+}
+
+pub(super) fn rate(text: &str) -> Result<NonZeroU32, String> {
+    number(text, NonZeroU32::MIN, NonZeroU32::MAX)
+}
+
+pub(super) fn source_port(text: &str) -> Result<u16, String> {
+    number(text, 0, u16::MAX)
 }
 
 pub(super) fn sessions(text: &str) -> Result<u16, String> {

@@ -48,7 +48,8 @@ fn take(shared: &Shared, inbox: &mut Inbox) -> bool {
         }
     });
     for datagram in inbox.iter() {
-        log::trace!(target: "ossec_broker::datagram", "received {} bytes from {}", datagram.bytes.len(), datagram.from);
+        let (length, from) = (datagram.bytes.len(), datagram.from);
+        log::trace!(target: "ossec_broker::datagram", "received {length} bytes from {from}");
     }
     inbox.is_full()
 }

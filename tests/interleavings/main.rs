@@ -21,7 +21,11 @@ extern crate self as parking_lot;
 
 mod channels;
 #[expect(unreachable_pub, reason = "it is a room of the library, and private here")]
-#[expect(clippy::explicit_auto_deref, clippy::unused_self, reason = "what is around it has other types, and does less")]
+#[expect(
+    clippy::explicit_auto_deref,
+    clippy::unused_self,
+    reason = "what is around it has other types, and does less"
+)]
 mod client;
 mod judge;
 mod lock;

@@ -227,7 +227,10 @@ impl World {
         loop {
             let (silent, due) = {
                 let state = self.state();
-                (state.awake == 0, state.sleepers.iter().any(|sleeper| sleeper.alarm.is_some_and(|at| at <= state.now)))
+                (
+                    state.awake == 0,
+                    state.sleepers.iter().any(|sleeper| sleeper.alarm.is_some_and(|at| at <= state.now)),
+                )
             };
             match (silent, due) {
                 (true, false) => return self.state().sleepers.clone(),

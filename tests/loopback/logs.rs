@@ -12,7 +12,8 @@ use ossec_broker::logging;
 
 use crate::{BROKER, DEADLINE, Role, ask, free_port, receiver, wait_until_listening};
 
-/// A standard error that takes nothing more, and the end that nobody reads. `refuses`: it says so instead of having its writer wait.
+/// A standard error that takes nothing more, and the end that nobody reads. `refuses`: it says so instead of having
+/// its writer wait.
 fn full_pipe(refuses: bool) -> (Stdio, UnixStream, usize) {
     let (mut writer, reader) = UnixStream::pair().expect("a pair");
     writer.set_nonblocking(true).expect("it can be set");
@@ -45,7 +46,8 @@ fn a_server_whose_log_nobody_reads_goes_on_and_tells_later_what_it_left_out() {
         let server = server(broker, remoted, log);
         wait_until_listening(broker);
         assert_eq!(ask(broker, b"ping\n"), b"pong\n");
-        // Each of them is a line, and together they are more than wait for a reader. So many at a time are not too many of one address.
+        // Each of them is a line, and together they are more than wait for a reader. So many at a time are not too
+        // many of one address.
         for _ in 0..5 {
             for _ in 0..300 {
                 drop(TcpStream::connect(("127.0.0.1", broker)).expect("it takes connections"));

@@ -1,5 +1,5 @@
-//! Benchmarks: how fast a backlog drains without a loss, over either transport. They print figures and compare those of one run; `scripts/bench`
-//! runs them, the tests do not.
+//! Benchmarks: how fast a backlog drains without a loss, over either transport. They print figures and compare those
+//! of one run; `scripts/bench` runs them, the tests do not.
 
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,8 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Both transports in turn, twice, so that a machine that becomes slower or faster meanwhile does not decide; the better of each.
+/// Both transports in turn, twice, so that a machine that becomes slower or faster meanwhile does not decide; the
+/// better of each.
 fn compare(path: Path, remoted: &[&str], [over_udp, over_tcp]: [u64; 2]) -> [f64; 2] {
     let mut best = [0.0_f64; 2];
     for _ in 0..2 {

@@ -8,7 +8,8 @@ use crate::support::{pause_for, wait_until};
 
 /// What the server may open; part of it is kept for looking at remoted.
 const DESCRIPTORS: &str = "64";
-/// Far more connections than that: as they are closed for their silence others take their places, for longer than the test needs.
+/// Far more connections than that: as they are closed for their silence others take their places, for longer than the
+/// test needs.
 const SILENT: usize = 400;
 /// The agent behind the newcomer.
 const NEWCOMER: &str = "002";
@@ -50,7 +51,13 @@ fn a_server_without_descriptors_goes_on_with_its_client_and_answers_newcomers_la
 
 /// Agents with ids of their own behind a client that `program` starts: each gets through all it has. `expect` looks at
 /// what came back to one.
-fn serve_agents(agents: u64, program: &[&str], options: &[&str], words: &[&str], expect: impl Fn(&mut Scene, Traffic)) {
+fn serve_agents(
+    agents: u64,
+    program: &[&str],
+    options: &[&str],
+    words: &[&str],
+    expect: impl Fn(&mut Scene, Traffic),
+) {
     let each = 20;
     let mut scene = Scene::empty().served(&[], &[]);
     scene.start_client_through(program, options);

@@ -64,7 +64,8 @@ fn come_back_at_once(mut scene: Scene, outages: u64) {
         scene.net.add_address(Side::Agent, &source);
         scene.start_client(&["--source", &source, "--listen", &listen]);
         clients.push(scene.take_client());
-        // 50/s each: 7,500 datagrams are held at the end of the cut, thirty times what the receiver's buffer has room for.
+        // 50/s each: 7,500 datagrams are held at the end of the cut, thirty times what the receiver's buffer has room
+        // for.
         let count = before + cut.as_secs() * 50 + after;
         agents.push(scene.send_as(&format!("{}", 100 + index), count, &["--rate", "50", "--server", &listen]));
     }
@@ -110,8 +111,8 @@ fn go_on_under_a_flood(scene: Scene, expect: impl FnOnce(&mut Scene)) {
     let mut traffic = scene.send_as(AGENT, count, &["--rate", "100"]);
     Scene::wait_until_sent(&mut traffic);
     Scene::wait_until_sent(&mut direct);
-    // It goes on under the flood: everything is released, once. (Two of three of everybody's datagrams are dropped; a client that
-    // took them for its own drops would send again for ever.)
+    // It goes on under the flood: everything is released, once. (Two of three of everybody's datagrams are dropped; a
+    // client that took them for its own drops would send again for ever.)
     wait_until("the client has released everything", || {
         let released = scene.net.counted_datagrams(Side::Server);
         (released >= count).then_some(()).ok_or_else(|| format!("{released} of {count}"))
@@ -121,8 +122,8 @@ fn go_on_under_a_flood(scene: Scene, expect: impl FnOnce(&mut Scene)) {
     expect(&mut scene);
     assert!(flood.process.is_running(), "the flood was over too early");
     flood.process.kill();
-    // The drops hit it no harder than who has no broker. Half is for chance; to release only what remoted's reading confirms, just
-    // when its buffer is full, gets hardly anything through.
+    // The drops hit it no harder than who has no broker. Half is for chance; to release only what remoted's reading
+    // confirms, just when its buffer is full, gets hardly anything through.
     let (brokered, direct) = (scene.received(AGENT).took.len(), scene.received(DIRECT).took.len());
     assert!(2 * brokered >= direct, "{brokered} came through with the broker, {direct} without");
     // And nothing of this lasts: what comes after the flood arrives whole.

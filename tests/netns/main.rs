@@ -1,15 +1,16 @@
 //! The broker between two hosts: real processes in network namespaces, a real cable that is cut, a receiver that dies.
 //!
-//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd`, `logger`, `prlimit`, `taskset`, `ethtool` and `bash` (Debian: iproute2, nftables,
-//! netcat-openbsd, rsyslog, bsdutils, util-linux, ethtool, bash) and the examples beside the binary:
+//! These tests need root, `ip`, `nft`, `ss`, `nc`, `rsyslogd`, `logger`, `prlimit`, `taskset`, `ethtool` and `bash`
+//! (Debian: iproute2, nftables, netcat-openbsd, rsyslog, bsdutils, util-linux, ethtool, bash) and the examples beside
+//! the binary:
 //!
 //! ```text
 //! cargo build --examples && cargo test --features netns --test netns
 //! ```
 //!
-//! Each scenario sends numbered datagrams and compares them with what the stand-in for remoted wrote down. Counts are compared,
-//! never times: a slow machine makes a test slow, not wrong. They take turns (`Scene` holds the turn), so that one does not
-//! disturb what another measures; `--test-threads` makes no difference.
+//! Each scenario sends numbered datagrams and compares them with what the stand-in for remoted wrote down. Counts are
+//! compared, never times: a slow machine makes a test slow, not wrong. They take turns (`Scene` holds the turn), so
+//! that one does not disturb what another measures; `--test-threads` makes no difference.
 #![cfg(target_os = "linux")]
 
 mod bench;

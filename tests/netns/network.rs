@@ -1,4 +1,5 @@
-//! A network that changes or loses packets under 500 datagrams a second: another address, a twentieth of all packets lost.
+//! A network that changes or loses packets under 500 datagrams a second: another address, a twentieth of all packets
+//! lost.
 
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use crate::scene::{AGENT, Scene, worth};
 use crate::support::namespaces::Side;
 use crate::support::pause_for;
 
-/// Addresses that the agent's host has one after the other. (remoted itself would know the agent by its address unless its key is `any`
-/// or CIDR; the stand-in goes by what the datagram says.)
+/// Addresses that the agent's host has one after the other. (remoted itself would know the agent by its address unless
+/// its key is `any` or CIDR; the stand-in goes by what the datagram says.)
 const ADDRESSES: [&str; 3] = ["10.77.0.1", "10.77.0.11", "10.77.0.12"];
 
 #[test]
@@ -43,8 +44,9 @@ fn a_twentieth_of_all_packets_lost_costs_no_more_than_these_datagrams() {
     let received = scene.received(AGENT);
     assert_eq!(received.took.range(start..).count() as u64, after, "lost after the loss: {received:?}");
     assert_eq!(summary.get("replies"), after, "replies are missing: {}", summary.0);
-    // OSSEC refuses what was overtaken, so that a single lost datagram cannot be made good. But each one that remoted has not accepted must be one
-    // that the network has lost: whatever the client did with order or accounting would come on top.
+    // OSSEC refuses what was overtaken, so that a single lost datagram cannot be made good. But each one that remoted
+    // has not accepted must be one that the network has lost: whatever the client did with order or accounting would
+    // come on top.
     let missing = start + after - 1 - received.took.len() as u64;
     assert!(lost > 0 && missing <= lost, "{missing} are missing, the network lost {lost}: {received:?}");
     assert!(lost <= (before + lossy) / 5, "it lost far more than a twentieth: {lost}");

@@ -11,7 +11,8 @@ const BEFORE: Duration = Duration::from_secs(1);
 /// Traffic after the last outage, for the replay to overtake and the replies to come back.
 const AFTER: Duration = Duration::from_secs(4);
 
-/// Sends at 500 datagrams a second while `happen` lets `outages` happen, of `span` in all, and expects that nothing is lost.
+/// Sends at 500 datagrams a second while `happen` lets `outages` happen, of `span` in all, and expects that nothing is
+/// lost.
 pub(crate) fn ride_out(outages: u64, span: Duration, happen: impl FnOnce(&mut Scene)) {
     let mut scene = Scene::up();
     let traffic = scene.send(worth(BEFORE + span + AFTER), &[]);

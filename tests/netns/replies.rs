@@ -20,8 +20,8 @@ fn an_agent_that_opens_new_ports_gets_its_replies_there() {
     let mut scene = Scene::up();
     let traffic = scene.send(count, &["--reconnect-every", &every.to_string()]);
     let summary = scene.expect_all(traffic, 0);
-    // With each port that it closes the agent gives up the replies still on their way to it. Were they sent to an old port, nine
-    // tenths would be missing.
+    // With each port that it closes the agent gives up the replies still on their way to it. Were they sent to an old
+    // port, nine tenths would be missing.
     assert!(summary.get("replies") >= count * 8 / 10, "most replies come back");
     assert_eq!(summary.get("reordered"), 0);
     assert_eq!(summary.get("last"), count);

@@ -17,15 +17,16 @@ use crate::support::wait_until;
 pub(crate) const RATE: u64 = 500;
 /// What may reach remoted twice for each outage. It drops them, but each has cost somebody a datagram's work.
 pub(crate) const COPIES_PER_OUTAGE_MAX: u64 = 200;
-/// What may reach it twice although nothing happened: a machine that stalls for longer than the lease makes one window doubtful,
-/// half of remoted's buffer.
+/// What may reach it twice although nothing happened: a machine that stalls for longer than the lease makes one window
+/// doubtful, half of remoted's buffer.
 const COPIES_PER_STALL_MAX: u64 = 128;
 /// Replies on their way when an outage begins are lost: nobody keeps them, as nobody does without the broker.
 const REPLIES_LOST_MAX: u64 = 200;
 /// The id of the agent where there is only one.
 pub(crate) const AGENT: &str = "001";
 
-/// Two hosts and what runs on them. The fields are dropped in this order: processes first, then the ground they stand on.
+/// Two hosts and what runs on them. The fields are dropped in this order: processes first, then the ground they stand
+/// on.
 pub(crate) struct Scene {
     client: Option<Process>,
     server: Option<Process>,
@@ -127,7 +128,8 @@ impl Scene {
         self.start_receiver(example("ossec-remoted"), &options);
     }
 
-    /// The same, and waits until it has its socket: the broker server would take that of another scene's remoted for its own meanwhile.
+    /// The same, and waits until it has its socket: the broker server would take that of another scene's remoted for
+    /// its own meanwhile.
     pub(crate) fn start_remoted_and_wait(&mut self, options: &[&str]) {
         self.start_remoted(options);
         wait_until("remoted has its socket", || {
@@ -311,8 +313,8 @@ impl Scene {
         summary
     }
 
-    /// Waits until everything has arrived and holds it against the promise: nothing lost, nothing dropped by the receiver's
-    /// socket, order kept, hardly any copies.
+    /// Waits until everything has arrived and holds it against the promise: nothing lost, nothing dropped by the
+    /// receiver's socket, order kept, hardly any copies.
     pub(crate) fn expect_all(&mut self, mut traffic: Traffic, outages: u64) -> Summary {
         let summary = Self::wait_until_sent(&mut traffic);
         self.wait_until_accepted(&traffic.id, traffic.count);
@@ -339,7 +341,8 @@ impl Scene {
         assert_eq!(self.accounts(), [sent, sent, 0, 0], "received, confirmed, dropped, left");
     }
 
-    /// Stops the client and returns how many datagrams it has received, of these confirmed and dropped, and what it has left.
+    /// Stops the client and returns how many datagrams it has received, of these confirmed and dropped, and what it
+    /// has left.
     pub(crate) fn accounts(&mut self) -> [u64; 4] {
         let client = self.client();
         client.signal("TERM");
@@ -414,7 +417,8 @@ pub(crate) fn broker() -> PathBuf {
     env!("CARGO_BIN_EXE_ossec-broker").into()
 }
 
-/// A program from `tests/stand-ins/`. Cargo puts them beside the tests: `target/PROFILE/examples` and `target/PROFILE/deps`.
+/// A program from `tests/stand-ins/`. Cargo puts them beside the tests: `target/PROFILE/examples` and
+/// `target/PROFILE/deps`.
 pub(crate) fn example(name: &str) -> PathBuf {
     let test = env::current_exe().expect("a test knows itself");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("tests are in target/PROFILE/deps");

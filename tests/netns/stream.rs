@@ -1,4 +1,5 @@
-//! Transport tcp, with a key, under 500 datagrams a second: nothing is lost at all, and nothing comes twice unless remoted or the broker server dies.
+//! Transport tcp, with a key, under 500 datagrams a second: nothing is lost at all, and nothing comes twice unless
+//! remoted or the broker server dies.
 
 use std::time::Duration;
 

@@ -25,8 +25,8 @@ impl Scene {
         swarm
     }
 
-    /// Waits until the swarm has nothing left, and holds it against the promise: nothing lost, nothing dropped by the receiver's socket, order
-    /// kept, no copy that was not meant.
+    /// Waits until the swarm has nothing left, and holds it against the promise: nothing lost, nothing dropped by the
+    /// receiver's socket, order kept, no copy that was not meant.
     fn expect_all_of(&mut self, mut swarm: Process, clients: u64, each: u64) -> Summary {
         assert!(swarm.wait().success(), "the swarm was not rid of all it held: {}", swarm.output());
         let summary = Summary(swarm.output());
@@ -74,8 +74,8 @@ fn come_back_at_once(mut scene: Scene, remoted: &[&str]) {
     let swarm = scene.start_swarm(&["--clients", &clients.to_string(), "--held", &held.to_string()]);
     scene.start_server(&[]);
     scene.expect_all_of(swarm, clients, held);
-    // They take turns of a few dozens. Nobody is more than one turn behind the others for long: when half of all is delivered, each client has got
-    // through a third of the mean at least.
+    // They take turns of a few dozens. Nobody is more than one turn behind the others for long: when half of all is
+    // delivered, each client has got through a third of the mean at least.
     let fewest = scene.fewest_at_half(clients, clients * held);
     assert!(3 * fewest >= held / 2, "at half of all somebody had got through {fewest} of {held}");
 }
@@ -95,9 +95,11 @@ fn be_quiet(mut scene: Scene) {
     scene.start_remoted_and_wait(&[]);
     scene.start_server(&[]);
     scene.wait_until_up();
-    let options = ["--clients", &clients.to_string(), "--held", "0", "--rate", "1", "--duration", &seconds.to_string()];
+    let options =
+        ["--clients", &clients.to_string(), "--held", "0", "--rate", "1", "--duration", &seconds.to_string()];
     let swarm = scene.start_swarm(&options);
     let summary = scene.expect_all_of(swarm, clients, seconds);
-    // Each datagram is gone before the next one comes, or the one after that. Were more than a few kept waiting, then for each other.
+    // Each datagram is gone before the next one comes, or the one after that. Were more than a few kept waiting, then
+    // for each other.
     assert!(summary.get("most_unsent") <= 5, "{}", summary.0);
 }

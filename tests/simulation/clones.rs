@@ -1,4 +1,5 @@
-//! Two processes with one memory: a guest that was cloned while it ran, or put back to an earlier moment while the other goes on.
+//! Two processes with one memory: a guest that was cloned while it ran, or put back to an earlier moment while the
+//! other goes on.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

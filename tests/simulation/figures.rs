@@ -43,7 +43,8 @@ impl Kind {
     }
 }
 
-/// Datagrams a second that the broker of 2015 can follow on each of these paths: it asks about each one, and waits for the answer.
+/// Datagrams a second that the broker of 2015 can follow on each of these paths: it asks about each one, and waits for
+/// the answer.
 const CALM: u64 = 10;
 /// More than that.
 const BUSY: u64 = 200;

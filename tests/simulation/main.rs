@@ -1,7 +1,8 @@
-//! The real core against a made-up world: agents, a network that fails, remoted with its counter rule, on virtual time from one seed.
+//! The real core against a made-up world: agents, a network that fails, remoted with its counter rule, on virtual time
+//! from one seed.
 //!
-//! `SEEDS=1000 FIRST=1 cargo test --profile simulation --test simulation` runs more of them; `SEED=42` runs one with a trace. `scripts/soak`
-//! runs many, `scripts/figures` prints the tables of `docs/reliability.md`.
+//! `SEEDS=1000 FIRST=1 cargo test --profile simulation --test simulation` runs more of them; `SEED=42` runs one with a
+//! trace. `scripts/soak` runs many, `scripts/figures` prints the tables of `docs/reliability.md`.
 
 mod clones;
 mod figures;

@@ -46,7 +46,8 @@ pub(crate) enum Fault {
     Stall,
     /// It does not read one of its sockets.
     StallOne(usize),
-    /// An address is translated by an entry that leads nowhere: what comes from the source ports of this moment is swallowed, however long it goes on.
+    /// An address is translated by an entry that leads nowhere: what comes from the source ports of this moment is
+    /// swallowed, however long it goes on.
     StaleEntry,
     /// The server's host drops what is sent over loopback before it comes to a socket, and counts it.
     LoopbackDrops,
@@ -260,8 +261,9 @@ impl Plan {
         self.faults.iter().map(|timed| timed.to).max().unwrap_or(0)
     }
 
-    /// How long after the last datagram everything must have been delivered: twenty seconds, and what the windows take for all of it over the slowest
-    /// path of this run: half a default buffer in two round trips and the grace; and what `--rate` takes.
+    /// How long after the last datagram everything must have been delivered: twenty seconds, and what the windows take
+    /// for all of it over the slowest path of this run: half a default buffer in two round trips and the grace; and
+    /// what `--rate` takes.
     pub(crate) fn drained_within(&self) -> u64 {
         let datagrams = self.rate * self.clients as u64 * self.sending / SECOND;
         let windows = datagrams * buffer_cost(self.sizes.1 as usize) / (BUFFER / 2) + 1;
@@ -270,8 +272,8 @@ impl Plan {
         20 * SECOND + windows * (2 * self.slowest() + 150 * MS) + limited
     }
 
-    /// How long after the last fault a client that has something to send may go without sending anything: all the others take a turn of the
-    /// windows first, and each of theirs may begin with a heartbeat that asks too late.
+    /// How long after the last fault a client that has something to send may go without sending anything: all the
+    /// others take a turn of the windows first, and each of theirs may begin with a heartbeat that asks too late.
     pub(crate) fn starved_after(&self) -> u64 {
         9 * SECOND + self.clients as u64 * (4 * self.slowest() + 300 * MS)
     }

@@ -1,8 +1,9 @@
 //! What the broker promises, and whether it kept it.
 //!
-//! Every datagram that reached the client must be accepted by remoted, unless one of its transmissions was lost in a way that the promise
-//! excepts (a single loss that TCP survived, a cut shorter than the lease, a cut of UDP alone, an overflow by others, the network's own
-//! reordering; over tcp only what was confirmed as doubtful), or unless the client dropped it on purpose and counted it.
+//! Every datagram that reached the client must be accepted by remoted, unless one of its transmissions was lost in a
+//! way that the promise excepts (a single loss that TCP survived, a cut shorter than the lease, a cut of UDP alone, an
+//! overflow by others, the network's own reordering; over tcp only what was confirmed as doubtful), or unless the
+//! client dropped it on purpose and counted it.
 
 use crate::plan::{Cut, Fault, MS, Timed};
 use crate::remoted::Datagram;
@@ -23,8 +24,8 @@ impl Loss {
     /// Of an outage of the link or of remoted, under the lease that was in force.
     pub(crate) const fn of_outage(outage: &Timed, lease: u64) -> Self {
         let alone = matches!(outage.fault, Fault::Cut(Cut::UdpAlone));
-        // A heartbeat begins within the grace after the first victim, a fifth of the lease later if others are under way, and is late a lease
-        // after that.
+        // A heartbeat begins within the grace after the first victim, a fifth of the lease later if others are under
+        // way, and is late a lease after that.
         let short = outage.to - outage.from < lease + lease / 5 + GRACE + 10 * MS;
         if alone || short { Self::Excused } else { Self::Covered }
     }
@@ -161,7 +162,8 @@ impl Ledger {
         self.fates[agents].iter().map(|fates| fates.len() as u64).sum()
     }
 
-    /// Complains of what is missing of these agents' datagrams and should not be; their client dropped so many on purpose.
+    /// Complains of what is missing of these agents' datagrams and should not be; their client dropped so many on
+    /// purpose.
     pub(crate) fn settle(&mut self, agents: std::ops::Range<usize>, dropped: u64) {
         let mut missing = Vec::new();
         for agent in agents {

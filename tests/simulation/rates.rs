@@ -57,7 +57,7 @@ fn a_rate_is_what_comes_out_where_the_path_gives_more() {
                 println!("{transport:?}, {} ms: {given:.0} of {asked:.0}, at most {most:.0}", round_trip as f64 / 1e6);
                 assert!(
                     (0.95..1.05).contains(&(given / asked)),
-                    "{transport:?}, {round_trip} ns: {given} a second where {asked} were asked for and {most} are possible"
+                    "{transport:?}, {round_trip} ns: {given} a second of {asked} asked for and {most} possible"
                 );
             }
         }

@@ -1,4 +1,5 @@
-//! A translation of addresses whose entry goes stale: what comes from one source port leads nowhere, and only the missing replies tell.
+//! A translation of addresses whose entry goes stale: what comes from one source port leads nowhere, and only the
+//! missing replies tell.
 
 use std::time::Duration;
 

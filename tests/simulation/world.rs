@@ -183,7 +183,8 @@ impl<'a> World<'a> {
         self.settle();
     }
 
-    /// For how long each client still sent after `from`, until the end of the last fault; and how long after that it sent again.
+    /// For how long each client still sent after `from`, until the end of the last fault; and how long after that it
+    /// sent again.
     pub(crate) fn noticed(&self, client: usize) -> (u64, Option<u64>) {
         let quiet = self.plan.quiet_from();
         let begun = self.plan.faults.iter().map(|timed| timed.from).min().unwrap_or(0);

@@ -1,16 +1,16 @@
 //! A stand-in for the OSSEC agent, as far as the broker's tests and demonstration need one.
 //!
-//! Like the agent (`client-agent/start_agent.c`) it sends from a *connected* UDP socket, so that a reply counts only if it comes
-//! from the very address and port that it sends to, and it can open a new source port now and then (`--reconnect-every`).
-//! `shared/payload.rs` says what a datagram looks like. What the system refuses to send (nobody listens: ECONNREFUSED) is lost,
-//! as it is in the agent, and counted.
+//! Like the agent (`client-agent/start_agent.c`) it sends from a *connected* UDP socket, so that a reply counts only
+//! if it comes from the very address and port that it sends to, and it can open a new source port now and then
+//! (`--reconnect-every`). `shared/payload.rs` says what a datagram looks like. What the system refuses to send (nobody
+//! listens: ECONNREFUSED) is lost, as it is in the agent, and counted.
 //!
 //! At the end it prints one line of `name value` pairs:
 //!
 //! - `sent`, `failed`: datagrams that the system took, and those it did not;
 //! - `refused`: ICMP errors that came back;
-//! - `replies`, `reordered`, `repeated`, `last`: pongs that came back, how many of them behind a newer one, how many once
-//!   more, and the greatest counter among them;
+//! - `replies`, `reordered`, `repeated`, `last`: pongs that came back, how many of them behind a newer one, how many
+//!   once more, and the greatest counter among them;
 //! - `pushed`, `push_reordered`: the same for the datagrams of a push;
 //! - `median_us`, `p99_us`: from sending a ping to its pong, in microseconds.
 
@@ -272,8 +272,9 @@ impl Agent<'_> {
         let (replies, pushed, push_reordered) = (self.pongs.count(), self.pushed.count(), self.pushed.reordered);
         let (median, p99) = (self.pongs.percentile_us(50), self.pongs.percentile_us(99));
         format!(
-            "sent {sent} failed {failed} refused {refused} replies {replies} reordered {reordered} repeated {repeated} last {newest} \
-             pushed {pushed} push_reordered {push_reordered} median_us {median} p99_us {p99}"
+            "sent {sent} failed {failed} refused {refused} replies {replies} reordered {reordered} \
+             repeated {repeated} last {newest} pushed {pushed} push_reordered {push_reordered} \
+             median_us {median} p99_us {p99}"
         )
     }
 }

@@ -3,20 +3,21 @@
 //! It has what makes life hard for whoever sends to the real one, and nothing else of it:
 //!
 //! - the process name `ossec-remoted` and a UDP socket with the kernel's default receive buffer;
-//! - the counter rule (OSSEC's `os_crypto/shared/msgs.c`): a datagram is accepted only if its counter is greater than the last one
-//!   accepted from that agent, so that a copy is dropped and what was overtaken is lost for ever. The counters are kept in
-//!   memory alone: a restart forgets them, as remoted's does for the last 128;
+//! - the counter rule (OSSEC's `os_crypto/shared/msgs.c`): a datagram is accepted only if its counter is greater than
+//!   the last one accepted from that agent, so that a copy is dropped and what was overtaken is lost for ever. The
+//!   counters are kept in memory alone: a restart forgets them, as remoted's does for the last 128;
 //! - replies, which go to the source of the datagram that asked for them.
 //!
-//! A datagram is text: `AGENT COUNTER KIND padding`. The kind `ping` is answered with `AGENT COUNTER pong` (only if it was
-//! accepted), the kind `push N` with N datagrams of 900 bytes, `AGENT 1 pushed` to `AGENT N pushed`: the configuration that remoted
-//! pushes to a fresh agent. Any other kind is an event.
+//! A datagram is text: `AGENT COUNTER KIND padding`. The kind `ping` is answered with `AGENT COUNTER pong` (only if it
+//! was accepted), the kind `push N` with N datagrams of 900 bytes, `AGENT 1 pushed` to `AGENT N pushed`: the
+//! configuration that remoted pushes to a fresh agent. Any other kind is an event.
 //!
-//! With `--journal` each datagram leaves a line: `took AGENT COUNTER` (accepted), `copy` (refused, accepted before), `late` (refused,
-//! overtaken and therefore lost), or `other LENGTH`; beside these stand `life PID` for each start and `drops N` whenever the kernel
-//! has dropped datagrams because the socket's buffer was full (looked up ten times a second, counted since the start).
-//! The line is written *before* the datagram is taken off the socket's queue. So a `kill -9` at any moment
-//! leaves no datagram that was read and yet not written down: what a test misses afterwards was lost on its way here.
+//! With `--journal` each datagram leaves a line: `took AGENT COUNTER` (accepted), `copy` (refused, accepted before),
+//! `late` (refused, overtaken and therefore lost), or `other LENGTH`; beside these stand `life PID` for each start and
+//! `drops N` whenever the kernel has dropped datagrams because the socket's buffer was full (looked up ten times a
+//! second, counted since the start). The line is written *before* the datagram is taken off the socket's queue. So a
+//! `kill -9` at any moment leaves no datagram that was read and yet not written down: what a test misses afterwards
+//! was lost on its way here.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -1,7 +1,7 @@
 //! A long way for UDP: passes datagrams on after a delay, in order, and has room for all that are under way meanwhile.
 //!
-//! The benchmarks run a tunnel (VXLAN) over a pair of these. That makes a path with a round trip as long as wanted, for every protocol and with
-//! the kernel's own TCP at both ends, where the kernel has no netem.
+//! The benchmarks run a tunnel (VXLAN) over a pair of these. That makes a path with a round trip as long as wanted,
+//! for every protocol and with the kernel's own TCP at both ends, where the kernel has no netem.
 
 use std::convert::Infallible;
 use std::error::Error;

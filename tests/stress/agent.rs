@@ -8,15 +8,16 @@ use crate::gauge::Gauge;
 use crate::random::Random;
 use crate::wait::{pause_for, wait_until};
 
-/// Datagrams sent in a row. All agents together stay far below what an unprivileged socket's buffer holds, some 256 small ones.
+/// Datagrams sent in a row. All agents together stay far below what an unprivileged socket's buffer holds, some 256
+/// small ones.
 const BURST_MAX: u64 = 10;
 /// Between two bursts, in milliseconds.
 const PAUSE_MS: (u64, u64) = (5, 60);
 /// Of a thousand bursts, so many come from a new source port: agents take one at each reconnect.
 const RECONNECTS_PER_MILLE: u64 = 60;
 
-/// All agents together send at least four times as much: more than a window of half the receiver's buffer, some 128 small datagrams, and a batch
-/// of 64.
+/// All agents together send at least four times as much: more than a window of half the receiver's buffer, some 128
+/// small datagrams, and a batch of 64.
 const SENT_MIN: u64 = 100;
 
 /// One agent.
@@ -39,7 +40,8 @@ impl Agent {
         Self { name, sent: 0, prefix, address, client, socket, gauge, random: Random::new(seed) }
     }
 
-    /// Sends a burst once the client has taken in what came before: what its socket cannot hold would be lost without its doing.
+    /// Sends a burst once the client has taken in what came before: what its socket cannot hold would be lost without
+    /// its doing.
     pub(crate) fn send(&mut self) {
         if self.random.per_mille(RECONNECTS_PER_MILLE) {
             self.socket = connect(self.address, self.client);

@@ -1,5 +1,5 @@
-//! What goes wrong, drawn from a seed: one sequence for the network and the broker server, another for the receiver. They run beside each
-//! other, and all is well again at the end of both.
+//! What goes wrong, drawn from a seed: one sequence for the network and the broker server, another for the receiver.
+//! They run beside each other, and all is well again at the end of both.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use crate::remoted::Remoted;
 use crate::role::Role;
 use crate::wait::pause_for;
 
-/// Bound of the client's lease (`--timeout`). A receiver that is away for longer loses nothing, by the promise; a shorter absence may.
+/// Bound of the client's lease (`--timeout`). A receiver that is away for longer loses nothing, by the promise; a
+/// shorter absence may.
 pub(crate) const LEASE_MAX: Duration = Duration::from_millis(500);
 /// Between the look at the lease and the sending a thread may have to wait for the processor for so long.
 const SLACK: Duration = Duration::from_millis(250);

@@ -1,4 +1,5 @@
-//! What became of each datagram, by the rule that OSSEC has: within one life of remoted a counter must be greater than the last one.
+//! What became of each datagram, by the rule that OSSEC has: within one life of remoted a counter must be greater than
+//! the last one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -53,7 +54,11 @@ impl Ledger {
     pub(crate) fn check(&self, agent: &str, sent: u64) -> Result<(), String> {
         let nothing = Account::default();
         let account = self.agents.get(agent).unwrap_or(&nothing);
-        assert!(account.overtaken.is_subset(&account.took), "{agent}: overtaken, and so lost: {:?}", account.overtaken);
+        assert!(
+            account.overtaken.is_subset(&account.took),
+            "{agent}: overtaken, and so lost: {:?}",
+            account.overtaken
+        );
         let missing = (1..=sent).filter(|counter| !account.took.contains(counter));
         match (missing.clone().next(), missing.count()) {
             (None, _) => Ok(()),

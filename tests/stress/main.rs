@@ -1,14 +1,16 @@
 //! Both roles in one process, with real threads and sockets, while everything between them breaks at random moments.
 //!
 //! ```text
-//!                      ┌────────────────────── UDP, transport udp ──────────────────────────► remoted (closed, bound again, left unread)
+//!                      ┌────────────────────── UDP, transport udp ──────────────────────────► remoted
 //!   agents ──UDP──► client ──TCP──► proxy (kills, stalls, half-closes) ──► server ──UDP──► ┘
 //! ```
 //!
-//! Over either transport. What must come out: each datagram is accepted by a receiver that refuses what has been overtaken, the client's own accounts say the same, replies
-//! find their agents, and nothing is left behind. Loopback only; no root.
+//! remoted closes its socket, binds it again, leaves it unread. Over either transport. What must come out: each
+//! datagram is accepted by a receiver that refuses what has been overtaken, the client's own accounts say the same,
+//! replies find their agents, and nothing is left behind. Loopback only; no root.
 //!
-//! `ROUNDS=100 SEED=1 cargo test --release --test stress` runs more rounds; `scripts/tsan` runs them under ThreadSanitizer.
+//! `ROUNDS=100 SEED=1 cargo test --release --test stress` runs more rounds; `scripts/tsan` runs them under
+//! ThreadSanitizer.
 
 mod agent;
 #[path = "../support/census.rs"]
@@ -46,8 +48,8 @@ use wait::wait_until;
 const AGENTS: u8 = 4;
 /// Waves of agents in a round.
 const WAVES: u8 = 2;
-/// Places for sessions: the agents of a wave, and those with odd numbers of the wave before. What those before them had sent is confirmed by
-/// then, because a window is smaller than a wave.
+/// Places for sessions: the agents of a wave, and those with odd numbers of the wave before. What those before them
+/// had sent is confirmed by then, because a window is smaller than a wave.
 const SESSIONS: u8 = AGENTS + AGENTS / 2;
 /// What goes wrong in a wave.
 const TROUBLES: usize = 5;

@@ -164,7 +164,8 @@ impl Network {
         let pairs = std::mem::take(&mut self.state.lock().pairs);
         for pair in &pairs {
             for stream in [&pair.client, &pair.server] {
-                // With what is still to be sent thrown away, closing is a reset; the threads let go when there is nothing to read.
+                // With what is still to be sent thrown away, closing is a reset; the threads let go when there is
+                // nothing to read.
                 let linger = abruptly.then_some(Duration::ZERO);
                 SockRef::from(stream).set_linger(linger).expect("an option of every socket");
                 let end = if abruptly { Shutdown::Read } else { Shutdown::Both };

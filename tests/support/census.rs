@@ -23,8 +23,8 @@ impl Census {
 
     /// Waits until there is nothing that was not there when this was taken.
     ///
-    /// A scope goes on when the work of its threads is done, a moment before the system has taken them away; and the thread that resolves
-    /// names is not joined at all.
+    /// A scope goes on when the work of its threads is done, a moment before the system has taken them away; and the
+    /// thread that resolves names is not joined at all.
     pub(crate) fn wait_until_restored(self) {
         wait_until("no thread and no descriptor is left behind", || {
             let now = Self::take();

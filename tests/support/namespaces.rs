@@ -5,9 +5,9 @@
 //!   [ obk-PID-N-a ] wire ═════════════ veth ════════════ wire [ obk-PID-N-s ]
 //! ```
 //!
-//! A cut drops what arrives at an end of the cable, before anything of the host sees it (nftables' `netdev` family), so that
-//! packets vanish without an error and address resolution dies as it does behind a dead switch. A rejecting firewall answers
-//! with ICMP errors and TCP resets.
+//! A cut drops what arrives at an end of the cable, before anything of the host sees it (nftables' `netdev` family),
+//! so that packets vanish without an error and address resolution dies as it does behind a dead switch. A rejecting
+//! firewall answers with ICMP errors and TCP resets.
 
 use std::io::Write;
 use std::path::Path;
@@ -141,7 +141,8 @@ impl Namespaces {
         run(self.command(side, "cat").arg(format!("/sys/class/net/{WIRE}/ifindex"))).trim().to_owned()
     }
 
-    /// A tunnel between the two hosts, for which two relays are still missing: where each runs, what it listens to, and whom it passes on to.
+    /// A tunnel between the two hosts, for which two relays are still missing: where each runs, what it listens to,
+    /// and whom it passes on to.
     pub(crate) fn tunnel(&self) -> [(Side, String, String); 2] {
         Side::BOTH.map(|side| {
             let (port, other_port) = (TUNNEL_PORTS[side as usize], TUNNEL_PORTS[side.other() as usize]);
@@ -151,7 +152,8 @@ impl Namespaces {
                 &["link", "add", "far", "type", "vxlan", "id", "1", "remote", remote, "dstport", port, "nolearning"],
             );
             self.ip(side, &["addr", "add", &far, "dev", "far"]);
-            // The relays see packets as they are sent: checksums must be in them, and none may be longer than the path takes.
+            // The relays see packets as they are sent: checksums must be in them, and none may be longer than the path
+            // takes.
             run(self.command(side, "ethtool").args(["-K", "far", "tx", "off", "gso", "off"]));
             self.ip(side, &["link", "set", "far", "up"]);
             // An end sends to its own port at the other host, where the other end has another one.
@@ -241,7 +243,8 @@ impl Namespaces {
         self.ip(side.other(), &["route", "add", network, "via", side.ipv4()]);
     }
 
-    /// A command that runs `program` on that host. `ip netns exec` becomes the program: its process id is the program's.
+    /// A command that runs `program` on that host. `ip netns exec` becomes the program: its process id is the
+    /// program's.
     pub(crate) fn command(&self, side: Side, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.name(side)]).arg(program.as_ref());
@@ -268,7 +271,8 @@ impl Namespaces {
         self.nft(side, &format!("add table netdev obk\nadd chain netdev obk cut {chain}\n"));
     }
 
-    /// Of what arrives at either end so many packets in a hundred are lost. Datagrams to remoted that are lost are counted.
+    /// Of what arrives at either end so many packets in a hundred are lost. Datagrams to remoted that are lost are
+    /// counted.
     pub(crate) fn lose(&self, percent: u32) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
         let chance = format!("numgen random mod 100 < {percent}");
@@ -318,8 +322,8 @@ impl Namespaces {
         );
     }
 
-    /// What the other host sends to `address`, which nobody has, goes to this host's own instead. It may bind any address, as beside failover
-    /// software.
+    /// What the other host sends to `address`, which nobody has, goes to this host's own instead. It may bind any
+    /// address, as beside failover software.
     pub(crate) fn translate_destination(&self, side: Side, address: &str) {
         self.ip(side.other(), &["route", "add", address, "via", side.ipv4()]);
         run(self.command(side, "sh").args(["-c", "echo 1 >/proc/sys/net/ipv4/ip_nonlocal_bind"]));
@@ -334,7 +338,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         );
     }
 
-    /// A usual rule against forged addresses, for what comes in or goes out over `lo`: to remoted it comes from a loopback address.
+    /// A usual rule against forged addresses, for what comes in or goes out over `lo`: to remoted it comes from a
+    /// loopback address.
     pub(crate) fn distrust_loopback(&self, side: Side, hook: &str) {
         let (chain, device) = (
             format!("add chain inet distrust wall {{ type filter hook {hook} priority 0; }}"),
@@ -350,7 +355,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         self.ip(side, &["link", "set", "lo", "mtu", &bytes.to_string()]);
     }
 
-    /// Where the host's UDP sockets receive that take datagrams from anybody, and where those that take them from one address alone.
+    /// Where the host's UDP sockets receive that take datagrams from anybody, and where those that take them from one
+    /// address alone.
     pub(crate) fn udp_receivers(&self, side: Side) -> [Vec<String>; 2] {
         ["unconnected", "connected"].map(|state| {
             let listed = run(self.command(side, "ss").args(["-Hun", "state", state]));
@@ -369,8 +375,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         }
     }
 
-    /// Nothing of the TCP connections that exist passes any more, in either direction and without a word, as when a firewall has
-    /// forgotten them. New ones do.
+    /// Nothing of the TCP connections that exist passes any more, in either direction and without a word, as when a
+    /// firewall has forgotten them. New ones do.
     pub(crate) fn forget_connections(&self) {
         let existing =
             run(self.command(Side::Agent, "ss").args(["-Htn", "state", "established", "dport", "=", ":1517"]));
@@ -379,7 +385,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         assert!(!ports.is_empty(), "there is no connection: {existing}");
         let ports = ports.join(", ");
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
-        // At the server's host first: a client that has noticed says good-bye to the old connection, and nobody may hear that.
+        // At the server's host first: a client that has noticed says good-bye to the old connection, and nobody may
+        // hear that.
         for (side, end) in [(Side::Server, "sport"), (Side::Agent, "dport")] {
             self.nft(
                 side,
@@ -391,8 +398,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         }
     }
 
-    /// The TCP connections of the server's host are gone without a word, as after a crash of the host. While the link is cut, that is:
-    /// otherwise the other end is told.
+    /// The TCP connections of the server's host are gone without a word, as after a crash of the host. While the link
+    /// is cut, that is: otherwise the other end is told.
     pub(crate) fn forget_sockets(&self) {
         run(self.command(Side::Server, "ss").args(["-K", "sport", "=", ":1517"]));
         let left = run(self.command(Side::Server, "ss").args(["-Htn", "sport", "=", ":1517"]));
@@ -426,7 +433,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         self.nft(side, &script);
     }
 
-    /// Packets of more than so many bytes vanish at either end. What is sent is cut into packets before, as on a real cable.
+    /// Packets of more than so many bytes vanish at either end. What is sent is cut into packets before, as on a real
+    /// cable.
     pub(crate) fn swallow_larger_than(&self, bytes: u32) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
         for side in Side::BOTH {
@@ -492,7 +500,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
 
     /// Bytes of receive buffer in use at the sockets on that UDP port.
     pub(crate) fn udp_queue(&self, side: Side, port: u16) -> u64 {
-        let queue = |line: &str| u64::from_str_radix(line.split_ascii_whitespace().nth(4)?.split_once(':')?.1, 16).ok();
+        let queue =
+            |line: &str| u64::from_str_radix(line.split_ascii_whitespace().nth(4)?.split_once(':')?.1, 16).ok();
         self.udp_sockets(side, port).iter().filter_map(|line| queue(line)).sum()
     }
 

@@ -10,7 +10,8 @@ use super::{namespaces, wait_until};
 /// How much of a process's output a failing test prints.
 const TAIL_LINES: usize = 60;
 
-/// A running process. When the value goes, so does the process; if the test is failing, the end of its output is printed.
+/// A running process. When the value goes, so does the process; if the test is failing, the end of its output is
+/// printed.
 pub(crate) struct Process {
     child: Child,
     name: String,

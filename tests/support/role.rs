@@ -54,7 +54,8 @@ impl Role {
     }
 }
 
-/// Never frees what a role's threads have read: ThreadSanitizer does not see that the end of their scope comes after that.
+/// Never frees what a role's threads have read: ThreadSanitizer does not see that the end of their scope comes after
+/// that.
 fn keep<T>(config: Box<T>) -> &'static T {
     Box::leak(config)
 }

@@ -85,7 +85,8 @@ pub(in crate::cli) fn source(text: &str) -> Result<IpAddr, String> {
     check_single(address)?;
     match address.to_canonical() {
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Err(format!(
-            "{text} is link-local: leave --source out; towards a server at [fe80::1%eth0] the system takes it by itself"
+            "{text} is link-local: leave --source out; towards a server at [fe80::1%eth0] the system takes it by \
+             itself"
         )),
         canonical => Ok(canonical),
     }

@@ -31,6 +31,8 @@ impl Blocked {
         }
         let good = self.warned && missing == 0 && snapshot.standing == Standing::Up;
         self.warned &= !good;
-        good.then(|| Line::info("UDP to remoted seems good again: no agent misses replies, and no datagram is refused"))
+        good.then(|| {
+            Line::info("UDP to remoted seems good again: no agent misses replies, and no datagram is refused")
+        })
     }
 }

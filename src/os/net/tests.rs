@@ -71,8 +71,9 @@ fn an_inbox_may_read_sockets_of_either_family_in_turn() {
 
 #[test]
 fn what_is_sent_to_a_socket_of_this_host_comes_back_however_it_is_written() {
-    let back =
-        |bound: &str, target: &str| comes_back(bound.parse().expect("an address"), target.parse().expect("an address"));
+    let back = |bound: &str, target: &str| {
+        comes_back(bound.parse().expect("an address"), target.parse().expect("an address"))
+    };
     for (bound, target) in [
         ("127.0.0.1:9", "127.0.0.1:9"),
         ("127.0.0.1:9", "[::ffff:127.0.0.1]:9"),

@@ -150,7 +150,8 @@ impl Inspector {
             // The netlink socket belongs to our network namespace.
             if namespace != Namespace::Ours || !self.diag.dump(family, &mut seen) {
                 // Without a table there are no sockets of this family.
-                let _ = self.proc.read_sockets(namespace, family, self.wanted.port, &mut self.table, &mut seen, enough);
+                let _ =
+                    self.proc.read_sockets(namespace, family, self.wanted.port, &mut self.table, &mut seen, enough);
             }
         }
         // A dump can show a socket twice, if another one is opened meanwhile.

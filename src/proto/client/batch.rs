@@ -93,7 +93,8 @@ impl Batch {
     }
 
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.items.is_empty() || (self.items.len() < BATCH_DATAGRAMS_MAX && self.bytes.len() + bytes <= BATCH_BYTES_MAX)
+        self.items.is_empty()
+            || (self.items.len() < BATCH_DATAGRAMS_MAX && self.bytes.len() + bytes <= BATCH_BYTES_MAX)
     }
 
     /// Sets the epoch, the lease, the target and the ports for the datagrams that follow.

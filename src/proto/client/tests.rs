@@ -294,7 +294,10 @@ fn an_unsendable_datagram_does_not_stop_those_behind_it() {
     assert_eq!(bench.release(), [0, 2, 3], "it stays dropped");
     bench.later_beat();
     bench.later_beat();
-    assert_eq!((bench.counters().confirmed, bench.counters().dropped(DropReason::Unsendable), bench.held()), (3, 1, 0));
+    assert_eq!(
+        (bench.counters().confirmed, bench.counters().dropped(DropReason::Unsendable), bench.held()),
+        (3, 1, 0)
+    );
 }
 
 #[test]

@@ -179,7 +179,11 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_do_no_harm_to_either_end(bytes in prop::collection::vec(any::<u8>(), 0..300), magic in any::<bool>(), step in 1usize..50) {
+    fn any_bytes_do_no_harm_to_either_end(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        magic in any::<bool>(),
+        step in 1usize..50,
+    ) {
         let bytes = if magic { [&MAGIC[..], &bytes].concat() } else { bytes };
         let mut wire = Wire::new(Some(&KEY), Some(KEY));
         for piece in bytes.chunks(step) {

@@ -65,8 +65,8 @@ impl Destination {
         let known = self.streams || self.here && at_home;
         (port != 0 && port != watched && known).then(|| {
             format!(
-                "datagrams are meant for UDP port {port} (--server), and this server watches port {watched} (--remoted): \
-                 make them the same, or name with --broker the server that watches port {port}"
+                "datagrams are meant for UDP port {port} (--server), and this server watches port {watched} \
+                 (--remoted): make them the same, or name with --broker the server that watches port {port}"
             )
         })
     }

@@ -197,7 +197,8 @@ impl Windows {
         let window = free.min(window).min(self.wish(demand.client, capacity));
         let window = if window >= demand.next_cost.max(1) {
             window
-        } else if others == 0 && (capacity.queue == 0 || capacity.queue + demand.next_cost <= usable(capacity.buffer)) {
+        } else if others == 0 && (capacity.queue == 0 || capacity.queue + demand.next_cost <= usable(capacity.buffer))
+        {
             // The datagram is larger than half the buffer, but no other client has anything under way.
             demand.next_cost
         } else {

@@ -242,7 +242,8 @@ prop_compose! {
     fn any_ping()(n in prop::array::uniform9(number()), next_cost in any::<u32>(), lease_ms in any::<u32>()) -> Ping {
         let [number, oldest, next, tail, held, held_bytes, unsent, dropped, unconfirmed_cost] = n;
         let (oldest, next, tail) = (Seq(oldest), Seq(next), Seq(tail));
-        Ping { number, oldest, next, tail, held, held_bytes, unsent, dropped, next_cost: next_cost.into(), unconfirmed_cost, lease_ms }
+        let next_cost = next_cost.into();
+        Ping { number, oldest, next, tail, held, held_bytes, unsent, dropped, next_cost, unconfirmed_cost, lease_ms }
     }
 }
 
@@ -334,7 +335,8 @@ proptest! {
         parts in prop::collection::vec(
             prop_oneof![
                 any_frame().prop_map(|frame| encoded(&frame)),
-                (0u8..14, prop::collection::vec(any::<u8>(), 0..120)).prop_map(|(kind, body)| layout::framed(kind, &body)),
+                (0u8..14, prop::collection::vec(any::<u8>(), 0..120))
+                    .prop_map(|(kind, body)| layout::framed(kind, &body)),
                 prop::collection::vec(any::<u8>(), 0..20),
             ],
             0..6,
@@ -350,7 +352,9 @@ proptest! {
     }
 
     #[test]
-    fn a_text_of_any_length_arrives_as_far_as_it_is_safe_and_short(text in prop::collection::vec(any::<char>(), 0..400)) {
+    fn a_text_of_any_length_arrives_as_far_as_it_is_safe_and_short(
+        text in prop::collection::vec(any::<char>(), 0..400),
+    ) {
         let text: String = text.into_iter().collect();
         let safe: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         let got = decoded(&encoded(&Frame::Refusal(Refusal { text: text.clone() })), 64);

@@ -38,7 +38,8 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn as_value(before: &[&str], option: &str, value: &str) {
-    let line = |last: &[String]| before.iter().map(ToString::to_string).chain(last.iter().cloned()).collect::<Vec<_>>();
+    let line =
+        |last: &[String]| before.iter().map(ToString::to_string).chain(last.iter().cloned()).collect::<Vec<_>>();
     let joined = line(&[format!("--{option}={value}")]);
     look_at(&joined);
     // Behind an option `-vv` and `--a=b` are taken apart.

@@ -4,7 +4,8 @@
 //!
 //! * What is understood, answered and refused is what a model says that reads everything from the beginning each time.
 //! * Nothing is kept but the beginning of a frame; whoever says garbage or is silent for too long is closed.
-//! * The windows granted never sum to more than half of remoted's buffer, and whoever gets none is told when to ask again.
+//! * The windows granted never sum to more than half of remoted's buffer, and whoever gets none is told when to ask
+//!   again.
 #![no_main]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,9 +14,11 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::proto::server::ServerCore;
-use ossec_broker::proto::server::conversation::{Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX};
+use ossec_broker::proto::server::conversation::{
+    Access, Conversation, Question, Request, SILENCE_MAX, UNANSWERED_MAX,
+};
 use ossec_broker::proto::server::delivery::Delivery;
-use ossec_broker::proto::server::judge::{Process, Presence, Sample, Socket};
+use ossec_broker::proto::server::judge::{Presence, Process, Sample, Socket};
 use ossec_broker::proto::terms::ConnectionId;
 use ossec_broker::proto::terms::{LEASE_MAX, Verdict};
 use ossec_broker::proto::time::Time;
@@ -313,7 +316,8 @@ impl Model {
             .collect();
         let fresh = requests?.split_off(self.requests);
         self.requests += fresh.len();
-        self.unanswered += fresh.iter().filter(|request| matches!(request, Request::Answer(Question::Ping(_)))).count();
+        self.unanswered +=
+            fresh.iter().filter(|request| matches!(request, Request::Answer(Question::Ping(_)))).count();
         (sound && self.unanswered <= UNANSWERED_MAX).then_some(fresh)
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! * The frames, and the error at the end, are the same however the stream is cut.
 //! * What is kept of a stream is less than one frame.
-//! * A frame that was read is the same when it is written and read again, also with fields behind it that a newer peer would add.
+//! * A frame that was read is the same when it is written and read again, also with fields behind it that a newer peer
+//!   would add.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -65,5 +65,10 @@ fn link(target: &[u8]) {
 fn answer(datagram: &[u8]) {
     let mut sights = Vec::new();
     let _ = collect(datagram, SEQUENCE, &mut sights);
-    assert!(sights.len() <= datagram.len() / MESSAGE_BYTES_MIN, "{} sockets in {} bytes", sights.len(), datagram.len());
+    assert!(
+        sights.len() <= datagram.len() / MESSAGE_BYTES_MIN,
+        "{} sockets in {} bytes",
+        sights.len(),
+        datagram.len()
+    );
 }

@@ -1,6 +1,7 @@
 //! `seal`: the handshake and the records, at both ends.
 //!
-//! The plan: what is wrong (nothing, noise towards either end, a change on the way), lengths of pieces, then texts or noise.
+//! The plan: what is wrong (nothing, noise towards either end, a change on the way), lengths of pieces, then texts or
+//! noise.
 //!
 //! * Noise never makes a sealed connection, and never panics.
 //! * What was sealed arrives as it was, however it is cut; once a byte was changed nothing behind it does.

@@ -85,7 +85,8 @@ impl Client {
         client
     }
 
-    /// The longest lease that matters to what is released at this moment: of a heartbeat under way, of the newest, of the next.
+    /// The longest lease that matters to what is released at this moment: of a heartbeat under way, of the newest, of
+    /// the next.
     pub(super) fn lease(&self) -> u64 {
         let under_way = self.probes.iter().map(Probe::lease).max().unwrap_or_default();
         self.lease.max(under_way.max(self.core.link().lease()).as_nanos() as u64)
@@ -349,9 +350,12 @@ impl World<'_> {
         if copies > allowed {
             self.ledger.complain(format!("{copies} copies arrived, {allowed} were meant"));
         }
-        if self.ledger.overflows > 0 && self.flood == 0 && (self.plan.lag == 0 || self.plan.transport == Transport::Tcp)
+        if self.ledger.overflows > 0
+            && self.flood == 0
+            && (self.plan.lag == 0 || self.plan.transport == Transport::Tcp)
         {
-            self.ledger.complain(format!("{} drops at remoted's socket, and nobody else sends", self.ledger.overflows));
+            self.ledger
+                .complain(format!("{} drops at remoted's socket, and nobody else sends", self.ledger.overflows));
         }
     }
 

@@ -15,8 +15,8 @@ const NEVER: u64 = u64::MAX;
 const NO_LEASE: u64 = 0;
 
 impl World<'_> {
-    /// When a segment that is sent now arrives: retransmitted until it passes, never before its predecessors; [`NEVER`] if those never
-    /// do.
+    /// When a segment that is sent now arrives: retransmitted until it passes, never before its predecessors;
+    /// [`NEVER`] if those never do.
     pub(super) fn tcp(&mut self, last: u64, towards_server: bool) -> u64 {
         let round_trip = self.plan.round_trip_at(self.now);
         let mut start = self.now;
@@ -101,8 +101,8 @@ impl World<'_> {
         self.refuse(client);
     }
 
-    /// Until when a stale entry need not be noticed: three of the times from reply to reply, counted from the first that is missing. What was under way
-    /// then is sent again.
+    /// Until when a stale entry need not be noticed: three of the times from reply to reply, counted from the first
+    /// that is missing. What was under way then is sent again.
     fn unsuspected_until(&self) -> u64 {
         let begun = self.plan.faults.iter().find(|timed| matches!(timed.fault, Fault::StaleEntry));
         begun.map_or(0, |timed| timed.from) + 4 * self.plan.replies.unwrap_or(0)
@@ -132,8 +132,9 @@ impl World<'_> {
             return Loss::Covered;
         }
         let lease = match self.way {
-            // Of the newest heartbeat, or of the one that begins next; or what it would be on the longest path of this outage. Where the
-            // path grows longer meanwhile, what was released may arrive when the outage is over, ahead of what is sent again.
+            // Of the newest heartbeat, or of the one that begins next; or what it would be on the longest path of this
+            // outage. Where the path grows longer meanwhile, what was released may arrive when the outage is over,
+            // ahead of what is sent again.
             Way::Broker => self.clients[client].lease().max(self.plan.lease_during(outage)),
             Way::Rival | Way::Bare => NO_LEASE,
         };

@@ -1,8 +1,9 @@
-//! The broker of 2015, for comparison, as its author describes it: for each datagram it asks the server over TCP whether remoted is alive. If
-//! so, it sends what it holds and then this one, and forgets both; if not, it holds the datagram too.
+//! The broker of 2015, for comparison, as its author describes it: for each datagram it asks the server over TCP
+//! whether remoted is alive. If so, it sends what it holds and then this one, and forgets both; if not, it holds the
+//! datagram too.
 //!
-//! Where the description is silent it is given the benefit: an unbounded receive queue, a timeout of two seconds, and while it holds something and nothing
-//! comes in it asks again each second.
+//! Where the description is silent it is given the benefit: an unbounded receive queue, a timeout of two seconds, and
+//! while it holds something and nothing comes in it asks again each second.
 
 use std::collections::VecDeque;
 

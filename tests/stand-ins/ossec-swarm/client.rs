@@ -1,7 +1,8 @@
 //! One whole client: the real core, its connection and its socket, without a thread of its own.
 //!
-//! It does what the threads `probe`, `forward` and `reply` of the real client do (`src/client/`), in the same order and by the same rules, each
-//! time that something happens to it: [`Client::attend`] for what its sockets are ready for, then [`Client::act`] for what is due.
+//! It does what the threads `probe`, `forward` and `reply` of the real client do (`src/client/`), in the same order
+//! and by the same rules, each time that something happens to it: [`Client::attend`] for what its sockets are ready
+//! for, then [`Client::act`] for what is due.
 
 mod connect;
 

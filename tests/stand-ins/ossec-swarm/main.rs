@@ -1,23 +1,26 @@
 //! A swarm of whole clients in one process: the moment after a long outage, when everybody comes back at once.
 //!
-//! Over transport udp, or with a key over tcp. Each client has the real core (`ClientCore`, `Dialer`), its own TCP connection to the broker server, its own UDP socket to remoted and, with
-//! `--addresses`, its own source address: the server shares its windows by that. What the real client does in four threads happens here in
-//! one loop for all of them: one wait for all sockets, one heap of timers, and work only for the client that an event belongs to. So
+//! Over transport udp, or with a key over tcp. Each client has the real core (`ClientCore`, `Dialer`), its own TCP
+//! connection to the broker server, its own UDP socket to remoted and, with `--addresses`, its own source address: the
+//! server shares its windows by that. What the real client does in four threads happens here in one loop for all of
+//! them: one wait for all sockets, one heap of timers, and work only for the client that an event belongs to. So
 //! thousands fit into one process.
 //!
-//! Client number N is agent N to the stand-in `ossec-remoted`, with counters from 1 up: its journal shows order, copies and gaps of each.
+//! Client number N is agent N to the stand-in `ossec-remoted`, with counters from 1 up: its journal shows order,
+//! copies and gaps of each.
 //!
-//! It says `ready` when every client holds what it starts with, and at the end, when nothing is held any more, one line of
-//! `name value` pairs:
+//! It says `ready` when every client holds what it starts with, and at the end, when nothing is held any more, one
+//! line of `name value` pairs:
 //!
 //! - `clients`, `received`, `confirmed`, `dropped`, `left`: how many clients, and what became of all their datagrams;
 //! - `sent`, `copies`, `rewinds`, `refusals`, `connections`: what it took;
-//! - `half_fewest`, `half_most`: when half of everything was confirmed, how much of it was the least and the most favoured client's;
+//! - `half_fewest`, `half_most`: when half of everything was confirmed, how much of it was the least and the most
+//!   favoured client's;
 //! - `fewest`, `most`: the same at the end;
-//! - `first_ms`: from the start to the first release; `half_ms`, `drained_ms`: from there until half and all was confirmed; `per_s`:
-//!   confirmed in each second of that;
-//! - `longest_wait_ms`: the longest time that a client with something to send could release nothing, counted from the first release
-//!   of any of them;
+//! - `first_ms`: from the start to the first release; `half_ms`, `drained_ms`: from there until half and all was
+//!   confirmed; `per_s`: confirmed in each second of that;
+//! - `longest_wait_ms`: the longest time that a client with something to send could release nothing, counted from the
+//!   first release of any of them;
 //! - `most_unsent`: the most that any client had to send at a time, from then on;
 //! - `heartbeats`, `heartbeats_per_s`: begun from the first release on.
 //!
@@ -76,7 +79,8 @@ struct Args {
     /// the broker server (port 1517 on remoted's host)
     #[argh(option, arg_name = "addr:port")]
     broker: Option<SocketAddr>,
-    /// source address of the first client, or its network as a CIDR; the others take those that follow (the system's choice for all)
+    /// source address of the first client, or its network as a CIDR; the others take those that follow (the system's
+    /// choice for all)
     #[argh(option, arg_name = "addr[/bits]", from_str_fn(first_address))]
     addresses: Option<IpAddr>,
     /// file with the server's key: over transport tcp (udp, without a key)

@@ -7,8 +7,8 @@ use ossec_broker::proto::time::Time;
 
 /// A heap of moments, at most one of which counts for each client.
 ///
-/// A moment that has become later stays where it is: the client is then looked at once for nothing, which is cheaper than an entry for each
-/// of its heartbeats.
+/// A moment that has become later stays where it is: the client is then looked at once for nothing, which is cheaper
+/// than an entry for each of its heartbeats.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Time, usize)>>,

@@ -1,6 +1,7 @@
 //! What a datagram of the stand-ins says, and how long it is.
 //!
-//! A datagram is text: `AGENT COUNTER KIND padding`, with counters that count up by one; the stand-in `ossec-remoted` says what the kinds mean.
+//! A datagram is text: `AGENT COUNTER KIND padding`, with counters that count up by one; the stand-in `ossec-remoted`
+//! says what the kinds mean.
 
 use std::str::FromStr;
 

@@ -142,7 +142,8 @@ proptest! {
         turn in any::<usize>(),
     ) {
         let address = |(bytes, port): ([u8; 16], u16)| {
-            if v4 { SocketAddr::from(([bytes[0], bytes[1], bytes[2], bytes[3]], port)) } else { SocketAddr::from((bytes, port)) }
+            let [a, b, c, d, ..] = bytes;
+            if v4 { SocketAddr::from(([a, b, c, d], port)) } else { SocketAddr::from((bytes, port)) }
         };
         let (from, to) = (address(from), address(to));
         let flow = Flow::between(from, to).expect("of one family");

@@ -33,8 +33,8 @@ fn change() -> impl Strategy<Value = Change> {
 
 impl Change {
     fn apply(self, bytes: &mut Vec<u8>) {
-        let (Self::Overwrite(at, _) | Self::Insert(at, _) | Self::Remove(at, _) | Self::Repeat(at, _) | Self::Cut(at)) =
-            &self;
+        use Change::{Cut, Insert, Overwrite, Remove, Repeat};
+        let (Overwrite(at, _) | Insert(at, _) | Remove(at, _) | Repeat(at, _) | Cut(at)) = &self;
         let at = at.index(bytes.len() + 1);
         let end = |length: usize| (at + length).min(bytes.len());
         match self {

@@ -56,8 +56,9 @@ impl Tree {
     }
 
     pub(super) fn state(&self, pid: u32, comm: &str, state: char, start_ticks: u64) {
-        let line =
-            format!("{pid} ({comm}) {state} 1 1 1 0 -1 4194560 101 0 0 0 0 0 0 0 20 0 1 0 {start_ticks} 3133440 393\n");
+        let line = format!(
+            "{pid} ({comm}) {state} 1 1 1 0 -1 4194560 101 0 0 0 0 0 0 0 20 0 1 0 {start_ticks} 3133440 393\n"
+        );
         self.write(&format!("{pid}/stat"), &line);
     }
 

@@ -168,7 +168,8 @@ impl Heartbeats {
     pub(super) fn handle_time(&mut self, now: Time) -> bool {
         let outstanding = self.connection.iter_mut().flat_map(|connection| &mut connection.outstanding);
         let mut some = false;
-        for heartbeat in outstanding.filter(|heartbeat| !heartbeat.late && now.since(heartbeat.begun) > heartbeat.lease)
+        for heartbeat in
+            outstanding.filter(|heartbeat| !heartbeat.late && now.since(heartbeat.begun) > heartbeat.lease)
         {
             heartbeat.late = true;
             some = true;

@@ -145,7 +145,11 @@ fn a_late_heartbeat_rewinds_once_and_ends_the_lease() {
     assert_eq!((link.permit(late), link.standing(ms(0))), (None, Standing::Unanswered));
     let before = link.lease();
     let outcome = link.handle_pong(ms(400), probe, &good(), flight(0, 0));
-    assert_eq!(outcome, Outcome::default(), "its answer allows and confirms nothing, and it is not late a second time");
+    assert_eq!(
+        outcome,
+        Outcome::default(),
+        "its answer allows and confirms nothing, and it is not late a second time"
+    );
     assert!(link.lease() > before + Duration::from_millis(200), "but it feeds the estimate: {:?}", link.lease());
 }
 

@@ -1,5 +1,5 @@
-//! Histories at random: whatever agents, network and server do, in whatever order, the invariants hold; and afterwards a good link empties
-//! the buffer.
+//! Histories at random: whatever agents, network and server do, in whatever order, the invariants hold; and afterwards
+//! a good link empties the buffer.
 
 use std::collections::VecDeque;
 
@@ -19,7 +19,8 @@ enum Step {
     Begin,
     /// The oldest heartbeat under way is answered so.
     Answer(Pong),
-    /// Those under way and another one are answered by a good server that has read so much more and has so much in its queue.
+    /// Those under way and another one are answered by a good server that has read so much more and has so much in its
+    /// queue.
     Beat {
         window: u64,
         reads: u64,
@@ -92,12 +93,13 @@ prop_compose! {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let beat = || (0u64..30_000, up_to(2_000), up_to(8_000));
     prop_oneof![
         6 => (0u8..6, 4usize..3_000).prop_map(|(host, length)| Step::Arrive { host, length }),
         3 => Just(Step::Begin),
         3 => any_pong().prop_map(Step::Answer),
-        6 => (0u64..30_000, up_to(2_000), up_to(8_000)).prop_map(|(window, reads, queue)| Step::Beat { window, reads, queue }),
-        6 => (0u64..30_000, up_to(2_000), up_to(8_000)).prop_map(|(window, reads, queue)| Step::Round { window, reads, queue }),
+        6 => beat().prop_map(|(window, reads, queue)| Step::Beat { window, reads, queue }),
+        6 => beat().prop_map(|(window, reads, queue)| Step::Round { window, reads, queue }),
         1 => Just(Step::Late),
         1 => Just(Step::Refused),
         1 => Just(Step::Time),
@@ -252,7 +254,8 @@ impl History {
         }
     }
 
-    /// An earlier good heartbeat began after they were sent, a later one looked at the socket, and all that lay there has been read.
+    /// An earlier good heartbeat began after they were sent, a later one looked at the socket, and all that lay there
+    /// has been read.
     fn check_confirmed(&self, below: Seq, from: Seq, read: u64) {
         let proven = self.good.iter().enumerate().any(|(at, earlier)| {
             let mut later = self.good[at + 1..].iter();

@@ -152,8 +152,8 @@ fn a_driver_that_charges_more_makes_the_buffer_count_as_smaller() {
     assert_eq!(windows.handle_request(ms(400), asks(1), EMPTY).window, BUFFER / 2, "it forgets slowly");
 }
 
-/// Clients that all have something to send, each asking again when it was told to, for `millis`: how much each was granted, and for how
-/// many milliseconds nobody had a window.
+/// Clients that all have something to send, each asking again when it was told to, for `millis`: how much each was
+/// granted, and for how many milliseconds nobody had a window.
 fn contend(clients: u8, per_address: u8, millis: u64) -> (Vec<u64>, u64) {
     let mut windows = Windows::default();
     let mut next = vec![ms(0); usize::from(clients)];
@@ -295,7 +295,8 @@ impl Holder {
     }
 }
 
-/// Lets them ask whenever they want to in these milliseconds, with remoted reading at once. `come`: who gets a datagram in each of them.
+/// Lets them ask whenever they want to in these milliseconds, with remoted reading at once. `come`: who gets a
+/// datagram in each of them.
 fn live(windows: &mut Windows, holders: &mut [Holder], millis: Range<u64>, come: impl Fn(u64, usize) -> bool) {
     for at in millis {
         windows.handle_queue(ms(at), 0, false);

@@ -76,7 +76,11 @@ fn a_process_may_have_any_name() {
     assert_eq!(stat(STAT.as_bytes()), Some(Stat { run_state: RunState::Running, start_ticks: 91_034 }));
     for name in ["(cat) R 1 2", ") Z 0 (", "a b\tc\n", "", "))))", "\u{fffd}"] {
         let text = STAT.replace("(cat)", &format!("({name})"));
-        assert_eq!(stat(text.as_bytes()), Some(Stat { run_state: RunState::Running, start_ticks: 91_034 }), "{name:?}");
+        assert_eq!(
+            stat(text.as_bytes()),
+            Some(Stat { run_state: RunState::Running, start_ticks: 91_034 }),
+            "{name:?}"
+        );
     }
 }
 

@@ -28,12 +28,14 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let bytes = || prop_oneof![2 => 0u64..5_000, 1 => Just(0), 1 => Just(1 << 20)];
     prop_oneof![
-        8 => (0usize..3, bytes(), bytes()).prop_map(|(socket, arrives, reads)| Step::Traffic { socket, arrives, reads }),
+        8 => (0usize..3, bytes(), bytes())
+            .prop_map(|(socket, arrives, reads)| Step::Traffic { socket, arrives, reads }),
         2 => (0usize..3, any::<u32>()).prop_map(|(socket, datagrams)| Step::Drop { socket, datagrams }),
         1 => (1usize..4).prop_map(|sockets| Step::Restart { sockets }),
         3 => (0u64..1_500).prop_map(Step::Wait),
         8 => Just(Step::Sample),
-        1 => prop::sample::select(&[Presence::Stopped, Presence::NoProcess, Presence::NoSocket][..]).prop_map(Step::SampleAs),
+        1 => prop::sample::select(&[Presence::Stopped, Presence::NoProcess, Presence::NoSocket][..])
+            .prop_map(Step::SampleAs),
     ]
 }
 
@@ -149,7 +151,8 @@ proptest! {
                     check_seen(&judge, &world, &mut seen);
                 }
                 Step::SampleAs(Presence::Stopped) => {
-                    judge.handle_sample(ms(world.now), &Sample { presence: Presence::Stopped, ..world.sample.clone() });
+                    let sample = Sample { presence: Presence::Stopped, ..world.sample.clone() };
+                    judge.handle_sample(ms(world.now), &sample);
                     seen.take(&world);
                     prop_assert_eq!(judge.verdict(), Verdict::Stopped);
                 }
