@@ -67,17 +67,15 @@ enum Policy {
 }
 
 impl Link {
-    /// A link without a connection.
-    pub fn new(transport: Transport, settings: Settings) -> Self {
+    pub(super) fn new(transport: Transport, settings: Settings) -> Self {
         let policy = match transport {
-            Transport::Udp => Policy::Lease(Box::new(Lease::new())),
+            Transport::Udp => Policy::Lease(Box::default()),
             Transport::Tcp => Policy::Acks(Acks::default()),
         };
         Self { beats: Heartbeats::new(settings), policy, epoch: 0 }
     }
 
-    /// How datagrams travel.
-    pub const fn transport(&self) -> Transport {
+    pub(super) const fn transport(&self) -> Transport {
         match self.policy {
             Policy::Lease(_) => Transport::Udp,
             Policy::Acks(_) => Transport::Tcp,
@@ -101,7 +99,7 @@ impl Link {
 
     /// The least age that a release must have when a heartbeat confirms it; zero over tcp, where heartbeats confirm
     /// nothing.
-    pub fn grace(&self, now: Time) -> Duration {
+    pub(super) fn grace(&self, now: Time) -> Duration {
         match &self.policy {
             Policy::Lease(lease) => lease.grace(now),
             Policy::Acks(_) => Duration::ZERO,
@@ -109,7 +107,7 @@ impl Link {
     }
 
     /// The usual wait of a release for a heartbeat; zero over tcp, where no release waits.
-    pub fn usual_round_trip(&self) -> Duration {
+    pub(super) fn usual_round_trip(&self) -> Duration {
         match self.policy {
             Policy::Lease(_) => self.beats.rtt.smoothed(),
             Policy::Acks(_) => Duration::ZERO,
@@ -117,7 +115,7 @@ impl Link {
     }
 
     /// The usual round trip with four times its usual variation.
-    pub fn round_trip(&self) -> Duration {
+    pub(super) fn round_trip(&self) -> Duration {
         match self.policy {
             Policy::Lease(_) => self.beats.rtt.allowance(),
             Policy::Acks(_) => Duration::ZERO,
@@ -125,7 +123,7 @@ impl Link {
     }
 
     /// A connection was made and greeted in `round_trip`. The link gives up any earlier connection.
-    pub fn handle_connected(&mut self, now: Time, round_trip: Duration, flight: Flight) -> Option<Rewind> {
+    pub(super) fn handle_connected(&mut self, now: Time, round_trip: Duration, flight: Flight) -> Option<Rewind> {
         let rewind = self.handle_disconnected(now, flight);
         self.beats.handle_connected(now, round_trip);
         if let Policy::Lease(lease) = &mut self.policy {
@@ -134,8 +132,7 @@ impl Link {
         rewind
     }
 
-    /// The connection is gone, whatever the reason.
-    pub fn handle_disconnected(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
+    pub(super) fn handle_disconnected(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
         if !self.beats.handle_disconnected() {
             return None;
         }
@@ -153,7 +150,7 @@ impl Link {
     /// Begins a heartbeat. [`Self::next_heartbeat`] says when.
     ///
     /// `None` without a connection or with [`HEARTBEATS_MAX`] under way.
-    pub fn begin(&mut self, now: Time, flight: Flight) -> Option<Probe> {
+    pub(super) fn begin(&mut self, now: Time, flight: Flight) -> Option<Probe> {
         let (duration, last, gap) = (self.lease(), self.beats.last_begun(), self.beats.gap());
         let probe = self.beats.begin(now, duration, self.epoch, flight.next)?;
         if let Policy::Lease(lease) = &mut self.policy {
@@ -162,8 +159,7 @@ impl Link {
         Some(probe)
     }
 
-    /// The answer to a heartbeat came in.
-    pub fn handle_pong(&mut self, now: Time, probe: Probe, pong: &Pong, flight: Flight) -> Outcome {
+    pub(super) fn handle_pong(&mut self, now: Time, probe: Probe, pong: &Pong, flight: Flight) -> Outcome {
         let Some(was_late) = self.beats.handle_pong(now, &probe, Duration::from_micros(u64::from(pong.gap_us))) else {
             return Outcome::default();
         };
@@ -187,7 +183,7 @@ impl Link {
 
     /// The server said, unasked, that its verdict has changed: a heartbeat is due. Over udp only that says when
     /// datagrams may go, since they go another way.
-    pub const fn handle_notice(&mut self, verdict: Verdict) {
+    pub(super) const fn handle_notice(&mut self, verdict: Verdict) {
         self.beats.handle_notice();
         if let Policy::Acks(acks) = &mut self.policy {
             acks.handle_verdict(verdict);
@@ -196,7 +192,7 @@ impl Link {
 
     /// Transport tcp: the server says where to go on. `digest` is of the last datagram below that place, where it is
     /// held.
-    pub fn handle_resume(
+    pub(super) fn handle_resume(
         &mut self,
         resume: &Resume,
         flight: Flight,
@@ -210,23 +206,21 @@ impl Link {
         Ok(Some(resumption))
     }
 
-    /// Transport tcp: remoted has read something; everything below the returned number is confirmed.
-    pub fn handle_ack(&mut self, ack: &Ack, flight: Flight) -> Result<Option<Seq>, Foreign> {
+    pub(super) fn handle_ack(&mut self, ack: &Ack, flight: Flight) -> Result<Option<Seq>, Foreign> {
         match &mut self.policy {
             Policy::Lease(_) => Ok(None),
             Policy::Acks(acks) => acks.handle_ack(ack, flight),
         }
     }
 
-    /// Transport tcp: something came in over the connection at this time, or the other host acknowledged something.
-    pub fn handle_alive(&mut self, at: Time) {
+    pub(super) fn handle_alive(&mut self, at: Time) {
         if self.transport() == Transport::Tcp {
             self.beats.handle_heard(at);
         }
     }
 
     /// Time has passed: a heartbeat may have become late, or it begins too late.
-    pub fn handle_time(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
+    pub(super) fn handle_time(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
         let duration = self.lease();
         let Policy::Lease(lease) = &mut self.policy else {
             return None;
@@ -242,7 +236,7 @@ impl Link {
 
     /// Datagrams of this buffer cost were sent: a heartbeat must begin after them. `first`: nothing was under way
     /// before them.
-    pub fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
+    pub(super) fn handle_released(&mut self, now: Time, cost: u64, first: bool) {
         if let Policy::Lease(lease) = &mut self.policy {
             lease.handle_released(now, cost, first);
         }
@@ -250,17 +244,15 @@ impl Link {
 
     /// A datagram was refused by the far end (ICMP), or by this system for want of a route. Over tcp no datagram goes
     /// that way.
-    pub fn handle_refused(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
+    pub(super) fn handle_refused(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
         self.rewind(|lease, beats| lease.handle_refused(now, flight, beats))
     }
 
-    /// Replies have stopped: datagrams sent over udp may have led nowhere.
-    pub fn handle_silence(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
+    pub(super) fn handle_silence(&mut self, now: Time, flight: Flight) -> Option<Rewind> {
         self.rewind(|lease, beats| lease.handle_silence(now, flight, beats))
     }
 
-    /// The permit for a release at this moment, if one is allowed.
-    pub fn permit(&self, now: Time) -> Option<Permit> {
+    pub(super) fn permit(&self, now: Time) -> Option<Permit> {
         match &self.policy {
             Policy::Lease(lease) => lease.permit(now, self.lease(), self.epoch, &self.beats),
             Policy::Acks(acks) => {
@@ -270,15 +262,14 @@ impl Link {
     }
 
     /// Transport tcp: the epoch that frames must carry; `None` while nothing may be sent.
-    pub const fn server_epoch(&self) -> Option<u32> {
+    pub(super) const fn server_epoch(&self) -> Option<u32> {
         match &self.policy {
             Policy::Lease(_) => None,
             Policy::Acks(acks) => acks.server_epoch(),
         }
     }
 
-    /// The moment at which the next heartbeat should begin; `None` if none can.
-    pub fn next_heartbeat(&self, work: Work) -> Option<Time> {
+    pub(super) fn next_heartbeat(&self, work: Work) -> Option<Time> {
         self.beats.next(|last| match &self.policy {
             Policy::Lease(lease) => lease.next_heartbeat(last, work, self.lease(), &self.beats),
             // Silence shows only after a question: with datagrams under way the next question must come soon.

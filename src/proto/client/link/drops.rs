@@ -21,16 +21,17 @@ const HALVINGS_MAX: u32 = 4;
 const HALVING_HEALS: Duration = Duration::from_secs(10);
 
 /// Watches the drop counter of one incarnation of remoted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Drops {
     state: State,
     halvings: u32,
     halved: Time,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     /// The counter's value is not known yet: this is the first pong of a connection or incarnation.
+    #[default]
     Unknown,
     /// The counter stands still.
     Calm { count: u64 },
@@ -51,10 +52,6 @@ pub(super) enum Finding {
 }
 
 impl Drops {
-    pub(super) const fn new() -> Self {
-        Self { state: State::Unknown, halvings: 0, halved: Time::ZERO }
-    }
-
     /// Another server or another path: the counter starts elsewhere.
     pub(super) const fn handle_other_counter(&mut self) {
         self.state = State::Unknown;

@@ -51,7 +51,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(1_200);
 const REFUSALS_TOLD: u32 = 3;
 
 /// The knowledge of the way to remoted. See the head of this file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Lease {
     answer: Answer,
     /// The beginning of the present series of heartbeats that followed each other closely. Only their answers allow
@@ -74,9 +74,10 @@ pub(super) struct Lease {
 }
 
 /// The newest answer over this connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Answer {
     /// There is no answer, or a heartbeat has become late since.
+    #[default]
     Unanswered,
     /// remoted is up: release is allowed until that moment.
     Up {
@@ -103,22 +104,6 @@ struct Refusals {
 }
 
 impl Lease {
-    pub(super) fn new() -> Self {
-        Self {
-            answer: Answer::Unanswered,
-            series: Time::ZERO,
-            ask_again: None,
-            proof: Proof::default(),
-            incarnation: None,
-            drops: Drops::new(),
-            lag: Lag::default(),
-            backoff: Backoff::default(),
-            refusals: None,
-            uncovered: None,
-            landed: Time::ZERO,
-        }
-    }
-
     pub(super) fn grace(&self, now: Time) -> Duration {
         self.lag.grace(now)
     }
@@ -302,7 +287,7 @@ impl Lease {
 
     /// Forgets the path: knowledge of one incarnation says nothing of the next.
     fn forget_path(&mut self) {
-        self.drops = Drops::new();
+        self.drops = Drops::default();
         self.refusals = None;
     }
 
