@@ -278,7 +278,7 @@ impl Link {
         })
     }
 
-    /// The moment at which [`Self::handle_time`] or [`Self::is_silent`] has something new to say.
+    /// The moment at which `handle_time` or [`Self::is_silent`] has something new to say.
     pub fn next_deadline(&self, now: Time) -> Option<Time> {
         let late = match self.policy {
             Policy::Lease(_) => self.beats.next_late(),
