@@ -127,8 +127,8 @@ pub struct ClientCore {
     link: Link,
     target: Option<SocketAddr>,
     pace: Pace,
-    /// Nothing is released, so that a burst gathers. The rate outruns the window until the path is known to be prompt,
-    /// and its steady trickle can never prove that.
+    /// Nothing is released, so that a burst gathers. The rate outruns the window until the path has proved a shorter
+    /// lag, and its steady trickle can never prove that.
     gathering: bool,
     /// The next burst is not gathered before this moment.
     gather_again: Time,
@@ -475,8 +475,8 @@ impl ClientCore {
         self.held.next_cost().is_some_and(|next| permit.fits(cost, next))
     }
 
-    /// Nothing goes out until the datagrams under way are confirmed: the burst that follows may prove the path to be
-    /// prompt.
+    /// Nothing goes out until the datagrams under way are confirmed: the burst that follows may prove a
+    /// shorter lag.
     const fn gathers(&self) -> bool {
         self.gathering && self.held.unconfirmed_cost() > 0
     }
