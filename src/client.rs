@@ -138,7 +138,7 @@ fn say_farewell(shared: &Shared, report: &mut Report) {
         report.handle_kernel_drops(drops);
     }
     let now = net::now();
-    let snapshot = shared.look(|core| core.snapshot(now));
+    let snapshot = shared.read(|core| core.snapshot(now));
     for line in report.farewell(now, SystemTime::now(), &snapshot) {
         log::log!(line.level, "{}", line.text);
     }

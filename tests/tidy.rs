@@ -207,7 +207,7 @@ fn the_readme_is_one_page_and_lines_of_markdown_are_short() {
         }
         for (number, line) in (1..).zip(text.lines()) {
             let columns = line.chars().count();
-            assert!(columns <= COLUMNS_MAX, "{name}:{number} has {columns} columns");
+            assert!(columns <= COLUMNS_MAX, "{name}:{number} has {columns} columns, {COLUMNS_MAX} at most");
         }
     }
 }
@@ -218,7 +218,11 @@ fn lines_of_code_are_short() {
     for File { path, text, .. } in files().iter().filter(|file| !file.path.ends_with("proc/parse/tests.rs")) {
         for (number, line) in (1..).zip(text.lines()) {
             let columns = line.chars().count();
-            assert!(columns <= COLUMNS_MAX, "{}:{number} has {columns} columns", path.display());
+            assert!(
+                columns <= COLUMNS_MAX,
+                "{}:{number} has {columns} columns, {COLUMNS_MAX} at most",
+                path.display()
+            );
         }
     }
 }

@@ -73,7 +73,7 @@ fn the_help_tells_the_defaults() {
             told += 1;
         }
     }
-    assert_eq!(told, 17, "options of all roles with a default");
+    assert_eq!(told, 17, "options of all roles with a default: a new one raises this number");
 }
 
 #[test]

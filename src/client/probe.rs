@@ -7,7 +7,7 @@
 //! While the connection in use answers, attempts go on only if another address may be better.
 
 mod attempts;
-mod heartbeats;
+mod connection;
 mod peer;
 
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,7 @@ use crate::os::net::{self, udp::kernel_drops};
 use crate::os::threads::{DOORBELL, Stop, Wait, WaitError};
 use crate::proto::{seal::Key, time::Time};
 use attempts::{Attempts, Success};
-use heartbeats::{Answer, Connection};
+use connection::{Answer, Connection};
 use peer::{End, Heard};
 
 /// The log tells of a round trip this long, and so often at most: there a person finds the reason of slow answers.
@@ -78,7 +78,7 @@ impl<'a> Prober<'a> {
     /// Starts an attempt if one is due, and takes an answered attempt into use.
     fn dial(&mut self, now: Time, registry: &Registry) {
         let in_use = self.chosen.as_ref().map(|connection| connection.peer.token);
-        let answering = in_use.is_some() && !self.shared.look(|core| core.link().is_silent(now));
+        let answering = in_use.is_some() && !self.shared.read(|core| core.link().is_silent(now));
         if let Some(success) = self.attempts.act(now, registry, in_use, answering) {
             self.adopt(success);
         }
@@ -194,7 +194,7 @@ impl<'a> Prober<'a> {
 
     /// Tells the log what has changed.
     fn tell(&mut self, now: Time) {
-        let snapshot = self.shared.look(|core| core.snapshot(now));
+        let snapshot = self.shared.read(|core| core.snapshot(now));
         if let Some(drops) = kernel_drops(&self.shared.agents) {
             self.report.handle_kernel_drops(drops);
         }

@@ -59,8 +59,8 @@ impl Shared {
         outcome
     }
 
-    pub(super) fn look<T>(&self, look: impl FnOnce(&ClientCore) -> T) -> T {
-        look(&self.core.lock())
+    pub(super) fn read<T>(&self, read: impl FnOnce(&ClientCore) -> T) -> T {
+        read(&self.core.lock())
     }
 
     pub(super) fn pass_on(&self, origin: Origin, reply: &[u8]) {

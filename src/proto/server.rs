@@ -52,10 +52,10 @@ const INJECTOR: ConnectionId = ConnectionId::MAX;
 /// asks for another.
 const INJECTION_LEASE: Duration = Duration::from_millis(5);
 /// How often to look unasked while clients wait for remoted, so that they soon learn of it.
-const WATCH_GAP: Duration = Duration::from_millis(500);
+const AWAY_LOOK_GAP: Duration = Duration::from_millis(500);
 /// How often to look while datagrams wait in remoted's socket. With rarer looks, a socket that fills as fast as it is
 /// read would seem to stand still.
-const QUEUE_WATCH_GAP: Duration = Duration::from_millis(50);
+const QUEUE_LOOK_GAP: Duration = Duration::from_millis(50);
 
 /// The server's logic. See the head of this file.
 #[derive(Debug)]
@@ -255,8 +255,10 @@ impl ServerCore {
         let verdict = self.judge.verdict();
         let watch = match verdict {
             Verdict::Up if self.judge.reading().queue == 0 => None,
-            Verdict::Up | Verdict::Stalled => Some(QUEUE_WATCH_GAP),
-            Verdict::NoProcess(_) | Verdict::NoSocket(_) | Verdict::Stopped | Verdict::Starting(_) => Some(WATCH_GAP),
+            Verdict::Up | Verdict::Stalled => Some(QUEUE_LOOK_GAP),
+            Verdict::NoProcess(_) | Verdict::NoSocket(_) | Verdict::Stopped | Verdict::Starting(_) => {
+                Some(AWAY_LOOK_GAP)
+            }
         };
         let may_read = matches!(verdict, Verdict::Up | Verdict::Stalled);
         let pace = (self.is_busy() && may_read).then(|| self.pacing.look_gap());

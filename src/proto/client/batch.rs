@@ -7,9 +7,9 @@ use crate::proto::terms::{Seq, SessionName};
 use crate::proto::time::Time;
 
 /// Most datagrams in one batch: more brought nothing when measured.
-const BATCH_DATAGRAMS_MAX: usize = 64;
+const RELEASE_DATAGRAMS_MAX: usize = 64;
 /// Most bytes in one batch: the copy under the lock stays short. One datagram always fits.
-const BATCH_BYTES_MAX: usize = 128 * 1024;
+const RELEASE_BYTES_MAX: usize = 128 * 1024;
 
 /// Datagrams on their way out, copied out of the buffer. One batch at a time is filled, sent and reported.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Default for Batch {
             until: Time::ZERO,
             target,
             ports: 0,
-            items: Vec::with_capacity(BATCH_DATAGRAMS_MAX),
+            items: Vec::with_capacity(RELEASE_DATAGRAMS_MAX),
             bytes: Vec::new(),
         }
     }
@@ -94,7 +94,7 @@ impl Batch {
 
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.items.is_empty()
-            || (self.items.len() < BATCH_DATAGRAMS_MAX && self.bytes.len() + bytes <= BATCH_BYTES_MAX)
+            || (self.items.len() < RELEASE_DATAGRAMS_MAX && self.bytes.len() + bytes <= RELEASE_BYTES_MAX)
     }
 
     /// Sets the epoch, the lease, the target and the ports for the datagrams that follow.

@@ -13,7 +13,7 @@
 //! * **The client can replace everything here.** It keeps every datagram that is not acknowledged. The state of this
 //!   room can be lost at any time.
 //! * **Only read datagrams are acknowledged.** An injected datagram may still be lost, because remoted may die.
-//!   Datagrams injected before the previous sample were in the socket at this one, and have its mark.
+//!   A datagram has the mark of the second look after its injection (`steps`).
 //! * **Datagrams that may have been dropped are injected again**, before anything newer of their stream. They are kept
 //!   here until they are known to be in the socket. If the client wants no copies, they are acknowledged as doubtful
 //!   instead.
@@ -302,7 +302,7 @@ impl Streams {
         loop {
             let (id, turn) = self.schedule.first()?;
             if let Some(stream) = self.by_id.get_mut(&id) {
-                if stream.settle() {
+                if stream.skip_names() {
                     return Some((id, turn));
                 }
                 if stream.connection.is_none() {

@@ -18,8 +18,8 @@ use ossec_broker::{client, server};
 use ossec_broker_fuzz::Plan;
 
 const CLIENT: &str = "broker listen source source-port transport interval lease timeout resend buffer full max-age \
-                      rate rcvbuf max-sessions drain";
-const SERVER: &str = "listen remoted process require settle max-connections";
+                      rate rcvbuf max-sessions drain psk-file user";
+const SERVER: &str = "listen remoted process require settle max-connections inject allow-source psk-file user";
 
 /// Seconds as a floating-point number are exact to the nanosecond up to some weeks.
 const EXACT_MAX: Duration = Duration::from_hours(24);
@@ -97,6 +97,7 @@ fn of_client(config: &client::Config) -> (Vec<String>, Vec<Duration>) {
     written.extend(key(config.psk_file.as_ref()));
     written.extend(config.broker.iter().map(|broker| format!("--broker={broker}")));
     written.extend(config.source.iter().map(|source| format!("--source={source}")));
+    written.extend(config.user.iter().map(|user| format!("--user={user}")));
     written.extend(core.rate.iter().map(|rate| format!("--rate={rate}")));
     written.extend(core.max_age.iter().map(|&age| format!("--max-age={}", seconds(age))));
     let spans = [core.link.interval, core.link.lease, core.link.timeout, config.drain];
@@ -113,6 +114,8 @@ fn of_server(config: &server::Config) -> (Vec<String>, Vec<Duration>) {
     written.push(format!("--inject={}", if config.inject == server::Inject::Spoof { "spoof" } else { "local" }));
     written.extend(key(config.psk_file.as_ref()));
     written.extend(config.listen.iter().map(|listen| format!("--listen={listen}")));
+    written.extend(config.user.iter().map(|user| format!("--user={user}")));
+    written.extend(config.allowed_sources.iter().map(|source| format!("--allow-source={source}")));
     match &config.names {
         Names::These(names) => written.extend(names.iter().map(|name| format!("--process={name}"))),
         Names::Any => written.push("--process=any".into()),

@@ -16,7 +16,7 @@ sockopt_impl!(MemInfo, GetOnly, libc::SOL_SOCKET, libc::SO_MEMINFO, [u32; 9]);
 const MEMINFO_DROPS: usize = 8;
 
 /// Datagrams read with one system call, each into a slot of the largest size: 64 brought nothing when measured.
-const BATCH_DATAGRAMS_MAX: usize = 32;
+const READ_DATAGRAMS_MAX: usize = 32;
 const SLOT_BYTES: usize = 65_536;
 /// More datagrams than a receive buffer holds.
 const DISCARDED_DATAGRAMS_MAX: usize = 65_536;
@@ -45,8 +45,8 @@ pub struct Received<'a> {
 
 impl Default for Inbox {
     fn default() -> Self {
-        let slots = vec![0; BATCH_DATAGRAMS_MAX * SLOT_BYTES];
-        Self { slots, read: 0, arrivals: Vec::with_capacity(BATCH_DATAGRAMS_MAX), headers: headers() }
+        let slots = vec![0; READ_DATAGRAMS_MAX * SLOT_BYTES];
+        Self { slots, read: 0, arrivals: Vec::with_capacity(READ_DATAGRAMS_MAX), headers: headers() }
     }
 }
 
@@ -83,7 +83,7 @@ impl Inbox {
 
     /// Whether the newest batch was full, so that more datagrams may wait.
     pub fn is_full(&self) -> bool {
-        self.read == BATCH_DATAGRAMS_MAX
+        self.read == READ_DATAGRAMS_MAX
     }
 
     /// The datagrams of the newest batch.
@@ -94,7 +94,7 @@ impl Inbox {
 }
 
 fn headers() -> MultiHeaders<SockaddrStorage> {
-    MultiHeaders::preallocate(BATCH_DATAGRAMS_MAX, Some(cmsg_space!(libc::in6_pktinfo)))
+    MultiHeaders::preallocate(READ_DATAGRAMS_MAX, Some(cmsg_space!(libc::in6_pktinfo)))
 }
 
 /// Throws away the datagrams that wait in a socket.

@@ -1,9 +1,9 @@
 //! The policy of transport tcp: the server acknowledges what remoted has read, and says where to go on.
 //!
 //! ```text
-//!    no connection ──connected──► attached ──resume──► going ──resume──┐
-//!          ▲                          │                 │ ▲────────────┘ (remoted was started anew)
-//!          └────────────gone──────────┴──────gone───────┘
+//!    awaits resume ──resume──► going ──resume──┐
+//!          ▲                    │ ▲────────────┘ (remoted was started anew)
+//!          └──another connection┘
 //! ```
 //!
 //! * **Release.** The window of the newest [`Resume`] or [`Ack`] bounds what may be sent; there is no lease. TCP loses
@@ -34,7 +34,7 @@ pub(super) struct Acks {
 enum State {
     /// The server has not said where to go on; there may be no connection.
     #[default]
-    Attached,
+    AwaitsResume,
     /// Datagrams go in frames of this epoch, as the server counts them.
     Going { epoch: u32, window: u64 },
 }
@@ -83,20 +83,20 @@ impl Acks {
     pub(super) fn window(&self) -> Option<u64> {
         match self.state {
             State::Going { window, .. } if self.verdict == Some(Verdict::Up) => Some(window),
-            State::Going { .. } | State::Attached => None,
+            State::Going { .. } | State::AwaitsResume => None,
         }
     }
 
     pub(super) const fn server_epoch(&self) -> Option<u32> {
         match self.state {
             State::Going { epoch, .. } => Some(epoch),
-            State::Attached => None,
+            State::AwaitsResume => None,
         }
     }
 
     pub(super) const fn standing(&self) -> Standing {
         match (self.verdict, self.state) {
-            (None, _) | (Some(Verdict::Up), State::Attached) => Standing::Unanswered,
+            (None, _) | (Some(Verdict::Up), State::AwaitsResume) => Standing::Unanswered,
             (Some(Verdict::Up), State::Going { .. }) => Standing::Up,
             (Some(verdict), _) => Standing::Remote(verdict),
         }

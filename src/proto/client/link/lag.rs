@@ -5,9 +5,9 @@
 //! socket. So a datagram must be a [`GRACE`] old when a heartbeat confirms it. That bounds a client to one window in
 //! each grace, which is slow where the socket is small.
 //!
-//! Therefore a path can *prove* a shorter lag. When a burst was released and remoted's socket is seen to fill by a good
-//! part of it, the datagrams were no later than that. Only a client that is alone can tell: the datagrams of others
-//! fill the socket in the same way.
+//! Therefore a path can *prove* a shorter lag. When a burst was released and remoted's socket is seen to fill by a
+//! good part of it, the datagrams were no later than that. Only a client that is alone can tell: the datagrams of
+//! others fill the socket in the same way.
 
 use std::time::Duration;
 

@@ -78,3 +78,47 @@ impl Proof {
         confirmed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_millis(50);
+    const EMPTY: Reading = Reading { read: 0, queue: 0 };
+
+    /// A heartbeat that began at this millisecond and took so many, where 100 were usual before.
+    fn heartbeat(begun: u64, took: u64) -> Good {
+        let millis = Duration::from_millis;
+        Good { begun: Time::from_millis(begun), released: Seq(begun), usual: millis(100), took: millis(took) }
+    }
+
+    #[test]
+    fn a_heartbeat_proves_only_what_was_released_before_an_earlier_one_that_is_a_grace_older() {
+        let mut proof = Proof::default();
+        for begun in [10, 30, 59] {
+            proof.handle_good(heartbeat(begun, 100), EMPTY, GRACE);
+            assert_eq!(proof.redeem(EMPTY), None, "at {begun}");
+        }
+        proof.handle_good(heartbeat(85, 100), EMPTY, GRACE);
+        assert_eq!(proof.redeem(EMPTY), Some(Seq(30)), "59 is too young");
+    }
+
+    #[test]
+    fn what_is_proven_counts_as_read_when_remoted_passes_the_mark() {
+        let mut proof = Proof::default();
+        proof.handle_good(heartbeat(10, 100), EMPTY, GRACE);
+        proof.handle_good(heartbeat(60, 100), Reading { read: 100, queue: 832 }, GRACE);
+        assert_eq!(proof.redeem(Reading { read: 931, queue: 1 }), None);
+        assert_eq!(proof.redeem(Reading { read: 932, queue: 5_000 }), Some(Seq(10)));
+    }
+
+    #[test]
+    fn on_a_longer_path_datagrams_need_longer_to_land() {
+        let mut proof = Proof::default();
+        proof.handle_good(heartbeat(10, 100), EMPTY, GRACE);
+        proof.handle_good(heartbeat(70, 1), EMPTY, GRACE);
+        assert_eq!(proof.redeem(EMPTY), None, "it came by a shorter path");
+        proof.handle_good(heartbeat(10 + 50 + 99, 1), EMPTY, GRACE);
+        assert_eq!(proof.redeem(EMPTY), Some(Seq(10)));
+    }
+}

@@ -1,5 +1,4 @@
 use super::lag::GRACE;
-use super::proof::{Good, Proof};
 use super::*;
 use crate::proto::terms::{Incarnation, Port, Reason, Receives};
 
@@ -284,19 +283,6 @@ fn so_does_what_is_sent_again_over_another_connection() {
     let pong = next + Duration::from_millis(1);
     link.handle_pong(pong, probe, &good(), flight(0, 0));
     assert!(link.permit(pong).is_some());
-}
-
-#[test]
-fn what_was_released_on_a_longer_path_needs_longer_to_land() {
-    let millis = Duration::from_millis;
-    let heartbeat =
-        |begun, took| Good { begun: ms(begun), released: Seq(begun), usual: millis(100), took: millis(took) };
-    let mut proof = Proof::default();
-    proof.handle_good(heartbeat(10, 100), good().reading(), GRACE);
-    proof.handle_good(heartbeat(70, 1), good().reading(), GRACE);
-    assert_eq!(proof.redeem(good().reading()), None, "it came by a shorter path");
-    proof.handle_good(heartbeat(10 + 50 + 99, 1), good().reading(), GRACE);
-    assert_eq!(proof.redeem(good().reading()), Some(Seq(10)));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::proto::client::link::Probe;
+use crate::proto::terms::{Mark, Reading};
 use crate::proto::terms::{Port, Reason, Receives, Seq};
 
 #[derive(Clone, Debug)]
@@ -119,8 +120,9 @@ struct Good {
     begun: Time,
     /// Everything below had been sent when it began.
     released: Seq,
-    /// F has to reach this until what had come in at its sample has been read.
-    read: u64,
+    mark: Mark,
+    /// As it was when this one came back.
+    grace: Duration,
 }
 
 /// A core, and what must be so.
@@ -246,22 +248,24 @@ impl History {
         }
         // What began before a rewind proves nothing of what was sent after it.
         if in_time && pong.verdict == Verdict::Up && outcome.rewind.is_none() && epoch == self.epoch {
-            self.good.push(Good { begun, released, read: pong.read.saturating_add(pong.queue) });
+            let (mark, grace) = (pong.reading().mark(), self.bench.core.link.grace(now));
+            self.good.push(Good { begun, released, mark, grace });
         }
         if self.bench.counters().confirmed > confirmed {
             assert!(outcome.rewind.is_none() && in_time && pong.verdict == Verdict::Up, "{outcome:?} of {pong:?}");
-            self.check_confirmed(outcome.confirm.expect("something was confirmed"), oldest, pong.read);
+            self.check_confirmed(outcome.confirm.expect("something was confirmed"), oldest, pong.reading());
         }
     }
 
-    /// An earlier good heartbeat began after they were sent, a later one looked at the socket, and all that lay there
-    /// has been read.
-    fn check_confirmed(&self, below: Seq, from: Seq, read: u64) {
+    /// An earlier good heartbeat began after they were sent, one that began a grace later looked at the socket, and
+    /// everything that lay there has been read.
+    fn check_confirmed(&self, below: Seq, from: Seq, reading: Reading) {
         let proven = self.good.iter().enumerate().any(|(at, earlier)| {
             let mut later = self.good[at + 1..].iter();
-            earlier.released >= below && later.any(|later| later.begun > earlier.begun && later.read <= read)
+            let is_later = |later: &Good| later.begun >= earlier.begun + later.grace && reading.has_passed(later.mark);
+            earlier.released >= below && later.any(is_later)
         });
-        assert!(proven, "{from:?} to {below:?} confirmed at F = {read}: {:?}", self.good);
+        assert!(proven, "{from:?} to {below:?} confirmed at {reading:?}: {:?}", self.good);
     }
 
     fn beat(&mut self, window: u64, queue: u64) {

@@ -5,9 +5,8 @@
 //!             └────── a drop seen here may be one of its datagrams ─────┘
 //! ```
 //!
-//! Datagrams injected since the last sample may not be in the socket at the next. A busy system leaves them to
-//! ksoftirqd (up to Linux 6.4), and packet steering leaves them to another CPU. So a step is settled at the second
-//! sample after it, and its mark is the queue at that sample.
+//! A step is settled, which means in the socket, at the second look after it, and has the mark of that look. At the
+//! first look a busy system may have left it to ksoftirqd (up to Linux 6.4), or packet steering to another CPU.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -44,7 +43,7 @@ pub(super) struct Span {
 
 /// The consequences of a sample.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct Outcome {
     /// The spans that are in the socket by now, whole or doubtful.
     pub(super) settled: Vec<(StreamId, Span)>,
     /// The spans that have been read by now.
@@ -76,19 +75,19 @@ impl Steps {
     }
 
     /// Takes in a sample of the same life of remoted.
-    pub(super) fn handle_sample(&mut self, reading: Reading) -> Progress {
-        let mut progress = Progress::default();
+    pub(super) fn handle_sample(&mut self, reading: Reading) -> Outcome {
+        let mut outcome = Outcome::default();
         for step in self.steps.iter_mut().filter(|step| step.closed && step.mark.is_none()) {
             step.mark = Some(reading.mark());
-            progress.settled.extend(step.spans.iter().map(|(&id, &span)| (id, span)));
+            outcome.settled.extend(step.spans.iter().map(|(&id, &span)| (id, span)));
         }
         let is_read = |step: &mut Step| step.mark.is_some_and(|mark| reading.has_passed(mark));
         while let Some(step) = self.steps.pop_front_if(is_read) {
             self.cost -= step.spans.values().map(|span| span.cost).sum::<u64>();
-            progress.read.extend(step.spans);
+            outcome.read.extend(step.spans);
         }
-        progress.closed = self.steps.back_mut().is_some_and(|open| !std::mem::replace(&mut open.closed, true));
-        progress
+        outcome.closed = self.steps.back_mut().is_some_and(|open| !std::mem::replace(&mut open.closed, true));
+        outcome
     }
 
     /// Something was dropped, perhaps some unsettled datagrams. If a stream `comes_again`, its unsettled datagrams
@@ -108,18 +107,63 @@ impl Steps {
 
     /// The unsettled datagrams of this stream no longer count as injected.
     pub(super) fn forget_unsettled(&mut self, id: StreamId) {
-        self.handle_drop_of(id, |step| step.mark.is_none());
+        self.remove(id, |step| step.mark.is_none());
     }
 
     /// No datagram of this stream counts as injected.
     pub(super) fn forget(&mut self, id: StreamId) {
-        self.handle_drop_of(id, |_| true);
+        self.remove(id, |_| true);
     }
 
-    fn handle_drop_of(&mut self, id: StreamId, of: impl Fn(&Step) -> bool) {
+    fn remove(&mut self, id: StreamId, of: impl Fn(&Step) -> bool) {
         for step in self.steps.iter_mut().filter(|step| of(step)) {
             self.cost -= step.spans.remove(&id).map_or(0, |span| span.cost);
         }
         self.steps.retain(|step| !step.spans.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: StreamId = 1;
+    const COST: u64 = 832;
+
+    fn injected() -> Steps {
+        let mut steps = Steps::default();
+        steps.handle_injected(ONE, Seq(0), Seq(1), COST, 7);
+        steps
+    }
+
+    #[test]
+    fn a_step_is_in_the_socket_at_the_second_look_after_it_and_no_sooner() {
+        let mut steps = injected();
+        let first = steps.handle_sample(Reading::default());
+        assert!(first.closed && first.settled.is_empty() && steps.are_unsettled(), "it may be on its way");
+        let second = steps.handle_sample(Reading { read: 0, queue: COST });
+        assert!(!second.closed && second.settled.len() == 1 && !steps.are_unsettled());
+        assert!(second.read.is_empty(), "it lies in the socket");
+    }
+
+    #[test]
+    fn a_step_has_been_read_when_remoted_passes_the_mark_of_that_look() {
+        let mut steps = injected();
+        steps.handle_sample(Reading::default());
+        steps.handle_sample(Reading { read: 0, queue: 2 * COST });
+        assert!(steps.handle_sample(Reading { read: COST, queue: 9 * COST }).read.is_empty());
+        let read = steps.handle_sample(Reading { read: 2 * COST, queue: 8 * COST }).read;
+        assert_eq!((read[0].0, read[0].1.until, steps.cost()), (ONE, Seq(1), 0));
+    }
+
+    #[test]
+    fn a_drop_before_that_look_may_be_of_the_step() {
+        for looks in 0..3 {
+            let mut steps = injected();
+            for _ in 0..looks {
+                steps.handle_sample(Reading { read: 0, queue: COST });
+            }
+            assert_eq!(steps.handle_drop(|_| true).len(), usize::from(looks < 2), "after {looks} looks");
+        }
     }
 }

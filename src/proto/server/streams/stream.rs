@@ -197,7 +197,7 @@ impl Stream {
     }
 
     /// Takes entries that are no datagrams off the front of the queue. Returns whether a datagram is left to inject.
-    pub(super) fn settle(&mut self) -> bool {
+    pub(super) fn skip_names(&mut self) -> bool {
         loop {
             match self.queue.front() {
                 Some(Queued::Session(session)) => {

@@ -72,8 +72,7 @@ fn told(streams: &mut Streams) -> Vec<(ConnectionId, Frame)> {
     std::iter::from_fn(|| streams.poll_frame()).collect()
 }
 
-/// remoted's queue is seen empty, and again: what was injected before may have been on its way to the socket at the
-/// first look.
+/// remoted's queue is seen empty at two looks: only the second counts for datagrams injected before.
 fn all_read(streams: &mut Streams, read: u64) {
     streams.handle_sample(LIFE, Reading { read, queue: 0 });
     assert_eq!(told(streams), [], "it may not have been in the socket");

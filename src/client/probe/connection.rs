@@ -69,7 +69,7 @@ impl<'a> Connection<'a> {
             && let Ok(frames) = outgoing.try_recv()
         {
             // Frames that were prepared before the server said where to go on are prepared again.
-            if frames.epoch == self.shared.look(|core| core.link().epoch()) {
+            if frames.epoch == self.shared.read(|core| core.link().epoch()) {
                 self.peer.framed.send_bytes(&frames.bytes).map_err(End::Unwritten)?;
             }
         }
