@@ -484,7 +484,7 @@ impl ClientCore {
     /// The datagrams that fall due under `--rate` until a datagram released at this moment is confirmed, in buffer
     /// cost.
     fn due_soon(&mut self, now: Time) -> u64 {
-        let soon = self.pace.due_within(2 * self.link.grace(now) + self.link.round_trip());
+        let soon = self.pace.due_within(self.link.time_to_confirm(now));
         soon * self.held.next_cost().unwrap_or(0)
     }
 

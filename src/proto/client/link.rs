@@ -106,6 +106,12 @@ impl Link {
         }
     }
 
+    /// How long a datagram that is released at this moment takes to be confirmed if remoted reads at once (`proof`): a
+    /// heartbeat covers it when it has landed, and another one a grace later is answered. Zero over tcp.
+    pub(super) fn time_to_confirm(&self, now: Time) -> Duration {
+        2 * self.grace(now) + self.round_trip()
+    }
+
     /// The usual wait of a release for a heartbeat; zero over tcp, where no release waits.
     pub(super) fn usual_round_trip(&self) -> Duration {
         match self.policy {
