@@ -10,26 +10,17 @@ use crate::proto::terms::{BROKER_PORT, REMOTED_PORT};
 
 /// The settings of this role.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the flags say it")]
 pub struct Config {
-    /// remoted.
     pub server: HostPort,
-    /// The broker server, where it is not on remoted's host.
     pub broker: Option<HostPort>,
-    /// Where agents send to.
     pub listen: HostPort,
-    /// Source address towards the server.
     pub source: Option<IpAddr>,
-    /// Source port of the first session.
     pub source_port: u16,
-    /// Receive buffer asked for, in bytes.
     pub receive_buffer_bytes: usize,
-    /// How long to drain at shutdown.
     pub drain: Duration,
-    /// The file with the key of the connection.
     pub psk_file: Option<PathBuf>,
-    /// The user to become.
     pub user: Option<String>,
-    /// Buffer, sessions and link.
     pub core: proto::client::Config,
 }
 

@@ -78,40 +78,31 @@ impl Mark {
 
 /// The server's verdict on remoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the texts below say it")]
 pub enum Verdict {
-    /// remoted owns its socket, runs and reads.
     Up,
-    /// No process of an accepted name exists.
     NoProcess(Port),
-    /// The process exists, but owns no UDP socket on the port that receives where datagrams go.
     NoSocket(Receives),
-    /// The process is stopped.
     Stopped,
-    /// Datagrams wait in its socket, and remoted reads none.
     Stalled,
-    /// remoted is there, but clients should not send to it yet.
     Starting(Reason),
 }
 
 /// The state of remoted's port where no process of an accepted name is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the texts below say it")]
 pub enum Port {
-    /// No socket is bound to the port.
     Free,
-    /// A socket is bound to the port. Its owner has another name, or cannot be seen from the server.
     Taken,
 }
 
 /// Where remoted receives instead of the address that datagrams go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the texts below say it")]
 pub enum Receives {
-    /// At no address.
     Nowhere,
-    /// At other addresses alone.
     Elsewhere,
-    /// At all addresses of IPv4, while datagrams go to an address of IPv6.
     Ipv4Alone,
-    /// At all addresses of IPv6, while datagrams go to an address of IPv4.
     Ipv6Alone,
 }
 

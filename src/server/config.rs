@@ -28,28 +28,19 @@ pub enum Inject {
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the flags say it")]
 pub struct Config {
-    /// Where clients connect to; `None`: every address, IPv6 too where there is IPv6.
     pub listen: Option<HostPort>,
-    /// The port in that case.
+    /// Where `listen` is not given.
     pub default_port: u16,
-    /// remoted: the server looks for its port, and injects transport tcp's datagrams there.
     pub remoted: HostPort,
-    /// The address that remoted sees in these datagrams.
     pub inject: Inject,
-    /// Further addresses that remoted may see, where a client asks for one of them.
     pub allowed_sources: Vec<IpNet>,
-    /// The user to become.
     pub user: Option<String>,
-    /// The processes that are accepted as remoted.
     pub names: Names,
-    /// Processes that must be running too.
     pub required: Vec<String>,
-    /// The file with the key of all connections.
     pub psk_file: Option<PathBuf>,
-    /// How long remoted must have been there.
     pub settle: Duration,
-    /// Connections at a time.
     pub connections_max: usize,
 }
 

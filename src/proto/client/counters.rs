@@ -2,18 +2,13 @@
 
 /// Why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "`text` says it")]
 pub enum DropReason {
-    /// The buffer was full.
     Overflow,
-    /// It was older than `--max-age`.
     Expired,
-    /// The system refuses to send it: it is larger than the path's protocol allows.
     Unsendable,
-    /// It does not fit an empty buffer.
     TooLarge,
-    /// The table is full, and each of its sessions has a datagram held.
     NoSession,
-    /// It may have arrived, and `--resend never` forbids sending it again.
     NotResent,
 }
 

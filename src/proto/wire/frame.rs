@@ -1,4 +1,6 @@
-//! The frames, field by field.
+//! The frames. `docs/protocol.md` says what each field means, and in what unit.
+
+#![expect(missing_docs, reason = "nothing is said twice")]
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -43,9 +45,7 @@ impl Features {
 /// Where a client's datagrams go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The address; `None` where a peer sends none or is older than this field.
     pub address: Option<IpAddr>,
-    /// The UDP port; 0 where a peer sends none or is older than this field.
     pub port: u16,
 }
 
@@ -63,60 +63,39 @@ impl From<SocketAddr> for Target {
 /// The client's first frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// [`VERSION`] of the client.
     pub version: u16,
-    /// The features that the client offers.
     pub features: Features,
-    /// This client's stream of numbered datagrams, random at its start.
     pub stream: StreamId,
-    /// The longest silence between two heartbeats, in milliseconds. After a longer silence the server takes the peer
-    /// for dead.
     pub interval_ms: u32,
-    /// Where the client sends its datagrams, or would send them without transport tcp. The server's verdict is about
-    /// remoted at that place.
     pub target: Target,
 }
 
 /// The server's answer to `Hello`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome {
-    /// [`VERSION`] of the server.
     pub version: u16,
-    /// The features of the client that the server takes up.
     pub features: Features,
 }
 
 /// Why the server ends a connection, for the peer's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// One line, no more than 256 bytes.
     pub text: String,
 }
 
 /// A heartbeat's question, with the state of the client as it was when the heartbeat began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ping {
-    /// The pong repeats this number.
     pub number: u64,
-    /// The number of the oldest unconfirmed datagram.
     pub oldest: Seq,
-    /// The number of the next datagram to release.
     pub next: Seq,
-    /// The number that the next arrival gets.
     pub tail: Seq,
-    /// Datagrams held, unconfirmed ones included.
     pub held: u64,
-    /// Bytes of datagrams held.
     pub held_bytes: u64,
-    /// Datagrams that are not released yet.
     pub unsent: u64,
-    /// Datagrams dropped so far, for whatever reason.
     pub dropped: u64,
-    /// Buffer cost of the next datagram to release, in bytes; 0 if there is none.
     pub next_cost: u64,
-    /// The buffer cost of released and unconfirmed datagrams, in bytes.
     pub unconfirmed_cost: u64,
-    /// How long a grant lives at the client, in milliseconds.
     pub lease_ms: u32,
 }
 
@@ -132,27 +111,16 @@ impl Ping {
 /// A heartbeat's answer, from a sample begun after the ping was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pong {
-    /// The number of the ping.
     pub number: u64,
-    /// The server's verdict on remoted.
     pub verdict: Verdict,
-    /// The life of remoted that the verdict is about.
     pub incarnation: Incarnation,
-    /// The process id of one owner of the socket, for people; 0 where unknown.
     pub pid: u32,
-    /// See [`Reading`].
     pub read: u64,
-    /// See [`Reading`].
     pub queue: u64,
-    /// Datagrams that the kernel dropped at remoted's socket.
     pub drops: u64,
-    /// The most that may be released and unconfirmed, in bytes of buffer cost.
     pub window: u64,
-    /// The least time between the beginnings of two heartbeats, in microseconds.
     pub gap_us: u32,
-    /// When to ask again if the window is 0, in milliseconds.
     pub ask_again_ms: u32,
-    /// Clients that have something to send or under way, this one included.
     pub active: u32,
 }
 
@@ -166,62 +134,45 @@ impl Pong {
 /// The verdict has changed; sent unasked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// The present verdict.
     pub verdict: Verdict,
 }
 
 /// Transport tcp: from here on only this connection carries the client's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attach {
-    /// The address by which remoted knows the client's agents, if it may differ from the address of the connection.
     pub source: Option<IpAddr>,
-    /// No datagram may reach remoted twice, even if it may have been dropped the first time.
     pub once: bool,
 }
 
 /// Transport tcp: where the client's stream resumes. Datagrams that were under way before count for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// Datagrams are taken only in frames of this epoch.
     pub epoch: u32,
-    /// The number to resume from: all datagrams below it were injected into the present remoted. With `None` the
-    /// client resumes from the oldest datagram that is not acknowledged.
     pub from: Option<Seq>,
-    /// Datagrams from here on were never injected, so sending them makes no copies.
     pub reached: Seq,
-    /// The most that may be sent without an acknowledgement, in bytes of buffer cost.
     pub window: u64,
-    /// The digest of the last datagram below `from`; 0 where unknown. A client whose datagram has another digest
-    /// shares its stream with another client.
     pub digest: u64,
 }
 
 /// Transport tcp: remoted has read all datagrams below this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack {
-    /// The number of the first datagram that may be unread.
     pub read: Seq,
-    /// The most that may be sent without an acknowledgement, in bytes of buffer cost.
     pub window: u64,
-    /// Some of the datagrams may have been dropped: other senders overflowed remoted's socket.
     pub doubtful: bool,
 }
 
 /// Transport tcp: from here on this place belongs to this agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The place and its generation.
     pub name: SessionName,
-    /// The client's UDP port for the agent, where remoted's replies can go; 0 if there is none.
     pub port: u16,
 }
 
 /// Transport tcp: a reply of remoted to a session.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// The session that the reply is for.
     pub name: SessionName,
-    /// The datagram.
     pub bytes: Vec<u8>,
 }
 
@@ -234,7 +185,6 @@ impl std::fmt::Debug for Reply {
 
 /// Everything that travels in frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each frame's type says what it is for")]
 pub enum Frame {
     Hello(Hello),
     Welcome(Welcome),
