@@ -166,7 +166,7 @@ const fn priority(level: Level) -> u8 {
 mod tests {
     use super::*;
 
-    /// The most that is logged of this program, of single datagrams and of other crates.
+    /// The most detailed levels that are logged: of this program, of single datagrams and of other crates.
     fn levels(verbosity: u8, variable: Option<&str>) -> [Option<Level>; 3] {
         let mut builder = Builder::new();
         choose_levels(&mut builder, verbosity, variable);

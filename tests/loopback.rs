@@ -32,7 +32,7 @@ use uninterrupted::uninterrupted;
 use wait::wait_until;
 
 const BROKER: &str = env!("CARGO_BIN_EXE_ossec-broker");
-/// How long a test waits for what must come.
+/// Longest wait of a test for something that must come.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A process that is ended with the test.
@@ -45,7 +45,7 @@ impl Role {
         Self(Some(command.spawn().expect("the broker starts")))
     }
 
-    /// What it logs, line by line, from here on. It would stand still if nobody read that.
+    /// The lines that the process logs from here on. It would stand still if nobody read them.
     fn lines(&mut self) -> Receiver<String> {
         let log = self.0.as_mut().and_then(|child| child.stderr.take()).expect("its log is a pipe");
         let (sender, lines) = channel();
@@ -54,7 +54,7 @@ impl Role {
         lines
     }
 
-    /// How it ended, if it has ended by itself.
+    /// The exit status of the process, if it has ended by itself.
     fn has_ended(&mut self) -> Option<ExitStatus> {
         self.0.as_mut().expect("it was started").try_wait().expect("it is a child")
     }
@@ -64,7 +64,7 @@ impl Role {
         let child = self.0.as_mut().expect("it runs");
         let pid = child.id().to_string();
         assert!(Command::new("kill").arg(pid).status().expect("kill").success());
-        // It would not end if nobody read what it says last.
+        // The process would not end if nobody read its last words.
         let log = child.stderr.take();
         let read = move || {
             let mut stderr = Vec::new();
@@ -98,8 +98,8 @@ fn agent(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).expect("connected");
     socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
-    // Until the client listens, each datagram is answered with a refusal that the next call shows; one that is not
-    // refused counts as sent.
+    // Until the client listens, each datagram is answered with a refusal, and the next call shows it. A datagram that
+    // is not refused counts as sent.
     for _ in 0..3_000 {
         let says_so = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
         let refused =
@@ -280,7 +280,7 @@ fn an_outage(transport: &str) {
     let (broker, listen) = (free_port(0), free_port(0));
     let client = client_over(transport, listen, broker, remoted);
     let agent = agent(listen);
-    // Nobody answers for remoted yet: all is held.
+    // Nobody answers for remoted yet: the client holds all datagrams.
     for number in 0..300u32 {
         agent.send(&number.to_be_bytes()).expect("sent");
     }
@@ -308,7 +308,7 @@ fn an_outage(transport: &str) {
     assert!(output.status.success() && log.contains(" 0 left"), "{log}");
 }
 
-/// Whether a datagram of the agent's is taken: a refusal comes back at once over loopback.
+/// Whether the client takes a datagram of the agent. A refusal comes back at once over loopback.
 fn is_taken(agent: &UdpSocket, payload: &[u8]) -> bool {
     let sent = agent.send(payload).is_ok();
     agent.set_nonblocking(true).expect("it can be asked");
@@ -345,11 +345,11 @@ fn what_comes_in_while_the_client_drains_is_drained_or_refused() {
     wait_until("something arrives", || {
         if read.load(Ordering::Relaxed) > 0 { Ok(()) } else { Err("nothing yet".to_owned()) }
     });
-    // Some of it is still to be sent for a while.
+    // Some datagrams are still to be sent for a while.
     let stopping = thread::Builder::new().spawn(move || client.stop()).expect("a thread starts");
     let mut taken = 0;
     while !stopping.is_finished() {
-        // Not without bound ahead of remoted.
+        // The agent must not get ahead of remoted without a bound.
         if taken > read.load(Ordering::Relaxed) {
             thread::yield_now();
         } else if is_taken(&agent, b"meanwhile") {
@@ -384,7 +384,7 @@ fn agents_that_give_way_to_one_another_cost_no_new_sockets() {
         let agent = UdpSocket::bind((Ipv4Addr::new(127, 0, 1, 1 + round), 0)).expect("an address of this host");
         agent.connect(("127.0.0.1", listen)).expect("connected");
         agent.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        // A newcomer is refused while every place has something held: it sends again, as agents do.
+        // The client refuses a newcomer while every place holds something. The newcomer sends again, as agents do.
         receiver.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
         let mut bytes = [0; 16];
         let from = wait_until("its datagram arrives", || {
@@ -417,7 +417,7 @@ fn memory_that_cannot_be_had_is_a_full_buffer() {
     let mut client = Role(Some(command.spawn().expect("the broker starts")));
     let lines = client.lines();
     let agent = agent(listen);
-    // More than any memory that it may have.
+    // The agent sends more than fits into any memory that the client may have.
     let mut last = 0u64;
     let mut payload = vec![0; 8_000];
     let mut said = Vec::new();
@@ -437,7 +437,8 @@ fn memory_that_cannot_be_had_is_a_full_buffer() {
     assert!(full.contains("the system gives no more memory"), "{full}");
     let _server = server(broker, remoted);
     let number = |bytes: &[u8]| u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
-    // The last one may not have fitted the socket, any more than others that were sent so fast: it goes again.
+    // The socket may have had no room for the last datagram, as for others that were sent so fast. The agent sends it
+    // again.
     receiver.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
     let (mut before, mut bytes) = (0, vec![0; 65_536]);
     wait_until("the last one arrives", || {
@@ -458,7 +459,7 @@ fn memory_that_cannot_be_had_is_a_full_buffer() {
     });
 }
 
-/// Over a slow link a heartbeat that waited behind all data would be late by as long as that takes.
+/// Over a slow link, a heartbeat that waited behind all data would be late by the time that the data takes.
 #[test]
 fn a_heartbeat_does_not_wait_behind_all_that_is_to_be_sent() {
     const BYTES_AHEAD_MAX: usize = 192 << 10;
@@ -480,7 +481,7 @@ fn a_heartbeat_does_not_wait_behind_all_that_is_to_be_sent() {
     let mut input = Assembler::default();
     let Frame::Hello(_) = next_frame(&mut connection, &mut input).0 else { panic!("a greeting comes first") };
     say(&mut connection, &Frame::Welcome(Welcome { version: VERSION, features: Features::STREAM }));
-    // It may send at once far more than what lies between.
+    // The client may send at once far more than lies between the two ends.
     say(
         &mut connection,
         &Frame::Resume(Resume { epoch: 1, from: None, reached: Seq(u64::MAX), window: 4 << 20, digest: 0 }),
@@ -507,7 +508,7 @@ fn a_heartbeat_does_not_wait_behind_all_that_is_to_be_sent() {
     };
     say(&mut connection, &Frame::Pong(pong));
 
-    // Nothing is read until a heartbeat was begun with more than enough waiting.
+    // The test reads nothing until a heartbeat was begun with more than enough data waiting.
     let agent = agent(listen);
     let heartbeat = wait_until("a heartbeat is begun while data waits", || {
         for _ in 0..50 {
@@ -527,8 +528,8 @@ fn a_heartbeat_does_not_wait_behind_all_that_is_to_be_sent() {
     assert!((1..=BYTES_AHEAD_MAX).contains(&ahead), "{ahead} bytes came before the heartbeat");
 }
 
-/// Whoever answers in a server's place must not speak to agents where their datagrams do not travel over the
-/// connection.
+/// Over transport udp, the agents' datagrams do not travel over the connection. A program that answers in a server's
+/// place must not speak to agents there.
 #[test]
 fn over_transport_udp_a_reply_that_comes_over_the_connection_is_not_passed_on() {
     let forger = TcpListener::bind("127.0.0.1:0").expect("a socket");
@@ -544,7 +545,7 @@ fn over_transport_udp_a_reply_that_comes_over_the_connection_is_not_passed_on() 
     say(&mut connection, &Frame::Welcome(Welcome { version: VERSION, features: Features::STREAM }));
     let name = SessionName { id: 0, generation: 0 };
     say(&mut connection, &Frame::Reply(Reply { name, bytes: b"forged".to_vec() }));
-    // Frames are taken in their order: when this one is told, the one before was looked at.
+    // The client takes frames in their order. When it tells of this one, it has looked at the one before.
     say(&mut connection, &Frame::Refusal(Refusal { text: "the marker".into() }));
     wait_until("the client tells of the refusal", || {
         lines.try_iter().find(|line| line.contains("the marker")).map(drop).ok_or_else(|| "not yet".to_owned())
@@ -554,7 +555,7 @@ fn over_transport_udp_a_reply_that_comes_over_the_connection_is_not_passed_on() 
     assert_eq!(received, Err(std::io::ErrorKind::WouldBlock));
 }
 
-/// The number of the heartbeat that a line of the log tells of, if more than so many datagrams wait.
+/// The number of the heartbeat that a line of the log tells of, if more than `least` datagrams wait.
 fn heartbeat_with_unsent(line: &str, least: u64) -> Option<u64> {
     let (number, rest) = line.split_once("heartbeat ")?.1.split_once(": ")?;
     let unsent: u64 = rest.split_once("held, ")?.1.strip_suffix(" unsent")?.parse().ok()?;

@@ -24,23 +24,23 @@ use uninterrupted::uninterrupted;
 use wait::wait_until;
 
 const STARTS_DEFAULT: u64 = 60;
-/// How long a datagram may take.
+/// The longest time that a datagram may take.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// How far things have come when they are stopped.
+/// The stage that the roles have reached when they are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
-    /// Nothing has been waited for: the threads are about to start.
+    /// The test has waited for nothing: the threads are about to start.
     Short,
     /// A datagram has arrived, and its answer.
     Useful,
-    /// The same; and what was sent is drained at the stop.
+    /// A datagram has arrived, and its answer; and sent datagrams are drained at the stop.
     Drained,
 }
 
 const LIVES: [Life; 4] = [Life::Useful, Life::Short, Life::Drained, Life::Useful];
 
-/// The ports, and who stands at both ends of the broker.
+/// The ports, and the stand-ins at both ends of the broker.
 struct Bench {
     listen: String,
     broker: u16,
@@ -82,7 +82,7 @@ impl Bench {
         agent.set_read_timeout(Some(Duration::from_millis(5))).expect("a timeout");
         agent.connect(&self.listen).expect("connected");
         let (event, mut bytes) = (number.to_be_bytes(), [0; 16]);
-        // Until the client listens a datagram is refused, which the next call says.
+        // Until the client listens, a datagram is refused, and the next call says so.
         wait_until("the client takes a datagram", || {
             agent.send(&event).map_err(|error| error.to_string())?;
             match uninterrupted(|| agent.recv(&mut bytes)) {
@@ -92,7 +92,8 @@ impl Bench {
         });
         let (_, upstream) = loop {
             let (length, from) = uninterrupted(|| self.remoted.recv_from(&mut bytes)).expect("it arrives");
-            // One that was held at an earlier stop is gone with its client; copies of earlier ones are not.
+            // A datagram that was held at an earlier stop is gone with its client. Copies of earlier datagrams are not
+            // gone.
             if bytes[..length] == event {
                 break (length, from);
             }
@@ -113,7 +114,7 @@ impl Bench {
         if life != Life::Short {
             self.exchange(number);
         }
-        // Upstream first, or downstream first: neither may wait for the other.
+        // Upstream stops first, or downstream stops first: neither may wait for the other.
         let [first, second] =
             if number % 8 < 4 || life == Life::Drained { [client, server] } else { [server, client] };
         first.stop();
@@ -127,7 +128,7 @@ impl Bench {
 fn starts_and_stops_leave_no_descriptor_and_no_thread_behind() {
     let starts = std::env::var("STARTS").map_or(STARTS_DEFAULT, |text| text.parse().expect("STARTS is a number"));
     let bench = Bench::new();
-    // What the process makes once and keeps is there after the first of each kind.
+    // Things that the process makes once and keeps are there after the first life of each kind.
     (0..2 * LIVES.len() as u64).for_each(|number| bench.live(number));
     let before = Census::take();
     for number in 0..starts {

@@ -1,13 +1,13 @@
-//! The shape of the house, by path: which room may look into which, and what no room may do.
+//! The shape of the house, by path: which room may look into which, and which things no room may do.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Floors from the roof down: a room looks into those of lower floors alone, or into what it holds.
+/// Floors from the roof down. A room looks only into rooms of lower floors, or into the rooms that it holds.
 const FLOORS: [&[&str]; 4] = [&["main"], &["cli"], &["check", "client", "logging", "server"], &["os"]];
 
-/// What the pure floor does not use.
+/// Names that the pure floor does not use.
 const OUTSIDE: [&str; 9] =
     ["std::net::Udp", "std::net::Tcp", "std::thread", "std::fs", "std::io", "Instant", "SystemTime", "mio::", "nix::"];
 
@@ -49,7 +49,7 @@ impl File {
         self.module.iter().zip(room).filter(|(part, of)| part == of).count() == room.len()
     }
 
-    /// What the code names by a path from the crate's root or from a parent, as parts.
+    /// The paths from the crate's root or from a parent that the code names, in parts.
     fn names(&self) -> Vec<Vec<String>> {
         let mut names = Vec::new();
         for (at, _) in self.code.match_indices("crate::") {
@@ -73,7 +73,7 @@ impl File {
     }
 }
 
-/// The paths that begin here: one, or those of a list in braces.
+/// The paths that begin here: one path, or the paths of a list in braces.
 fn spelled_out(text: &str, base: &[String]) -> Vec<Vec<String>> {
     if let Some(list) = text.strip_prefix('{') {
         let mut depth = 0;
@@ -166,13 +166,13 @@ fn nothing_unwraps_outside_of_tests_and_every_file_says_what_it_is_for() {
     assert!(unwraps.is_empty(), "{unwraps:?}");
 }
 
-/// More than one page is not read.
+/// The most words of the README: more than one page is not read.
 const README_WORDS_MAX: usize = 900;
 /// Columns of a line of Markdown.
 const COLUMNS_MAX: usize = 119;
-/// What makes a line of the log above `debug`.
+/// Calls that make a line of the log above `debug`.
 const LOGS: [&str; 4] = ["log::info!(", "log::warn!(", "log::error!(", "warn(format!("];
-/// Shorter pieces of a log line, between what varies in it, say too little.
+/// Shorter pieces of a log line, between its varying parts, say too little.
 const PIECE_CHARS_MIN: usize = 6;
 
 /// The Markdown pages with their texts, the README among them.
@@ -212,7 +212,7 @@ fn the_readme_is_one_page_and_lines_of_markdown_are_short() {
     }
 }
 
-/// Tables of the kernel's are as wide as they are.
+/// The tables of the kernel are as wide as they are, so their file is left out.
 #[test]
 fn lines_of_code_are_short() {
     for File { path, text, .. } in files().iter().filter(|file| !file.path.ends_with("proc/parse/tests.rs")) {
@@ -293,7 +293,7 @@ fn the_manual_has_what_is_logged_without_an_option() {
     for File { path, text, .. } in files() {
         for logs in LOGS {
             for line in text.match_indices(logs).filter_map(|(at, _)| literal(&text[at + logs.len()..])) {
-                // What varies stands in braces.
+                // The varying parts stand in braces.
                 let pieces = line.split('{').map(|piece| piece.split_once('}').map_or(piece, |(_, fixed)| fixed));
                 for piece in pieces.filter(|piece| piece.len() >= PIECE_CHARS_MIN) {
                     assert!(manual.contains(piece.trim()), "{}: {line:?} is not in the manual", path.display());

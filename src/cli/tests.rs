@@ -49,7 +49,7 @@ fn what_is_not_said_is_as_the_roles_have_it() {
     assert_eq!(command("check --broker ossec.example"), format!("{:?}", Command::Check(default)));
 }
 
-/// The options of a role, and what its help says of each.
+/// The options of a role, each with its text in the help.
 fn described(role: &str) -> Vec<(String, String)> {
     let Err(Usage::Asked(help)) = parse(&words(&format!("{role} --help"))) else { panic!("{role} has help") };
     let options = help.split_once("Options:").expect("they are listed").1;

@@ -158,7 +158,7 @@ mod tests {
         }
     }
 
-    /// Fails while it is full.
+    /// A disk that is full for the next `failures` writes.
     struct Disk {
         written: Vec<u8>,
         failures: u32,

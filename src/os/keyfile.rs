@@ -93,7 +93,7 @@ mod tests {
         }
     }
 
-    /// Why the key is not used.
+    /// The error that says why the key is not used.
     fn refusal(path: &Path) -> String {
         load(path).expect_err("it is not used").to_string()
     }

@@ -1,4 +1,4 @@
-//! What the client uses of `crossbeam-channel`.
+//! The part of `crossbeam-channel` that the client uses.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use shuttle::rand::Rng;
 
 use crate::world::{World, thread_rng};
 
-/// A channel's own state; see [`World`] for why nobody waits for its lock.
+/// The state of a channel. See [`World`] for why no thread waits for its lock.
 #[derive(Debug)]
 struct Channel<T> {
     queue: Mutex<VecDeque<T>>,
@@ -51,7 +51,7 @@ pub(crate) enum RecvTimeoutError {
     Disconnected,
 }
 
-/// A channel with so many places. With none (`Infallible` is sent through those) it can only be closed.
+/// A channel with so many places. A channel without places can only be closed: `Infallible` is sent through it.
 pub(crate) fn bounded<T>(places: usize) -> (Sender<T>, Receiver<T>) {
     let (queue, one) = (Mutex::new(VecDeque::new()), || AtomicUsize::new(1));
     let channel = Arc::new(Channel { queue, places, senders: one(), receivers: one() });
@@ -131,7 +131,7 @@ impl<T> Receiver<T> {
         std::iter::from_fn(|| self.try_recv().ok())
     }
 
-    /// Takes what [`wait_for`] has found.
+    /// Takes the value that [`wait_for`] has found.
     pub(crate) fn take(&self) -> Result<T, RecvError> {
         let Source::Channel(channel) = &self.0 else { return Err(RecvError) };
         let value = channel.queue().pop_front();
@@ -179,7 +179,7 @@ impl<T> Drop for Receiver<T> {
     }
 }
 
-/// What can be waited for together with others.
+/// A source that a thread can wait for together with others.
 pub(crate) trait Wait {
     fn is_ready(&self) -> bool;
     fn alarm(&self) -> Option<Time>;
@@ -209,7 +209,7 @@ impl<W: Wait> Wait for &W {
     }
 }
 
-/// Waits until one of them is ready; which. Of several any may come first.
+/// Waits until one of the sources is ready. Returns which. If several are ready, any of them may come first.
 pub(crate) fn wait_for(all: &[&dyn Wait], wait: Option<Duration>) -> Option<usize> {
     let world = World::here();
     let alarm = all.iter().filter_map(|one| one.alarm()).min().map(|at| at.since(world.seen()));

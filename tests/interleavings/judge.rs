@@ -1,4 +1,4 @@
-//! Whether all sleep rightly, and whether the end is right.
+//! The judge checks whether all threads sleep rightly, and whether the end is right.
 
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use ossec_broker::proto::time::Time;
 use crate::system::{DATAGRAMS, System};
 use crate::world::{Micros, Sleeper, World};
 
-/// `forward` may sleep for so long with something that could be sent: under a rate it takes along what falls due
-/// within this, and it pauses for less when the system had no room for a datagram.
+/// `forward` may sleep for so long with something that could be sent. Under a rate it takes along the datagrams that
+/// fall due within this time. It pauses for less when the system had no room for a datagram.
 const PAUSE_MAX: Duration = Duration::from_millis(5);
 
-/// Nobody moves, and no alarm is about to go off. What may be done must not wait for somebody who does not know of it.
+/// No thread moves, and no alarm is about to go off. A possible step must not wait for a thread that does not know of
+/// it.
 pub(crate) fn look_at(sleepers: &[Sleeper]) {
     let (system, now) = (System::here(), World::here().time());
     let asleep = |name: &str, until: Time| {
@@ -22,7 +23,7 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
     assert!(!(asleep("receive", now) && system.is_agents_unread()), "agents wait for `receive`, which sleeps");
     assert!(!(asleep("reply", now) && system.is_upstream_unread()), "remoted waits for `reply`, which sleeps");
     let Some(core) = system.core() else { return };
-    // Should one of them sleep with the lock, the explorer reports a deadlock here.
+    // If one of them sleeps with the lock, the explorer reports a deadlock here.
     let mut core = core.lock().expect("nobody panics with it");
     let releasable = core.poll_release(now, &mut Batch::default()) && !system.is_congested();
     assert!(
@@ -37,7 +38,7 @@ pub(crate) fn look_at(sleepers: &[Sleeper]) {
             Micros(now)
         );
     }
-    // In a pause `forward` has something to release that it has not given up: it asks for a heartbeat itself if its
+    // In a pause, `forward` has something to release that it has not given up. It asks for a heartbeat itself if its
     // lease ends meanwhile.
     let pauses = sleepers.iter().any(|sleeper| sleeper.name == "forward" && sleeper.alarm.is_some());
     if let Some(at) = core.next_heartbeat(now).filter(|_| !pauses) {

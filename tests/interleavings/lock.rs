@@ -1,4 +1,4 @@
-//! In the place of `parking_lot`: the lock around the core, which the judge may look into.
+//! A module in the place of `parking_lot`: the lock around the core, which the judge may look into.
 
 use std::sync::Arc;
 

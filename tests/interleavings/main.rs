@@ -1,4 +1,4 @@
-//! The client's own threads, in every order that the explorer (`shuttle`) can think of.
+//! The client's threads, in every order that the explorer (`shuttle`) can think of.
 //!
 //! ```text
 //!   client.rs, client/… (all but report), os/threads.rs      the source as it is (links to `src`)
@@ -7,13 +7,17 @@
 //!   agents, network, broker server, remoted                                     made up here, with faults
 //! ```
 //!
-//! The explorer runs one thread at a time and decides at each step who is next: each lock, system call, look at the
-//! clock and ring of a bell. When all sleep (see `judge.rs`), nothing may be releasable with `forward` asleep, no
-//! heartbeat due with `probe` asleep, nothing unread with its reader asleep; and after a stop all must end without
-//! waiting for time to pass.
+//! The explorer runs one thread at a time and decides at each step which thread is next. A step is a lock, a system
+//! call, a look at the clock or the ring of a bell. When all threads sleep (see `judge.rs`), three states are wrong:
 //!
-//! `SCHEDULES=100000 cargo test --release --test interleavings` explores more of them. A failed schedule is printed;
-//! with that string in a file, `SCHEDULE=file` runs it again and says what each thread does.
+//! * a datagram may be released, and `forward` sleeps;
+//! * a heartbeat is due, and `probe` sleeps;
+//! * something is unread, and its reader sleeps.
+//!
+//! After a stop, all threads must end without waiting for time to pass.
+//!
+//! `SCHEDULES=100000 cargo test --release --test interleavings` explores more schedules. A failed schedule is printed.
+//! With that string in a file, `SCHEDULE=file` runs the schedule again and says what each thread does.
 
 extern crate self as crossbeam_channel;
 extern crate self as mio;
@@ -97,7 +101,7 @@ fn schedule() {
     let rate = if percent(50) { NonZeroU32::new(10) } else { None };
     let own = Arc::clone(&system);
     spawn("server", move || own.be_server());
-    // Kept to the end: a channel of signals that closes would be another signal.
+    // The channel of signals is kept to the end: a channel that closes would be another signal.
     let first = signal.clone();
     let own = Arc::clone(&system);
     spawn("agent", move || {
@@ -143,7 +147,7 @@ fn nothing_waits_for_a_thread_that_does_not_know_of_it_in_any_order() {
     explore(RandomScheduler::new(schedules()));
 }
 
-/// Few changes between threads at chosen places find what many at random do not.
+/// Few changes between threads at chosen places find faults that many changes at random do not find.
 #[test]
 fn nothing_waits_for_a_thread_that_does_not_know_of_it_with_few_changes() {
     explore(PctScheduler::new(4, schedules()));

@@ -1,4 +1,4 @@
-//! The outside world as the client sees it: the library's, but for sockets and threads.
+//! The outside world as the client sees it: the library's, except for sockets and threads.
 
 #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "stands in for what can fail")]
 pub(crate) mod net;

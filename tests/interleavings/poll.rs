@@ -1,4 +1,4 @@
-//! What the client uses of `mio`: readiness that is told once for each thing that comes, as epoll does it for mio.
+//! The part of `mio` that the client uses. It tells readiness once for each thing that comes, as epoll does for mio.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,7 +9,7 @@ use crate::world::World;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Token(pub(crate) usize);
 
-/// Tokens that have something new, in its order.
+/// Tokens for which something new has come, in the order of its coming.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Registry(Arc<Mutex<Vec<Token>>>);
 
@@ -75,7 +75,7 @@ impl Poll {
     }
 }
 
-/// A doorbell's inside.
+/// The inside of a doorbell.
 #[derive(Debug)]
 pub(crate) struct Waker(Registry, Token);
 

@@ -20,14 +20,14 @@ use crate::world::{World, percent, thread_rng};
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Datagrams of a schedule.
 pub(crate) const DATAGRAMS: u8 = 4;
-/// Things that go wrong in a schedule. Then all is well, and the end can be reached.
+/// Faults in a schedule. After them all is well, and the end can be reached.
 const FAULTS_MAX: u32 = 4;
 
 std::thread_local! {
     static SYSTEM: RefCell<Option<Arc<System>>> = const { RefCell::new(None) };
 }
 
-/// See [`World`] for why nobody waits for its locks.
+/// The made-up system. See [`World`] for why no thread waits for its locks.
 #[derive(Debug, Default)]
 pub(crate) struct System(Mutex<State>);
 
@@ -37,7 +37,7 @@ struct State {
     agents: Option<UdpSocket>,
     upstreams: Vec<Weak<Mutex<Inside>>>,
     connections: Vec<TcpStream>,
-    /// Those that carry streams, by the number that the server gave them.
+    /// Connections that carry streams, by the number that the server gave them.
     carriers: Vec<TcpStream>,
     faults: u32,
     /// Numbers of datagrams as they were accepted, the greatest last.
@@ -74,7 +74,7 @@ impl System {
         self.state().connections.push(stream.clone());
     }
 
-    /// Whether something may go wrong; if so it counts.
+    /// Whether something may go wrong. If so, it counts as a fault.
     pub(crate) fn may_fail(&self) -> bool {
         let mut state = self.state();
         let may = state.faults < FAULTS_MAX && percent(10);
@@ -82,7 +82,7 @@ impl System {
         may
     }
 
-    /// remoted reads a datagram: it is accepted if its number is greater than the last, and else must be known.
+    /// remoted reads a datagram. It accepts a number greater than the last one; any other number must be known.
     pub(crate) fn arrive(&self, payload: &[u8]) {
         let mut state = self.state();
         let number = *payload.last().expect("none is empty");
@@ -125,7 +125,7 @@ impl System {
         self.state().connections.iter().any(|stream| !stream.is_gone() && stream.is_full())
     }
 
-    /// What the client said at its end.
+    /// The last words of the client.
     pub(crate) fn farewell(&self) -> Option<Snapshot> {
         self.state().farewell
     }
@@ -139,7 +139,7 @@ impl System {
         World::here().notify();
     }
 
-    /// Sends the datagrams, now together, now after a while.
+    /// Sends the datagrams: sometimes together, sometimes after a while.
     pub(crate) fn be_agent(&self) {
         let world = World::here();
         let socket = world.sleep(None, || self.state().agents.clone()).expect("nothing else ends this sleep");
@@ -154,7 +154,7 @@ impl System {
         }
     }
 
-    /// Returns when everything has arrived, or before.
+    /// Returns when everything has arrived, or earlier.
     pub(crate) fn wait_for_a_stop(&self) {
         if percent(70) {
             World::here().sleep(None, || self.has_all().then_some(()));
@@ -164,7 +164,7 @@ impl System {
     /// Answers heartbeats until the end.
     pub(crate) fn be_server(&self) {
         let world = World::here();
-        // While remoted is away: until when.
+        // The moment until which remoted is away.
         let mut away: Option<Time> = None;
         let mut streams = Streams::default();
         streams.handle_sample(Incarnation(1), Reading::default());
@@ -199,7 +199,7 @@ impl System {
         }
     }
 
-    /// Transport tcp: remoted reads what is injected at once.
+    /// Over transport tcp, remoted reads injected datagrams at once.
     fn inject(&self, streams: &mut Streams) {
         while let Some(volley) = streams.poll(u64::MAX, usize::MAX) {
             let count = volley.payloads.len();
@@ -254,7 +254,7 @@ impl System {
                     streams.handle_gone(world.look(), self.carrier(stream));
                     return stream.close();
                 }
-                // Late.
+                // The answer is late.
                 1 => _ = world.sleep(Some(Duration::from_millis(thread_rng().gen_range(50..400))), || None::<()>),
                 _ => *away = Some(world.look() + Duration::from_millis(thread_rng().gen_range(1..600))),
             }

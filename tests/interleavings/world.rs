@@ -19,23 +19,23 @@ std::thread_local! {
     static WORLD: std::cell::RefCell<Option<Arc<World>>> = const { std::cell::RefCell::new(None) };
 }
 
-/// What all threads of a schedule share. Its own locks are held between two steps of a schedule only, so nobody ever
-/// waits for them.
+/// The state that all threads of a schedule share. Its locks are held only between two steps of a schedule, so no
+/// thread ever waits for them.
 #[derive(Debug)]
 pub(crate) struct World {
     state: Mutex<State>,
-    /// Looking at it is a step: here another thread may come first.
+    /// A look at this is a step: another thread may come first here.
     step: AtomicBool,
-    /// Says what happens.
+    /// The world says what happens.
     loud: bool,
-    /// Who is woken when all sleep.
+    /// The thread that is woken when all others sleep.
     keeper: Thread,
 }
 
 #[derive(Debug)]
 struct State {
     now: Time,
-    /// What each thread saw when it last looked at the clock, or when it woke up: it waits from that moment on.
+    /// The moment that each thread saw when it last looked at the clock or woke up. It waits from that moment on.
     seen: HashMap<ThreadId, Time>,
     names: HashMap<ThreadId, &'static str>,
     awake: usize,
@@ -47,7 +47,7 @@ struct State {
 pub(crate) struct Sleeper {
     pub(crate) name: &'static str,
     thread: Thread,
-    /// When it wakes up by itself.
+    /// The moment when the thread wakes up by itself.
     pub(crate) alarm: Option<Time>,
     woken: Arc<std::sync::atomic::AtomicBool>,
 }
@@ -78,7 +78,6 @@ impl Sleeper {
 }
 
 impl World {
-    /// Begins a schedule.
     pub(crate) fn begin(loud: bool) -> Arc<Self> {
         let state = State {
             now: Time::from_millis(1_000),
@@ -108,19 +107,19 @@ impl World {
         }
     }
 
-    /// What the clock shows, without looking at it.
+    /// The time of the clock, without a look at it.
     pub(crate) fn time(&self) -> Time {
         self.state().now
     }
 
-    /// What the clock showed when this thread last looked at it.
+    /// The time of the clock when this thread last looked at it.
     pub(crate) fn seen(&self) -> Time {
         let id = thread::current().id();
         let state = self.state();
         state.seen.get(&id).copied().unwrap_or(state.now)
     }
 
-    /// Says what the thread that calls does, when a schedule is run again.
+    /// Says what the calling thread does, when a schedule is run again.
     pub(crate) fn say(&self, what: impl FnOnce() -> String) {
         if self.loud {
             let id = thread::current().id();
@@ -175,7 +174,7 @@ impl World {
             state.sleepers.push(Sleeper { name, thread, alarm, woken: Arc::clone(&woken) });
         }
         self.leave();
-        // The explorer may end a park without reason.
+        // The explorer may end a park without a reason.
         while !woken.load(Ordering::Relaxed) {
             thread::park();
         }
@@ -184,7 +183,7 @@ impl World {
         state.seen.insert(id, now);
     }
 
-    /// Something has changed: whoever sleeps looks again.
+    /// Something has changed: all sleeping threads look again.
     pub(crate) fn notify(&self) {
         if std::thread::panicking() {
             return;
@@ -204,13 +203,13 @@ impl World {
         self.state().awake += 1;
     }
 
-    /// The thread that calls has this name.
+    /// The calling thread has this name.
     pub(crate) fn name(&self, name: &'static str) {
         let id = thread::current().id();
         self.state().names.insert(id, name);
     }
 
-    /// The thread that calls ends, or sleeps.
+    /// The calling thread ends, or sleeps.
     pub(crate) fn leave(&self) {
         let silent = {
             let mut state = self.state();
@@ -222,7 +221,7 @@ impl World {
         }
     }
 
-    /// Waits until all sleep and no alarm is due. Who they are; none when all have ended.
+    /// Waits until all threads sleep and no alarm is due. Returns the sleepers; none when all threads have ended.
     pub(crate) fn wait_for_silence(&self) -> Vec<Sleeper> {
         loop {
             let (silent, due) = {

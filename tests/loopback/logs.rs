@@ -1,4 +1,4 @@
-//! What a process says on standard output and standard error, and what it does when nobody reads that.
+//! The output of a process on standard output and standard error, and its behaviour when nobody reads that.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -12,8 +12,8 @@ use ossec_broker::logging;
 
 use crate::{BROKER, DEADLINE, Role, ask, free_port, receiver, wait_until_listening};
 
-/// A standard error that takes nothing more, and the end that nobody reads. `refuses`: it says so instead of having
-/// its writer wait.
+/// A standard error that takes nothing more, the end that nobody reads, and the bytes in the pipe. With `refuses`, the
+/// pipe says that it is full; otherwise its writer waits.
 fn full_pipe(refuses: bool) -> (Stdio, UnixStream, usize) {
     let (mut writer, reader) = UnixStream::pair().expect("a pair");
     writer.set_nonblocking(true).expect("it can be set");
@@ -46,8 +46,8 @@ fn a_server_whose_log_nobody_reads_goes_on_and_tells_later_what_it_left_out() {
         let server = server(broker, remoted, log);
         wait_until_listening(broker);
         assert_eq!(ask(broker, b"ping\n"), b"pong\n");
-        // Each of them is a line, and together they are more than wait for a reader. So many at a time are not too
-        // many of one address.
+        // Each connection makes a line, and together the lines are more than may wait for a reader. So many
+        // connections at a time are not too many for one address.
         for _ in 0..5 {
             for _ in 0..300 {
                 drop(TcpStream::connect(("127.0.0.1", broker)).expect("it takes connections"));
@@ -117,7 +117,7 @@ fn the_environment_says_what_is_logged_unless_the_command_line_does() {
     let log = |level: &str, more: &[&str]| {
         let listen = format!("127.0.0.1:{}", free_port(0));
         let mut command = Command::new(BROKER);
-        // It fails at once, with one line.
+        // The server fails at once, with one line.
         command.args(["server", "--listen", &listen, "--psk-file", "/nowhere/at/all"]).args(more);
         let output = command.env("RUST_LOG", level).stdin(Stdio::null()).output().expect("it runs");
         assert_eq!(output.status.code(), Some(1));
@@ -147,7 +147,7 @@ fn a_process_that_was_started_with_nohup_outlives_its_terminal() {
         let pid = server.0.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
         if protected {
-            // A stop would have come about meanwhile.
+            // A stop would have shown within this time.
             for _ in 0..100 {
                 assert_eq!(ask(broker, b"ping\n"), b"pong\n", "it serves on");
             }
@@ -162,7 +162,7 @@ fn a_process_that_was_started_with_nohup_outlives_its_terminal() {
     }
 }
 
-/// Run by the test below, in a process of its own.
+/// The test below runs this in a process of its own.
 #[test]
 #[ignore = "part of another test"]
 fn a_process_that_panics() {

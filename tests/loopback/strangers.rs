@@ -1,5 +1,5 @@
-//! What answers a client and is no broker server that it can use: one of another version, one that refuses, something
-//! else on that port.
+//! Answers to a client from peers that it cannot use as a broker server: a server of another version, a server that
+//! refuses, and another program on that port.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -17,7 +17,7 @@ use crate::{BROKER, DEADLINE, Role, free_port, say, uninterrupted, wait_until};
 /// Half of the pause after a refusal: its random part may take the rest away.
 const PAUSE_MIN: Duration = Duration::from_millis(2_500);
 
-/// A client of whatever listens there, and what it logs.
+/// A client of the program that listens there, and the lines that it logs.
 fn client_of(listener: &TcpListener) -> (Role, Receiver<String>) {
     let [listen, broker] =
         [free_port(0), listener.local_addr().expect("it is bound").port()].map(|port| format!("127.0.0.1:{port}"));
@@ -42,7 +42,7 @@ fn refuse_and_reset(mut connection: TcpStream) {
     SockRef::from(&connection).set_linger(Some(Duration::ZERO)).expect("an option");
 }
 
-/// Connections that end as `end` has it: after so many of them, the next one comes after a pause.
+/// Ends so many connections with `end`, and expects that the next connection comes after a pause.
 fn expect_pause_after(connections: usize, end: impl Fn(TcpStream)) {
     let listener = listener();
     let (_client, _lines) = client_of(&listener);
@@ -59,7 +59,7 @@ fn expect_pause_after(connections: usize, end: impl Fn(TcpStream)) {
 fn a_server_of_another_version_is_not_asked_again_at_once() {
     expect_pause_after(1, |mut connection| {
         say(&mut connection, &Frame::Welcome(Welcome { version: VERSION + 1, features: Features::NONE }));
-        // Until the client has closed it.
+        // This waits until the client has closed the connection.
         let _ = connection.read_to_end(&mut Vec::new());
     });
 }
@@ -113,7 +113,7 @@ fn check_ends_although_the_server_goes_on_saying_something_else() {
     let mut notice = Vec::new();
     Frame::Notice(Notice { verdict: Verdict::Stopped }).encode(&mut notice);
     let status = wait_until("check ends", || {
-        // Before the patience for any single frame is over.
+        // The next frame comes before the patience for any single frame is over.
         let _ = connection.write_all(&notice);
         check.has_ended().ok_or_else(|| "it goes on".to_owned())
     });

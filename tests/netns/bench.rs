@@ -1,26 +1,26 @@
-//! Benchmarks: how fast a backlog drains without a loss, over either transport. They print figures and compare those
-//! of one run; `scripts/bench` runs them, the tests do not.
+//! Benchmarks: how fast a backlog drains without a loss, over either transport. They print figures and compare the
+//! figures of one run. `scripts/bench` runs them, the tests do not.
 
 use std::time::{Duration, Instant};
 
 use crate::scene::{AGENT, Scene, example};
 use crate::support::namespaces::Side;
 
-/// As many as the kernel's default receive buffer holds of the datagrams here.
+/// The number of datagrams of this file that the kernel's default receive buffer holds.
 const DEFAULT_BUFFER_HOLDS: u64 = 256;
 /// A receive buffer that is no limit.
 const LARGE_BUFFER: [&str; 2] = ["--rcvbuf", "8388608"];
-/// Where the client listens when it is on remoted's host.
+/// The address at which the client listens when it is on remoted's host.
 const LISTEN: &str = "127.0.0.1:2514";
-/// One way of the long path.
+/// The delay of the long path in one direction.
 const DELAY: Duration = Duration::from_millis(50);
 
-/// Where the client is.
+/// The place of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
     /// On remoted's host.
     Loopback,
-    /// Twice [`DELAY`] away.
+    /// A round trip of twice [`DELAY`] away from remoted's host.
     Long,
 }
 
@@ -34,7 +34,7 @@ impl Path {
 }
 
 impl Scene {
-    /// Datagrams a second that a backlog of `count` drains with.
+    /// The rate, in datagrams a second, at which a backlog of `count` drains.
     fn drain(mut self, path: Path, remoted: &[&str], client: &[&str], count: u64) -> f64 {
         let _relays = if path == Path::Long { self.go_far(DELAY) } else { Vec::new() };
         let server = if path == Path::Long { Side::Server.far_ipv4() } else { "127.0.0.1" };
@@ -59,8 +59,8 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Both transports in turn, twice, so that a machine that becomes slower or faster meanwhile does not decide; the
-/// better of each.
+/// The better figure of each transport. Both are measured in turn, twice, so that a machine that becomes slower or
+/// faster meanwhile does not decide.
 fn compare(path: Path, remoted: &[&str], [over_udp, over_tcp]: [u64; 2]) -> [f64; 2] {
     let mut best = [0.0_f64; 2];
     for _ in 0..2 {

@@ -6,9 +6,9 @@ use crate::outages::ride_out;
 use crate::scene::{AGENT, Scene, Traffic, find_line, worth};
 use crate::support::{pause_for, wait_until};
 
-/// What the server may open; part of it is kept for looking at remoted.
+/// The descriptors that the server may open. It keeps some of them for looking at remoted.
 const DESCRIPTORS: &str = "64";
-/// Far more connections than that: as they are closed for their silence others take their places, for longer than the
+/// Far more connections than that. When the server closes silent ones, others take their places, for longer than the
 /// test needs.
 const SILENT: usize = 400;
 /// The agent behind the newcomer.
@@ -18,7 +18,7 @@ const NEWCOMER: &str = "002";
 fn a_server_that_cannot_open_anything_for_a_while_costs_nothing() {
     let span = Duration::from_secs(3);
     ride_out(1, span, |scene| {
-        // Not even what tells it of remoted: its clients hold.
+        // The server cannot even open the files that tell it of remoted: its clients hold their datagrams.
         scene.server().limit_descriptors(4);
         pause_for(span);
         scene.server().limit_descriptors(1_024);
@@ -37,11 +37,11 @@ fn a_server_without_descriptors_goes_on_with_its_client_and_answers_newcomers_la
     scene.wait_until_accepted(AGENT, worth(Duration::from_secs(1)));
     let mut silent = scene.connect_silently(SILENT);
     wait_until("no descriptors are left", || find_line(&scene.server().output(), &["no descriptors were left"]));
-    // One that comes too late: it holds what its agent sends.
+    // This client comes too late: it holds the datagrams of its agent.
     let first = scene.take_client();
     scene.start_client(&["--listen", "127.0.0.1:1515"]);
     let newcomer = scene.send_as(NEWCOMER, worth(Duration::from_secs(1)), &["--server", "127.0.0.1:1515"]);
-    // The one that was there before is served all the while.
+    // The client that was there before is served all the while.
     scene.expect_all_and_replies(traffic, 0);
     assert_eq!(scene.received(NEWCOMER).took.len(), 0, "there was a descriptor left");
     silent.kill();
@@ -49,8 +49,8 @@ fn a_server_without_descriptors_goes_on_with_its_client_and_answers_newcomers_la
     drop(first);
 }
 
-/// Agents with ids of their own behind a client that `program` starts: each gets through all it has. `expect` looks at
-/// what came back to one.
+/// Agents with ids of their own behind a client that `program` starts. Each agent gets all its datagrams through.
+/// `expect` looks at the result of one agent.
 fn serve_agents(
     agents: u64,
     program: &[&str],
@@ -76,7 +76,7 @@ fn all_and_replies(scene: &mut Scene, traffic: Traffic) {
 
 #[test]
 fn more_agents_than_descriptors_take_turns_and_nobody_waits() {
-    // A reply is lost that comes when its agent's socket has given way to another's.
+    // A reply that comes when its agent's socket has given way to another's is lost.
     let expect = |scene: &mut Scene, traffic| assert!(scene.expect_all(traffic, 0).get("replies") > 0);
     serve_agents(48, &["prlimit", "--nofile=48"], &[], &["no descriptors for more than"], expect);
 }

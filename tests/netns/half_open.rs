@@ -19,7 +19,7 @@ fn a_servers_host_that_comes_back_without_its_connections_costs_nothing() {
 pub(crate) fn come_back_without_connections(scene: &mut Scene, span: Duration) {
     scene.net.cut();
     scene.server().kill();
-    // Nothing of its end gets out, neither now nor when the link is healed.
+    // Nothing from the end of that host gets out, either at this moment or when the link is healed.
     scene.net.forget_sockets();
     pause_for(span);
     scene.start_server(&[]);
@@ -30,7 +30,7 @@ pub(crate) fn come_back_without_connections(scene: &mut Scene, span: Duration) {
 fn a_connection_that_a_firewall_has_forgotten_is_not_waited_for() {
     ride_out(1, Duration::ZERO, |scene| {
         scene.net.forget_connections();
-        // The server still knows the old one.
+        // The server still knows the old connection.
         scene.wait_until_connected(2);
     });
 }
@@ -47,6 +47,6 @@ fn hundreds_of_silent_connections_keep_nobody_from_working_and_are_closed() {
     scene.start_client(&[]);
     let traffic = scene.send_as(AGENT, count, &["--ping"]);
     scene.expect_all_and_replies(traffic, 0);
-    // The client's is left.
+    // The client's connection is left.
     scene.wait_until_connected(1);
 }

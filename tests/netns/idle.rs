@@ -1,4 +1,4 @@
-//! What the broker costs when there is little to do.
+//! The cost of the broker when there is little to do.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use crate::scene::{AGENT, Scene};
 use crate::support::namespaces::{Side, run};
 use crate::support::pause_for;
 
-/// How long is counted.
+/// The span in which the test counts.
 const SPAN: Duration = Duration::from_secs(10);
 
 impl Scene {
-    /// Switches to the client's and to the server's threads so far.
+    /// Context switches to the client's and to the server's threads so far.
     fn switches(&mut self) -> [u64; 2] {
         [self.client().context_switches(), self.server().context_switches()]
     }
@@ -54,7 +54,7 @@ fn five_datagrams_a_second_cost_at_most_two_heartbeats_each() {
     Scene::wait_until_sent(&mut traffic);
     scene.wait_until_accepted(AGENT, count + 1);
     let heartbeats = scene.heartbeats() - heartbeats;
-    // One more may have been due already when the first datagram came.
+    // One more heartbeat may have been due already when the first datagram came.
     assert!(heartbeats <= 2 * count + 1, "{heartbeats} heartbeats for {count} datagrams");
     for (before, after) in switches.into_iter().zip(scene.switches()) {
         assert!(after - before < 60 * SPAN.as_secs(), "{} context switches", after - before);

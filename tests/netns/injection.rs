@@ -1,15 +1,16 @@
-//! Transport tcp's last hop: whose address remoted sees, where its replies go, and who may have what injected.
+//! The last hop of transport tcp: the address that remoted sees, the path of its replies, and the clients that may
+//! have datagrams injected.
 
 use std::time::Duration;
 
 use crate::scene::{AGENT, Scene, worth};
 use crate::support::namespaces::{Firewall, Side};
 
-/// Traffic of a test here.
+/// The span of traffic in a test here.
 const SPAN: Duration = Duration::from_secs(3);
-/// ... and with a wrong key.
+/// The span of traffic in a test with a wrong key.
 const WRONG_SPAN: Duration = Duration::from_secs(5);
-/// What the agent's host looks like to the server's behind a translation of addresses.
+/// The address of the agent's host as the server's host sees it behind a translation of addresses.
 const TRANSLATED: &str = "10.77.0.200";
 
 impl Scene {
@@ -18,7 +19,7 @@ impl Scene {
         Self::empty_with_key().served(remoted, server)
     }
 
-    /// ... and a client, with options for it.
+    /// remoted, a server that finds it up, and a client, with a key and with options for all three.
     fn over_tcp_with(remoted: &[&str], server: &[&str], client: &[&str]) -> Self {
         let mut scene = Self::served_with_key(remoted, server);
         scene.start_client(client);
@@ -57,7 +58,7 @@ fn a_client_that_is_started_again_gets_its_replies_where_it_is() {
 #[test]
 fn replies_come_back_over_the_connection_where_the_server_injects_in_its_own_name() {
     let mut scene = Scene::served_with_key(&[], &["--inject", "local"]);
-    // Nothing but the broker's connection passes.
+    // Only the broker's connection passes.
     scene.net.raise(Firewall::ForbidsUdp);
     scene.start_client(&[]);
     expect_replies(&mut scene);
@@ -100,7 +101,7 @@ fn a_client_is_seen_as_the_address_that_it_asks_for_if_the_server_allows_it() {
     let mut scene = Scene::served_with_key(&[], &["--allow-source", "10.77.0.0/28"]);
     scene.net.translate_connections(Side::Server, TRANSLATED);
     scene.start_client(&["--source", Side::Agent.ipv4()]);
-    // They go to the very address and port that remoted has seen.
+    // The replies go to the very address and port that remoted has seen.
     expect_replies(&mut scene);
 }
 
@@ -118,7 +119,8 @@ fn a_client_that_asks_for_another_address_is_refused_and_both_sides_say_why() {
 
 #[test]
 fn a_client_that_cannot_be_injected_for_is_told_why_and_stops_nobody() {
-    // The stand-in for remoted is not asked: its address is of one family, and the first client's of the other.
+    // The server does not ask the stand-in for remoted. Its address is of one family, and the first client's is of the
+    // other.
     let server = format!("[{}]", Side::Server.ipv6());
     let remoted = format!("{}:1514", Side::Server.ipv4());
     let mut scene = Scene::over_tcp_with(&[], &["--remoted", &remoted], &["--server", &server]);
@@ -144,7 +146,7 @@ fn what_nobody_would_receive_is_held_and_both_sides_say_why() {
         scene.wait_until_client_says(&["refuses", "cannot inject", why]);
         scene.wait_until_server_says(&["cannot inject", why]);
         assert_eq!(scene.received(AGENT).took.len(), 0, "where does it come from?");
-        // As soon as somebody receives there, everything comes.
+        // As soon as a program receives there, all datagrams come.
         scene.remoted().kill();
         scene.start_remoted_and_wait(&[]);
         scene.expect_all(traffic, 0);
@@ -195,7 +197,7 @@ fn clients_of_several_addresses_are_seen_as_what_they_are() {
     }
     for traffic in traffic {
         let summary = scene.expect_all(traffic, 0);
-        // They go to the very address and port that remoted has seen.
+        // The replies go to the very address and port that remoted has seen.
         assert_eq!((summary.get("replies"), summary.get("reordered")), (worth(SPAN), 0), "{}", summary.0);
     }
 }
@@ -236,7 +238,7 @@ fn a_firewall_that_is_loaded_later_is_noticed() {
 #[test]
 fn where_replies_come_back_over_the_connection_nobody_else_reaches_the_servers_sockets_and_no_datagram_travels() {
     let mut scene = Scene::served_with_key(&[], &["--inject", "local"]);
-    // What the client's sockets send.
+    // This counts the datagrams that the client's sockets send.
     scene.net.count_datagrams(Side::Server, 1517);
     scene.start_client(&[]);
     expect_replies(&mut scene);
@@ -277,7 +279,7 @@ fn a_client_of_the_servers_own_host_gets_its_replies_whatever_address_it_uses() 
 fn both_roles_run_as_another_user_with_no_more_rights_than_they_need() {
     let mut scene = Scene::over_tcp_with(&[], &["--user", "nobody"], &["--user", "nobody"]);
     expect_replies(&mut scene);
-    // CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE. The raw sockets were opened before.
+    // The bits are CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE. The server opened the raw sockets before.
     let needed = 1 << 2 | 1 << 19;
     let roles = [(scene.client().thread_statuses(), 0), (scene.server().thread_statuses(), needed)];
     for (threads, most) in roles {
@@ -296,14 +298,14 @@ fn both_roles_run_as_another_user_with_no_more_rights_than_they_need() {
             );
         }
     }
-    // And remoted's sockets are seen: who may not look goes by its name alone, and says so.
+    // The server sees remoted's sockets. A server that may not look goes by remoted's name alone, and says so.
     assert!(!scene.server().output().contains("cannot see"), "{}", scene.server().output());
 }
 
 #[test]
 fn without_a_key_a_client_gives_its_datagrams_to_nobody_on_another_host_whatever_that_one_offers() {
     let mut scene = Scene::empty().served(&[], &[]);
-    // To the server the client seems to be on its host.
+    // To the server, the client seems to be on the server's host.
     scene.net.translate_connections(Side::Server, "127.0.0.1");
     scene.start_client(&["--transport", "tcp"]);
     scene.wait_until_client_says(&["takes no datagrams over TCP", "key"]);
@@ -325,7 +327,7 @@ fn a_wrong_key_gets_nothing_through_and_costs_hardly_anything() {
     let mut traffic = scene.send_as("002", worth(WRONG_SPAN), &[]);
     Scene::wait_until_sent(&mut traffic);
     assert_eq!(scene.received("002").took.len(), 0, "something came through");
-    // An attempt each 2.5 to 7.5 s, whatever there is to send.
+    // The client makes an attempt every 2.5 to 7.5 s, whatever there is to send.
     let attempts = scene.server().output().lines().filter(|line| line.contains("is refused")).count();
     assert!((1..25).contains(&attempts), "{attempts} attempts");
     for log in [scene.client().output(), scene.server().output()] {

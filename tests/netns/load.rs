@@ -7,7 +7,7 @@ use crate::scene::{AGENT, Scene, example};
 use crate::support::namespaces::Side;
 use crate::support::{pause_for, wait_until};
 
-/// A receiver that takes a third of the burst.
+/// Options of a receiver that takes a third of the burst.
 const SLOW: [&str; 2] = ["--rate", "3500"];
 
 #[test]
@@ -20,7 +20,7 @@ fn a_burst_of_small_datagrams_is_paced_over_tcp() {
     burst(Scene::empty_with_key(), 24_000, "150");
 }
 
-// 9,000 of the large ones fit into the client's default buffer of 64 MiB even if remoted takes none meanwhile.
+// 9,000 of the large datagrams fit into the client's default buffer of 64 MiB, even if remoted takes none meanwhile.
 
 #[test]
 fn a_burst_of_large_datagrams_is_paced() {
@@ -34,7 +34,7 @@ fn a_burst_of_large_datagrams_is_paced_over_tcp() {
 
 fn burst(scene: Scene, count: u64, size: &str) {
     let mut scene = scene.served(&SLOW, &[]);
-    // Room for all of it, should the client have no turn on a busy machine meanwhile.
+    // The buffer has room for the whole burst, in case the client has no turn on a busy machine meanwhile.
     scene.start_client(&["--rcvbuf", "128MiB"]);
     let traffic = scene.send_as(AGENT, count, &["--rate", "12000", "--size", size]);
     scene.expect_all(traffic, 0);
@@ -42,7 +42,7 @@ fn burst(scene: Scene, count: u64, size: &str) {
 
 #[test]
 fn thirty_clients_that_come_back_at_once_do_not_overflow_the_receiver() {
-    // Each has been away, and may send again what was under way.
+    // Each client has been away, and may send datagrams under way again.
     come_back_at_once(Scene::empty(), 1);
 }
 
@@ -64,8 +64,8 @@ fn come_back_at_once(mut scene: Scene, outages: u64) {
         scene.net.add_address(Side::Agent, &source);
         scene.start_client(&["--source", &source, "--listen", &listen]);
         clients.push(scene.take_client());
-        // 50/s each: 7,500 datagrams are held at the end of the cut, thirty times what the receiver's buffer has room
-        // for.
+        // Each agent sends 50 datagrams a second. At the end of the cut, 7,500 datagrams are held: thirty times what
+        // the receiver's buffer has room for.
         let count = before + cut.as_secs() * 50 + after;
         agents.push(scene.send_as(&format!("{}", 100 + index), count, &["--rate", "50", "--server", &listen]));
     }
@@ -87,7 +87,7 @@ fn a_sender_without_a_broker_that_overflows_the_receiver_does_not_stop_the_clien
 
 #[test]
 fn a_sender_without_a_broker_that_overflows_the_receiver_does_not_stop_a_stream() {
-    // The server injects where others leave room, and again what may have been dropped.
+    // The server injects where others leave room. It injects datagrams again that may have been dropped.
     go_on_under_a_flood(Scene::empty_with_key(), |scene| scene.wait_until_accepted(AGENT, UNDER_A_FLOOD));
 }
 
@@ -99,20 +99,21 @@ fn go_on_under_a_flood(scene: Scene, expect: impl FnOnce(&mut Scene)) {
     const DIRECT: &str = "901";
     let count = UNDER_A_FLOOD;
     let mut scene = scene.brought_up(&["--rate", "2000"]);
-    // The client's own: the first session's source port.
+    // This counts the client's datagrams: they leave from the first session's source port.
     scene.net.count_datagrams(Side::Server, 1517);
     let flood = ["--server", &format!("{}:1514", Side::Server.ipv4()), "--rate", "6000"];
-    // Far more than is sent before the test ends it.
+    // The flood has far more datagrams than it sends before the test ends it.
     let mut flood = scene.send_as(FLOOD, 6_000 * 120, &flood);
     scene.wait_until_dropped(1_000);
-    // Beside it a second agent without a broker, as slow as ours: what it gets through is what can be had.
+    // A second agent without a broker sends beside the flood, as slowly as ours. It gets through as many datagrams as
+    // can be had.
     let direct = ["--server", &format!("{}:1514", Side::Server.ipv4()), "--rate", "100"];
     let mut direct = scene.send_as(DIRECT, count, &direct);
     let mut traffic = scene.send_as(AGENT, count, &["--rate", "100"]);
     Scene::wait_until_sent(&mut traffic);
     Scene::wait_until_sent(&mut direct);
-    // It goes on under the flood: everything is released, once. (Two of three of everybody's datagrams are dropped; a
-    // client that took them for its own drops would send again for ever.)
+    // The client goes on under the flood and releases everything, once. (Two of three datagrams of every sender are
+    // dropped. A client that took these for its own drops would send again for ever.)
     wait_until("the client has released everything", || {
         let released = scene.net.counted_datagrams(Side::Server);
         (released >= count).then_some(()).ok_or_else(|| format!("{released} of {count}"))
@@ -122,11 +123,12 @@ fn go_on_under_a_flood(scene: Scene, expect: impl FnOnce(&mut Scene)) {
     expect(&mut scene);
     assert!(flood.process.is_running(), "the flood was over too early");
     flood.process.kill();
-    // The drops hit it no harder than who has no broker. Half is for chance; to release only what remoted's reading
-    // confirms, just when its buffer is full, gets hardly anything through.
+    // The drops hit the client no harder than an agent without a broker. The factor of two allows for chance. A client
+    // that released only as remoted's reading confirms would get hardly anything through: it would release just when
+    // the buffer is full.
     let (brokered, direct) = (scene.received(AGENT).took.len(), scene.received(DIRECT).took.len());
     assert!(2 * brokered >= direct, "{brokered} came through with the broker, {direct} without");
-    // And nothing of this lasts: what comes after the flood arrives whole.
+    // The flood has no lasting effect: all datagrams after it arrive.
     scene.wait_until_read();
     let start = count + 1;
     let mut traffic = scene.send_as(AGENT, 500, &["--start", &start.to_string()]);
@@ -140,7 +142,8 @@ fn go_on_under_a_flood(scene: Scene, expect: impl FnOnce(&mut Scene)) {
 
 #[test]
 fn a_stream_loses_nothing_to_bursts_of_senders_without_a_broker() {
-    // 400 at once every tenth of a second: more than the receiver's buffer holds, less than it reads meanwhile.
+    // 400 datagrams at once every tenth of a second are more than the receiver's buffer holds, and less than it reads
+    // meanwhile.
     const BURSTS: &str =
         r#"while sleep 0.1; do "$0" --server "$1" --agent 900 --count 400 --burst --linger-ms 0; done"#;
     let mut scene = Scene::empty_with_key().brought_up(&["--rate", "5000"]);
@@ -164,19 +167,19 @@ fn a_stream_loses_nothing_to_bursts_of_senders_without_a_broker() {
 
 #[test]
 fn a_stream_loses_nothing_where_packets_are_steered_to_another_processor() {
-    // What is sent over loopback waits in the queue of the second processor then, which takes 1,000 in a row.
+    // Packets sent over loopback then wait in the queue of the second processor, which takes 1,000 in a row.
     let steer = "echo 2 > /sys/class/net/lo/queues/rx-0/rps_cpus";
     let mut scene = Scene::empty_with_key();
     let steered = scene.net.command(Side::Server, "bash").args(["-c", steer]).status().expect("bash runs");
     if !steered.success() {
         println!("no receive packet steering here: this is a large backlog and a slow firewall");
     }
-    // A long list of rules for what comes in makes that processor the slower of the two.
+    // A long list of rules for incoming packets makes that processor the slower of the two.
     let rules = "{ echo 'table inet long { chain incoming { type filter hook input priority 0;'; \
                  for i in $(seq 200); do echo \"udp dport $((20000 + i)) drop\"; done; echo '};}'; } | nft -f -";
     let ruled = scene.net.command(Side::Server, "bash").args(["-c", rules]).status().expect("bash runs");
     assert!(ruled.success(), "nft takes the rules");
-    // All of it is there when remoted comes, so that the server injects as fast as it can.
+    // All datagrams are there when remoted comes, so that the server injects as fast as it can.
     let count = 100_000;
     scene.start_client(&["--rcvbuf", "128MiB"]);
     let mut traffic = scene.send_as(AGENT, count, &["--rate", "20000"]);

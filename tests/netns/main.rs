@@ -8,9 +8,9 @@
 //! cargo build --examples && cargo test --features netns --test netns
 //! ```
 //!
-//! Each scenario sends numbered datagrams and compares them with what the stand-in for remoted wrote down. Counts are
-//! compared, never times: a slow machine makes a test slow, not wrong. They take turns (`Scene` holds the turn), so
-//! that one does not disturb what another measures; `--test-threads` makes no difference.
+//! Each scenario sends numbered datagrams and compares them with the journal of the stand-in for remoted. Counts are
+//! compared, never times: a slow machine makes a test slow, not wrong. The scenarios take turns (`Scene` holds the
+//! turn), so that one does not disturb the measurements of another. `--test-threads` makes no difference.
 #![cfg(target_os = "linux")]
 
 mod bench;

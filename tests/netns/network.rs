@@ -8,15 +8,15 @@ use crate::scene::{AGENT, Scene, worth};
 use crate::support::namespaces::Side;
 use crate::support::pause_for;
 
-/// Addresses that the agent's host has one after the other. (remoted itself would know the agent by its address unless
-/// its key is `any` or CIDR; the stand-in goes by what the datagram says.)
+/// Addresses that the agent's host has one after the other. (remoted itself would know the agent by its address,
+/// unless its key is `any` or CIDR. The stand-in goes by the text of the datagram.)
 const ADDRESSES: [&str; 3] = ["10.77.0.1", "10.77.0.11", "10.77.0.12"];
 
 #[test]
 fn a_host_that_changes_its_address_loses_nothing_and_gets_its_replies() {
     let span = Duration::from_secs(1);
     ride_out(2, 3 * span, |scene| {
-        // Without an address for a while, then from one to the next.
+        // The host has no address for a while, then goes from one address to the next.
         scene.net.remove_address(Side::Agent, ADDRESSES[0]);
         pause_for(span);
         scene.net.add_address(Side::Agent, ADDRESSES[1]);
@@ -36,7 +36,7 @@ fn a_twentieth_of_all_packets_lost_costs_no_more_than_these_datagrams() {
     scene.net.lose(5);
     Scene::wait_until_sent(&mut traffic);
     let lost = scene.net.lose_no_more();
-    // What comes after the loss arrives whole, and its replies come back.
+    // All datagrams after the loss arrive, and their replies come back.
     let start = before + lossy + 1;
     let mut traffic = scene.send_as(AGENT, after, &["--ping", "--start", &start.to_string()]);
     let summary = Scene::wait_until_sent(&mut traffic);
@@ -44,9 +44,8 @@ fn a_twentieth_of_all_packets_lost_costs_no_more_than_these_datagrams() {
     let received = scene.received(AGENT);
     assert_eq!(received.took.range(start..).count() as u64, after, "lost after the loss: {received:?}");
     assert_eq!(summary.get("replies"), after, "replies are missing: {}", summary.0);
-    // OSSEC refuses what was overtaken, so that a single lost datagram cannot be made good. But each one that remoted
-    // has not accepted must be one that the network has lost: whatever the client did with order or accounting would
-    // come on top.
+    // OSSEC refuses overtaken datagrams, so that a single lost datagram cannot be made good. But the network must have
+    // lost each datagram that remoted has not accepted. Losses by the client's order or accounting would come on top.
     let missing = start + after - 1 - received.took.len() as u64;
     assert!(lost > 0 && missing <= lost, "{missing} are missing, the network lost {lost}: {received:?}");
     assert!(lost <= (before + lossy) / 5, "it lost far more than a twentieth: {lost}");

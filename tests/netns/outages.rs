@@ -11,7 +11,7 @@ const BEFORE: Duration = Duration::from_secs(1);
 /// Traffic after the last outage, for the replay to overtake and the replies to come back.
 const AFTER: Duration = Duration::from_secs(4);
 
-/// Sends at 500 datagrams a second while `happen` lets `outages` happen, of `span` in all, and expects that nothing is
+/// Sends at 500 datagrams a second while `happen` lets `outages` happen, of `span` in all. Expects that nothing is
 /// lost.
 pub(crate) fn ride_out(outages: u64, span: Duration, happen: impl FnOnce(&mut Scene)) {
     let mut scene = Scene::up();
@@ -40,7 +40,8 @@ fn a_cut_of_six_seconds_is_ridden_out() {
 
 #[test]
 fn twelve_short_cuts_are_ridden_out() {
-    // Each lasts 150 to 500 ms, with 700 to 1,300 ms in between: whole numbers of milliseconds, the same in every run.
+    // Each cut lasts 150 to 500 ms, with 700 to 1,300 ms in between. These are whole numbers of milliseconds, the same
+    // in every run.
     let spans: Vec<(u64, u64)> = (1..=12).map(|cut| (150 + cut * 211 % 351, 700 + cut * 397 % 601)).collect();
     let sum = spans.iter().map(|(cut, healed)| cut + healed).sum();
     ride_out(12, Duration::from_millis(sum), |scene| {
@@ -172,7 +173,8 @@ fn everything_started_in_the_wrong_order_finds_together() {
     scene.start_remoted(&[]);
     assert!(traffic.process.wait().success(), "the agent fails");
     scene.wait_until_newest(AGENT, worth(4 * step + AFTER));
-    // What the agent sent before anybody listened is lost; from the first datagram that the client got, all are there.
+    // Datagrams that the agent sent before anybody listened are lost. From the first datagram that the client got, all
+    // are there.
     let received = scene.received(AGENT);
     let first = received.took.first().copied().expect("the newest is there");
     assert!(received.took.iter().copied().eq(first..=received.newest()), "there are gaps: {received:?}");

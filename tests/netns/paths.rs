@@ -13,7 +13,8 @@ const NAME: &str = "ossec.example";
 const PACKET_BYTES_MAX: u32 = 1_400;
 
 impl Scene {
-    /// Makes the way through the tunnel take so long in either direction. The processes are what makes it so.
+    /// Makes the path through the tunnel take so long in either direction. The path is slow as long as the returned
+    /// processes live.
     pub(crate) fn go_far(&mut self, delay: Duration) -> Vec<Process> {
         let milliseconds = delay.as_millis().to_string();
         let relays = self.net.tunnel().map(|(side, listen, to)| {
@@ -26,7 +27,7 @@ impl Scene {
     fn name_both_families(&self) {
         let lines = [Side::Server.ipv6(), Side::Server.ipv4()].map(|address| format!("{address} {NAME}\n"));
         self.net.write_hosts(Side::Agent, &format!("127.0.0.1 localhost\n{}", lines.concat()));
-        // The first packet over IPv6 may be lost while the hosts look for each other; the system names that address
+        // The first packet over IPv6 may be lost while the hosts look for each other. The system names that address
         // first.
         wait_until("the server answers over IPv6", || {
             let output = self.check_at(Side::Server.ipv6());
@@ -73,7 +74,7 @@ fn at_an_address_of_the_link(scene: Scene, server: &[&str]) {
     assert!(output.status.success(), "{output:?}");
     let listen = scene.net.link_local(Side::Agent);
     scene.start_client(&["--server", &format!("[{server}]:1514"), "--listen", &format!("[{listen}]:1514")]);
-    // Who is no resolver knows an interface by its number.
+    // A program that is no resolver knows an interface by its number.
     let numbered = listen.replace("wire", &scene.net.interface(Side::Agent));
     let traffic = scene.send(200, &["--server", &format!("[{numbered}]:1514")]);
     scene.expect_all_and_replies(traffic, 0);
@@ -124,7 +125,7 @@ fn a_cut_moves_no_client_to_another_address_of_its_server() {
     let traffic = scene.send(worth(4 * (between + cut)), &[]);
     scene.wait_until_accepted(AGENT, worth(between));
     for _ in 0..3 {
-        // Long enough for an attempt at each address to fail.
+        // The cut is long enough for an attempt at each address to fail.
         scene.net.cut();
         pause_for(cut);
         scene.net.heal_cut();

@@ -1,4 +1,4 @@
-//! Programs that are not ours: netcat asks for remoted, logger sends to rsyslogd.
+//! Programs of other people: netcat asks for remoted, logger sends to rsyslogd.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -54,7 +54,7 @@ impl Scene {
         }
     }
 
-    /// Waits until rsyslogd has written the messages 1 to `last`, whatever came twice.
+    /// Waits until rsyslogd has written the messages 1 to `last`. Some of them may be there twice.
     fn wait_until_logged(&self, last: u32) {
         let path = self.directory.join("received");
         wait_until(&format!("messages 1 to {last} are written"), || {
@@ -95,7 +95,8 @@ fn a_killed_rsyslogd_gets_every_message_of_logger() {
     scene.wait_until_up();
     scene.start_client(&[]);
     scene.log(1..=50);
-    // All is written: what rsyslogd had read and not yet written when it is killed would be lost, broker or not.
+    // All messages are written. rsyslogd would lose a message that it had read and not yet written when it is killed,
+    // broker or not.
     scene.wait_until_logged(50);
     scene.remoted().kill();
     scene.log(51..=100);
@@ -107,7 +108,7 @@ fn a_killed_rsyslogd_gets_every_message_of_logger() {
 #[test]
 fn the_servers_log_says_what_becomes_of_remoted_though_nobody_asks() {
     let mut scene = Scene::empty();
-    // A program of this test alone: those of others would count as remoteds in containers.
+    // This test has its own program: the programs of other tests would count as remoteds in containers.
     let program = scene.directory.join("ossec-remoted");
     fs::copy(example("ossec-remoted"), &program).expect("the directory is ours");
     scene.start_server(&["--process", program.to_str().expect("is plain text")]);

@@ -1,4 +1,4 @@
-//! Where remoted receives, and where a client's datagrams go: which of remoted's sockets, which address, which port.
+//! The place where remoted receives, and the place where a client's datagrams go: socket, address and port.
 
 use std::fs;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ fn where_remoted_does_not_receive_nothing_is_sent_and_the_client_says_why() {
         scene.wait_until_client_says(&["link down: remoted no socket at the address", why]);
         assert!(scene.check().status.success(), "to people it is up");
         assert_eq!(scene.net.counted_datagrams(Side::Server), 0, "{why}");
-        // As soon as somebody receives there, everything comes.
+        // As soon as a program receives there, all datagrams come.
         scene.remoted().kill();
         scene.start_remoted_and_wait(&[]);
         scene.expect_all(traffic, 0);
@@ -117,7 +117,7 @@ fn a_socket_of_remoted_that_comes_later_and_is_not_read_proves_nothing() {
 #[test]
 fn a_client_that_means_another_port_is_refused_and_both_sides_name_the_two() {
     let server = format!("{}:1515", Side::Server.ipv4());
-    // One after the other: each has the turn.
+    // The scenes come one after the other: each has the turn.
     for scene in [Scene::empty, Scene::empty_with_key] {
         let mut scene = scene().served(&[], &[]);
         scene.start_client(&["--server", &server]);
@@ -160,7 +160,7 @@ fn of_remoteds_in_two_containers_the_one_that_is_named_by_its_path_counts() {
     let named = folder.join("ossec-remoted");
     fs::copy(example("ossec-remoted"), &named).expect("the example is there");
     let path = named.to_str().expect("is plain text");
-    // Neither is in the network namespace of the server, which is that of the agent's host.
+    // Neither remoted is in the server's network namespace: the server runs on the agent's host.
     scene.start_remoted_and_wait(&[]);
     let mut container = scene.start(Side::Server, PathBuf::from("unshare"), "container", &["--net", path]);
     let options = ["server", "--settle", "0", "-v"];

@@ -1,4 +1,4 @@
-//! The way back: replies reach the agent, in order, at the port that it has by then; and the link may be IPv6.
+//! The way back: replies reach the agent, in order, at the port that it has by then. The link may also be IPv6.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ fn an_agent_that_opens_new_ports_gets_its_replies_there() {
     let mut scene = Scene::up();
     let traffic = scene.send(count, &["--reconnect-every", &every.to_string()]);
     let summary = scene.expect_all(traffic, 0);
-    // With each port that it closes the agent gives up the replies still on their way to it. Were they sent to an old
-    // port, nine tenths would be missing.
+    // With each port that it closes, the agent gives up the replies that are still on their way to the port. If
+    // replies were sent to an old port, nine tenths would be missing.
     assert!(summary.get("replies") >= count * 8 / 10, "most replies come back");
     assert_eq!(summary.get("reordered"), 0);
     assert_eq!(summary.get("last"), count);
@@ -29,7 +29,7 @@ fn an_agent_that_opens_new_ports_gets_its_replies_there() {
 
 #[test]
 fn two_agents_with_ids_share_a_client_and_get_their_own_replies() {
-    // A key `any` makes the agent write its id in front: it is what tells sessions from one address apart.
+    // A key `any` makes the agent write its id in front. The id tells sessions from one address apart.
     let mut scene = Scene::up();
     let ids = ["!002!", "!003!"];
     let agents = ids.map(|id| scene.send_as(id, 2 * RATE, &["--ping"]));

@@ -7,7 +7,7 @@ use crate::scene::{AGENT, Scene, find_line, worth};
 use crate::support::namespaces::Side;
 use crate::support::pause_for;
 
-/// The smallest that IPv6 allows.
+/// The smallest MTU that IPv6 allows.
 const MTU: u32 = 1_280;
 
 #[test]
@@ -29,9 +29,9 @@ fn a_datagram_that_a_router_throws_away_for_its_size_is_sent_again_and_no_other_
     scene.wait_until_up();
     scene.start_client(&["--server", server]);
     scene.wait_until_client_says(&["link up"]);
-    // Large ones among small ones: whichever is sent next finds the error of the one that the router threw away.
-    // Slowly, so that the router's word comes before the next one is sent: what has overtaken a datagram that is sent
-    // again, OSSEC has accepted already.
+    // The agent sends large datagrams among small ones. When the router throws one away, the next datagram that is
+    // sent finds the error. The agent sends slowly, so that the router's word comes before the next datagram is sent.
+    // OSSEC has already accepted a datagram that overtakes one that is sent again.
     let count = 100;
     let traffic = scene.send_as(AGENT, count, &["--rate", "50", "--size", "60-1440", "--ping"]);
     scene.expect_all_and_replies(traffic, 1);
@@ -43,8 +43,8 @@ fn a_datagram_that_a_router_throws_away_for_its_size_is_sent_again_and_no_other_
 #[test]
 fn where_replies_stop_another_port_is_tried_and_what_is_not_confirmed_is_sent_again() {
     let mut scene = Scene::up();
-    // Of one session, since neither has its id in front: one asks for a reply each 11 s, as an agent does with its
-    // control messages, one sends.
+    // Both agents are of one session, since neither has its id in front. One agent asks for a reply every 11 s, as an
+    // agent does with its control messages. The other one sends.
     let ask = |scene: &mut Scene, number: u64, patience_ms: &str| {
         let start = number.to_string();
         let mut traffic = scene.send_as("900", 1, &["--ping", "--start", &start, "--linger-ms", patience_ms]);
@@ -67,8 +67,8 @@ fn where_replies_stop_another_port_is_tried_and_what_is_not_confirmed_is_sent_ag
     assert_eq!(ask(&mut scene, number + 1, "60000"), 1, "replies come again");
     scene.wait_until_client_says(&["remoted's replies have stopped: sending from other UDP ports"]);
     Scene::wait_until_sent(&mut traffic);
-    // What was confirmed before anybody could know is lost: no more than what was sent in the time that a warning
-    // takes.
+    // Datagrams that were confirmed before anybody could know are lost. They are no more than the agent sent in the
+    // time that a warning takes.
     let received = scene.received(AGENT);
     let after = stale.expect("it was misled") + worth(Duration::from_secs(50));
     let late = received.took.range(after..).count() as u64;

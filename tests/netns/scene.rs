@@ -15,18 +15,19 @@ use crate::support::wait_until;
 
 /// Datagrams a second of an ordinary agent here.
 pub(crate) const RATE: u64 = 500;
-/// What may reach remoted twice for each outage. It drops them, but each has cost somebody a datagram's work.
+/// Datagrams that may reach remoted twice for each outage. remoted drops them, but each costs somebody a datagram's
+/// work.
 pub(crate) const COPIES_PER_OUTAGE_MAX: u64 = 200;
-/// What may reach it twice although nothing happened: a machine that stalls for longer than the lease makes one window
-/// doubtful, half of remoted's buffer.
+/// Datagrams that may reach remoted twice although nothing happened. A machine that stalls for longer than the lease
+/// makes one window doubtful: half of remoted's buffer.
 const COPIES_PER_STALL_MAX: u64 = 128;
-/// Replies on their way when an outage begins are lost: nobody keeps them, as nobody does without the broker.
+/// Replies on their way when an outage begins are lost. Nobody keeps them, with the broker or without it.
 const REPLIES_LOST_MAX: u64 = 200;
 /// The id of the agent where there is only one.
 pub(crate) const AGENT: &str = "001";
 
-/// Two hosts and what runs on them. The fields are dropped in this order: processes first, then the ground they stand
-/// on.
+/// Two hosts and the things that run on them. The fields are dropped in this order: processes first, then the ground
+/// they stand on.
 pub(crate) struct Scene {
     client: Option<Process>,
     server: Option<Process>,
@@ -35,12 +36,12 @@ pub(crate) struct Scene {
     pub(crate) net: Namespaces,
     pub(crate) directory: Directory,
     started: u32,
-    /// With a key: the roles use it, and the client sends over tcp.
+    /// The key, if there is one: the roles use it, and the client sends over tcp.
     key: Option<&'static str>,
     _turn: Turn,
 }
 
-/// Most scenes are alone on the machine. What has no lease does not mind others of its kind.
+/// Most scenes are alone on the machine. A scene without a lease may run beside others of its kind.
 #[expect(dead_code, reason = "they are held, not looked at")]
 enum Turn {
     Alone(RwLockWriteGuard<'static, ()>),
@@ -56,7 +57,7 @@ pub(crate) struct Traffic {
     count: u64,
 }
 
-/// What an agent, or a swarm, says at its end, by name.
+/// The values that an agent, or a swarm, says at its end, by name.
 pub(crate) struct Summary(pub(crate) String);
 
 impl Summary {
@@ -74,7 +75,7 @@ impl Scene {
         Self::in_turn(Turn::Alone(TURN.write().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// The same for transport tcp: with a key, and beside others of its kind.
+    /// Two hosts on which nothing runs yet, for transport tcp: with a key, and beside other scenes of this kind.
     pub(crate) fn empty_with_key() -> Self {
         let mut scene = Self::in_turn(Turn::Shared(TURN.read().unwrap_or_else(PoisonError::into_inner)));
         scene.make_key();
@@ -93,12 +94,12 @@ impl Scene {
         Self::empty().brought_up(&[])
     }
 
-    /// The same over transport tcp, with a key.
+    /// Two hosts with everything running over transport tcp, with a key, and the link up.
     pub(crate) fn up_over_tcp() -> Self {
         Self::empty_with_key().brought_up(&[])
     }
 
-    /// Everything is started, with options for the stand-in for remoted, and the link comes up.
+    /// Starts everything, with options for the stand-in for remoted. The link comes up.
     pub(crate) fn brought_up(mut self, remoted: &[&str]) -> Self {
         self = self.served(remoted, &[]);
         self.start_client(&[]);
@@ -128,8 +129,8 @@ impl Scene {
         self.start_receiver(example("ossec-remoted"), &options);
     }
 
-    /// The same, and waits until it has its socket: the broker server would take that of another scene's remoted for
-    /// its own meanwhile.
+    /// Starts remoted and waits until it has its socket. Before that, the broker server would take the socket of
+    /// another scene's remoted for this one's.
     pub(crate) fn start_remoted_and_wait(&mut self, options: &[&str]) {
         self.start_remoted(options);
         wait_until("remoted has its socket", || {
@@ -150,7 +151,7 @@ impl Scene {
         second
     }
 
-    /// Starts whatever stands in remoted's place.
+    /// Starts the program that stands in remoted's place.
     pub(crate) fn start_receiver(&mut self, program: PathBuf, options: &[&str]) {
         self.remoted = Some(self.start(Side::Server, program, "remoted", options));
     }
@@ -160,7 +161,7 @@ impl Scene {
         self.server = Some(self.start(Side::Server, broker(), "server", &options));
     }
 
-    /// The same with a bound of the descriptors that it may have.
+    /// Starts the server with a bound on the descriptors that it may have.
     pub(crate) fn start_server_with_descriptors(&mut self, most: &str) {
         let program = broker();
         let limit = format!("--nofile={most}");
@@ -180,7 +181,7 @@ impl Scene {
         self.start_client_at(Side::Agent, options);
     }
 
-    /// The same through another program, which starts it with fewer rights or means.
+    /// Starts the client through another program, which starts it with fewer rights or means.
     pub(crate) fn start_client_through(&mut self, program: &[&str], options: &[&str]) {
         let client = broker();
         let client = client.to_str().expect("is plain text");
@@ -192,7 +193,7 @@ impl Scene {
         });
     }
 
-    /// The same on either host.
+    /// Starts the client on either host.
     pub(crate) fn start_client_at(&mut self, side: Side, options: &[&str]) {
         let server: &[&str] = if options.contains(&"--server") { &[] } else { &["--server", Side::Server.ipv4()] };
         let way: &[&str] = if self.key.is_some() { &["--transport", "tcp"] } else { &[] };
@@ -222,7 +223,7 @@ impl Scene {
         self.client.as_mut().expect("the client was started")
     }
 
-    /// Starts a program on one of the hosts; what it prints goes to a file of its own.
+    /// Starts a program on one of the hosts. Its output goes to a file of its own.
     pub(crate) fn start(&mut self, side: Side, program: PathBuf, name: &str, options: &[&str]) -> Process {
         self.started += 1;
         let mut command = self.net.command(side, program);
@@ -248,7 +249,7 @@ impl Scene {
         self.check_at(Side::Server.ipv4())
     }
 
-    /// The same, of a server that is known by that name.
+    /// One heartbeat to a server that is known by that name.
     pub(crate) fn check_at(&self, name: &str) -> Output {
         let mut command = self.net.command(Side::Agent, broker());
         command.args(["check", "--broker", name]);
@@ -313,8 +314,8 @@ impl Scene {
         summary
     }
 
-    /// Waits until everything has arrived and holds it against the promise: nothing lost, nothing dropped by the
-    /// receiver's socket, order kept, hardly any copies.
+    /// Waits until all datagrams have arrived, and holds them against the promise: nothing lost, nothing dropped by
+    /// the receiver's socket, order kept, hardly any copies.
     pub(crate) fn expect_all(&mut self, mut traffic: Traffic, outages: u64) -> Summary {
         let summary = Self::wait_until_sent(&mut traffic);
         self.wait_until_accepted(&traffic.id, traffic.count);
@@ -327,7 +328,8 @@ impl Scene {
         summary
     }
 
-    /// The same, and the replies: in order, all but those that an outage caught on their way, and again after it.
+    /// Expects the same as `expect_all`, and the replies in order. Replies that an outage caught on their way may be
+    /// missing; replies after it come again.
     pub(crate) fn expect_all_and_replies(&mut self, traffic: Traffic, outages: u64) {
         let count = traffic.count;
         let summary = self.expect_all(traffic, outages);
@@ -336,13 +338,13 @@ impl Scene {
         assert!(summary.get("replies") + REPLIES_LOST_MAX * outages >= count, "replies are missing: {}", summary.0);
     }
 
-    /// Stops the client and expects that its last words add up, with all that the agents have sent.
+    /// Stops the client. Expects that its last words add up with all datagrams that the agents have sent.
     pub(crate) fn expect_accounts(&mut self, sent: u64) {
         assert_eq!(self.accounts(), [sent, sent, 0, 0], "received, confirmed, dropped, left");
     }
 
-    /// Stops the client and returns how many datagrams it has received, of these confirmed and dropped, and what it
-    /// has left.
+    /// Stops the client. Returns how many datagrams it has received, how many of these it has confirmed and dropped,
+    /// and how many it has left.
     pub(crate) fn accounts(&mut self) -> [u64; 4] {
         let client = self.client();
         client.signal("TERM");
@@ -353,12 +355,12 @@ impl Scene {
         numbers.try_into().unwrap_or_else(|_| panic!("what does it mean by `{said}`?"))
     }
 
-    /// How many copies are forgiven. Over tcp there are none unless somebody died.
+    /// The number of copies that are forgiven. Over tcp there are none unless a process died.
     pub(crate) const fn copies_max(&self, outages: u64) -> u64 {
         if self.key.is_some() { COPIES_PER_OUTAGE_MAX * outages } else { copies_max(outages) }
     }
 
-    /// What roles are started with if there is a key.
+    /// The options that roles are started with if there is a key.
     pub(crate) fn key_options(&self) -> Vec<&'static str> {
         self.key.iter().flat_map(|key| ["--psk-file", key]).collect()
     }
@@ -367,7 +369,7 @@ impl Scene {
         self.journal.read().of(id)
     }
 
-    /// What the receiver's sockets dropped, in all lives.
+    /// The datagrams that the receiver's sockets dropped, in all lives.
     pub(crate) fn drops(&mut self) -> u64 {
         let live = self.net.udp_drops(Side::Server, 1514);
         live.max(self.journal.read().drops())
@@ -379,7 +381,7 @@ impl Scene {
         wait_until(&format!("the server says {words:?}"), || find_line(&server.output(), words));
     }
 
-    /// Waits until the client's log has more lines with that than when this began.
+    /// Waits until the client's log has more lines with `words` than when this began.
     pub(crate) fn wait_until_client_says_again(&mut self, words: &str) {
         let client = self.client();
         let count = |client: &Process| client.output().matches(words).count();
@@ -396,7 +398,7 @@ impl Scene {
     }
 }
 
-/// How many copies are forgiven.
+/// The number of copies that are forgiven.
 pub(crate) const fn copies_max(outages: u64) -> u64 {
     COPIES_PER_OUTAGE_MAX * outages + COPIES_PER_STALL_MAX
 }

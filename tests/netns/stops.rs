@@ -1,4 +1,4 @@
-//! The end of the client: what it still delivers, and what it says of the rest.
+//! The end of the client: the datagrams that it still delivers, and its words about the rest.
 
 use crate::scene::{AGENT, Scene, find_line};
 

@@ -12,7 +12,7 @@ use crate::support::pause_for;
 const BEFORE: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(2);
 
-/// Sends while something happens that nobody dies of.
+/// Sends while something happens that no process dies of.
 fn ride_out(span: Duration, happen: impl FnOnce(&mut Scene)) {
     survive(0, span, happen);
 }
@@ -194,7 +194,7 @@ fn a_host_that_changes_its_address_loses_nothing_of_a_stream() {
 fn a_stream_whose_connection_a_firewall_has_forgotten_goes_on_over_another() {
     ride_out(Duration::from_secs(2), |scene| {
         scene.net.forget_connections();
-        // The server still knows the old one for a moment: until the new one carries the stream.
+        // The server still knows the old connection for a moment, until the new one carries the stream.
         scene.wait_until_server_says(&["has a newer connection"]);
     });
 }
@@ -227,7 +227,7 @@ fn a_stream_of_which_nothing_may_be_sent_again_brings_nothing_twice_and_says_wha
     let count = worth(BEFORE + 2 * span + AFTER);
     let mut traffic = scene.send_as(AGENT, count, &[]);
     scene.wait_until_accepted(AGENT, worth(BEFORE));
-    // With the connection goes the knowledge of what has reached remoted.
+    // With the connection goes the knowledge of which datagrams have reached remoted.
     scene.server().kill();
     pause_for(span);
     scene.start_server(&[]);
@@ -249,7 +249,7 @@ fn a_stream_of_which_nothing_may_be_sent_again_brings_nothing_twice_and_says_wha
 fn everything_started_in_the_wrong_order_finds_together_over_tcp() {
     let step = Duration::from_secs(1);
     let count = worth(2 * step + AFTER);
-    // Alone: the server would take the remoted of a scene beside it for its own in a container.
+    // This scene is alone. The server would take the remoted of a scene beside it for its own in a container.
     let mut scene = Scene::empty();
     scene.make_key();
     scene.start_client(&[]);

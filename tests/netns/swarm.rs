@@ -8,11 +8,11 @@ use crate::support::namespaces::Side;
 use crate::support::process::Process;
 use crate::support::wait_until;
 
-/// Where the clients have their addresses.
+/// The network of the clients' addresses.
 const NETWORK: &str = "10.78.0.0/16";
 
 impl Scene {
-    /// Starts a swarm and waits until all its clients hold what they start with.
+    /// Starts a swarm and waits until all its clients hold the datagrams that they start with.
     fn start_swarm(&mut self, options: &[&str]) -> Process {
         self.net.add_network(Side::Agent, NETWORK);
         let remoted = format!("{}:1514", Side::Server.ipv4());
@@ -26,7 +26,7 @@ impl Scene {
     }
 
     /// Waits until the swarm has nothing left, and holds it against the promise: nothing lost, nothing dropped by the
-    /// receiver's socket, order kept, no copy that was not meant.
+    /// receiver's socket, order kept, only intended copies.
     fn expect_all_of(&mut self, mut swarm: Process, clients: u64, each: u64) -> Summary {
         assert!(swarm.wait().success(), "the swarm was not rid of all it held: {}", swarm.output());
         let summary = Summary(swarm.output());
@@ -45,7 +45,7 @@ impl Scene {
         summary
     }
 
-    /// How many datagrams the least favoured client had got through when half of all `total` were.
+    /// The number of datagrams that the least favoured client had got through when half of all `total` were.
     fn fewest_at_half(&self, clients: u64, total: u64) -> u64 {
         let journal = fs::read_to_string(self.journal.path()).expect("the receiver wrote it");
         let accepted = journal.lines().filter_map(|line| line.strip_prefix("took ")?.split(' ').next());
@@ -64,7 +64,7 @@ fn two_hundred_clients_that_come_back_at_once_all_get_their_share_and_overflow_n
 
 #[test]
 fn two_hundred_streams_that_come_back_at_once_all_get_their_share_and_overflow_nothing() {
-    // Slow enough that all are connected long before half of everything is delivered.
+    // remoted is slow enough that all clients are connected long before half of everything is delivered.
     come_back_at_once(Scene::empty_with_key(), &["--rate", "3000"]);
 }
 
@@ -74,8 +74,8 @@ fn come_back_at_once(mut scene: Scene, remoted: &[&str]) {
     let swarm = scene.start_swarm(&["--clients", &clients.to_string(), "--held", &held.to_string()]);
     scene.start_server(&[]);
     scene.expect_all_of(swarm, clients, held);
-    // They take turns of a few dozens. Nobody is more than one turn behind the others for long: when half of all is
-    // delivered, each client has got through a third of the mean at least.
+    // The clients take turns of a few dozens. No client is more than one turn behind the others for long. When half of
+    // all is delivered, each client has got through at least a third of the mean.
     let fewest = scene.fewest_at_half(clients, clients * held);
     assert!(3 * fewest >= held / 2, "at half of all somebody had got through {fewest} of {held}");
 }
@@ -99,7 +99,7 @@ fn be_quiet(mut scene: Scene) {
         ["--clients", &clients.to_string(), "--held", "0", "--rate", "1", "--duration", &seconds.to_string()];
     let swarm = scene.start_swarm(&options);
     let summary = scene.expect_all_of(swarm, clients, seconds);
-    // Each datagram is gone before the next one comes, or the one after that. Were more than a few kept waiting, then
-    // for each other.
+    // Each datagram is gone before the next one comes, or the one after that. If more than a few were kept waiting,
+    // they would wait for each other.
     assert!(summary.get("most_unsent") <= 5, "{}", summary.0);
 }

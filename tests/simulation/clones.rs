@@ -18,13 +18,13 @@ const NOW: Time = Time::from_millis(1_000_000);
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const NAME: StreamId = 7;
 
-/// One of them, and its connection.
+/// One of the two processes, and its connection.
 struct Process {
     core: ClientCore,
     connection: ConnectionId,
 }
 
-/// The broker server, and what it has injected.
+/// The broker server, and the datagrams that it has injected.
 #[derive(Default)]
 struct Server {
     streams: Streams,
@@ -43,7 +43,7 @@ impl Process {
         }
     }
 
-    /// Connects and says the name of its stream. Whether it takes what it is told for its own.
+    /// Connects and says the name of its stream. Returns whether it takes the server's answer for its own.
     fn attach(&mut self, server: &mut Server, connection: ConnectionId, name: StreamId) -> bool {
         self.connection = connection;
         self.core.handle_connected(NOW, Duration::from_millis(1), SocketAddr::from((HOST, 1_514)));
@@ -67,7 +67,8 @@ impl Process {
         })
     }
 
-    /// Sends all that it may: to nobody, or to a server that injects it, and acknowledges it if it is `read`.
+    /// Sends all datagrams that it may: to nobody, or to a server that injects them. The server acknowledges them if
+    /// they are `read`.
     fn send(&mut self, server: Option<&mut Server>, read: bool) {
         let (mut batch, mut bytes) = (Batch::default(), Vec::new());
         if !self.core.poll_release(NOW, &mut batch) {
@@ -102,7 +103,7 @@ impl Process {
 
 #[test]
 fn of_two_processes_with_one_memory_neither_takes_for_delivered_what_the_other_has_sent() {
-    // How many each of them has sent when the clone finds its connection dead.
+    // The numbers say how many datagrams each process has sent when the clone finds its connection dead.
     for (first, second) in [(1, 0), (1, 1), (1, 3), (3, 1), (3, 3)] {
         let mut server = Server::default();
         server.streams.handle_sample(Incarnation(1), Reading::default());
@@ -110,7 +111,7 @@ fn of_two_processes_with_one_memory_neither_takes_for_delivered_what_the_other_h
         assert!(original.attach(&mut server, 1, NAME));
         original.receive(&["common 1", "common 2"]);
         original.send(Some(&mut server), true);
-        // What has happened to the other happened to this one, too.
+        // Everything that happened to the original happened to the clone, too.
         let mut memory = Server::default();
         memory.streams.handle_sample(Incarnation(1), Reading::default());
         assert!(clone.attach(&mut memory, 1, NAME));
@@ -128,7 +129,7 @@ fn of_two_processes_with_one_memory_neither_takes_for_delivered_what_the_other_h
         clone.core.handle_disconnected(NOW);
         assert!(clone.attach(&mut server, 3, NAME + 1), "under a name of its own");
         clone.send(Some(&mut server), true);
-        // The first one lost its connection to the attempt of the second.
+        // The original lost its connection to the attempt of the clone.
         original.core.handle_disconnected(NOW);
         original.receive(&ones[first..]);
         assert!(original.attach(&mut server, 4, NAME));

@@ -19,7 +19,7 @@ const WAYS: [(Way, Transport, &str); 4] = [
     (Way::Broker, Transport::Tcp, "ossec-broker, transport tcp"),
 ];
 
-/// What goes away.
+/// The part that goes away.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     ReceiverKilled,
@@ -43,10 +43,10 @@ impl Kind {
     }
 }
 
-/// Datagrams a second that the broker of 2015 can follow on each of these paths: it asks about each one, and waits for
-/// the answer.
+/// Datagrams a second that the broker of 2015 can follow on each of these paths. It asks about each datagram, and
+/// waits for the answer.
 const CALM: u64 = 10;
-/// More than that.
+/// More datagrams a second than that.
 const BUSY: u64 = 200;
 
 /// One outage of `span` nanoseconds on an otherwise good path, under so many datagrams a second.
@@ -78,7 +78,7 @@ fn outage(seed: u64, kind: Kind, span: u64, rate: u64) -> Plan {
     }
 }
 
-/// From `low` to `high`, short ones as often as long ones.
+/// A random span from `low` to `high`: short ones are as frequent as long ones.
 fn span(random: &mut Random, low: u64, high: u64) -> u64 {
     let share = random.range(0, 1_000_000) as f64 / 1e6;
     (low as f64 * (high as f64 / low as f64).powf(share)) as u64
@@ -129,7 +129,8 @@ fn this_broker_loses_nothing_where_others_do() {
     }
 }
 
-/// Milliseconds: half of the values are no larger, and 99 of 100.
+/// Two limits in milliseconds: half of the values are no larger than the first, and 99 of 100 no larger than the
+/// second.
 fn quantiles(mut values: Vec<u64>) -> (u64, u64) {
     values.sort_unstable();
     let at = |per_cent: usize| values[(values.len() * per_cent / 100).min(values.len() - 1)] / MS;

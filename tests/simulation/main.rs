@@ -1,8 +1,8 @@
 //! The real core against a made-up world: agents, a network that fails, remoted with its counter rule, on virtual time
 //! from one seed.
 //!
-//! `SEEDS=1000 FIRST=1 cargo test --profile simulation --test simulation` runs more of them; `SEED=42` runs one with a
-//! trace. `scripts/soak` runs many, `scripts/figures` prints the tables of `docs/reliability.md`.
+//! `SEEDS=1000 FIRST=1 cargo test --profile simulation --test simulation` runs more seeds; `SEED=42` runs one seed
+//! with a trace. `scripts/soak` runs many, `scripts/figures` prints the tables of `docs/reliability.md`.
 
 mod clones;
 mod figures;
@@ -20,7 +20,7 @@ use plan::Plan;
 use promise::Sums;
 use world::{Way, World};
 
-/// Runs a plan: the sums, and what was wrong.
+/// Runs a plan. Returns the sums and the complaints.
 fn run(plan: &Plan, trace: bool) -> (Sums, Vec<String>) {
     let mut world = World::new(plan, Way::Broker, trace);
     world.run();
@@ -30,7 +30,7 @@ fn run(plan: &Plan, trace: bool) -> (Sums, Vec<String>) {
 /// More failed seeds than this say nothing new.
 const FAILED_MAX: usize = 10;
 
-/// The same; a panic of the core counts as a complaint.
+/// Runs a plan and returns the sums and the complaints. A panic of the core counts as a complaint.
 fn outcome(plan: &Plan) -> (Sums, Vec<String>) {
     let caught = catch_unwind(AssertUnwindSafe(|| run(plan, false)));
     caught.unwrap_or_else(|_| (Sums::default(), vec!["it panicked".to_owned()]))

@@ -1,4 +1,4 @@
-//! What happens in a run, drawn from its seed before it begins.
+//! The events of a run, drawn from its seed before it begins.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::remoted::BUFFER;
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000 * MS;
 
-/// Agents of a random run send until then.
+/// Agents of a random run send until this moment.
 const SENDING: u64 = 10 * SECOND;
 /// No fault of a random run lasts beyond this moment.
 const LAST_FAULT: u64 = 9 * SECOND;
-/// Bits a second.
+/// Bits a second of a narrow link.
 const NARROW: u64 = 1_000_000;
 /// The clients' `--lease`.
 const LEASE: u64 = 100 * MS;
@@ -44,12 +44,12 @@ pub(crate) enum Fault {
     Stop,
     /// remoted runs and does not read.
     Stall,
-    /// It does not read one of its sockets.
+    /// remoted does not read one of its sockets.
     StallOne(usize),
-    /// An address is translated by an entry that leads nowhere: what comes from the source ports of this moment is
-    /// swallowed, however long it goes on.
+    /// A translation of addresses has an entry that leads nowhere. Datagrams from the source ports of this moment are
+    /// swallowed, however long they go on.
     StaleEntry,
-    /// The server's host drops what is sent over loopback before it comes to a socket, and counts it.
+    /// The server's host drops datagrams that are sent over loopback before they come to a socket, and counts them.
     LoopbackDrops,
     /// The clients' hosts have no route for UDP: each send fails at once.
     Refuse,
@@ -75,7 +75,7 @@ pub(crate) struct Timed {
     pub(crate) to: u64,
 }
 
-/// What differs from the client's defaults.
+/// Differences from the client's defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Options {
     Defaults,
@@ -93,7 +93,7 @@ pub(crate) struct Plan {
     /// Agents behind each client.
     pub(crate) agents: usize,
     pub(crate) options: Options,
-    /// Agents send until then.
+    /// Agents send until this moment.
     pub(crate) sending: u64,
     /// Datagrams a second of each client's agents together.
     pub(crate) rate: u64,
@@ -101,26 +101,26 @@ pub(crate) struct Plan {
     pub(crate) sizes: (u64, u64),
     /// Round trip at the start.
     pub(crate) round_trip: u64,
-    /// UDP comes up to so much later than TCP.
+    /// UDP arrives up to so much later than TCP.
     pub(crate) lag: u64,
-    /// UDP packets in a thousand that arrive twice, and that are overtaken.
+    /// UDP packets in a thousand that arrive twice, and UDP packets in a thousand that are overtaken.
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
     /// TCP's least timeout before it sends again: 200 ms on most systems, and a route may say less.
     pub(crate) timeout: u64,
-    /// How long remoted takes for a datagram.
+    /// The time that remoted takes for a datagram.
     pub(crate) read: u64,
-    /// How datagrams travel.
+    /// The way in which datagrams travel.
     pub(crate) transport: Transport,
-    /// Bits a second of each client's link; `None`: no matter.
+    /// Bits a second of each client's link; `None` if that does not matter.
     pub(crate) bandwidth: Option<u64>,
     /// The server's `--settle`.
     pub(crate) settle: Duration,
-    /// How long after each other remoted answers an agent; `None`: not at all.
+    /// The time from one answer of remoted to an agent to the next; `None` if it does not answer at all.
     pub(crate) replies: Option<u64>,
-    /// How many addresses the server's host has; remoted receives at the last one alone.
+    /// The number of addresses that the server's host has. remoted receives at the last one alone.
     pub(crate) addresses: usize,
-    /// How many sockets remoted has.
+    /// The number of sockets that remoted has.
     pub(crate) sockets: usize,
     pub(crate) faults: Vec<Timed>,
 }
@@ -151,7 +151,7 @@ impl Plan {
             faults.push(Timed::of_the_edges(&mut random, sockets));
         }
         faults.sort_by_key(|timed| timed.from);
-        // Shorter than the default, so that several restarts fit.
+        // The time is shorter than the default, so that several restarts fit.
         let settle = Duration::from_millis(300);
         let sending = SENDING;
         Self {
@@ -178,13 +178,13 @@ impl Plan {
         }
     }
 
-    /// The same over transport tcp, every now and then over a narrow link.
+    /// The same plan over transport tcp, every now and then over a narrow link.
     pub(crate) fn over_tcp(self) -> Self {
         let narrow = self.seed.is_multiple_of(5) && self.rate * self.sizes.1 * 8 < NARROW / 2;
         Self { transport: Transport::Tcp, bandwidth: narrow.then_some(NARROW), ..self }
     }
 
-    /// What the client's command line says.
+    /// The configuration that the client's command line gives.
     pub(crate) fn config(&self) -> Config {
         let link = Settings { lease: Duration::from_nanos(LEASE), ..Settings::default() };
         let mut config =
@@ -199,7 +199,7 @@ impl Plan {
         config
     }
 
-    /// Whether a packet under way from `from` to `to` is swallowed, and by what.
+    /// The fault that swallows a packet under way from `from` to `to`, if there is one.
     pub(crate) fn cut(&self, udp: bool, towards_server: bool, from: u64, to: u64) -> Option<&Timed> {
         self.faults.iter().find(|timed| {
             let swallows = match timed.fault {
@@ -223,7 +223,7 @@ impl Plan {
         self.is_active(at, |fault| matches!(fault, Fault::Refuse))
     }
 
-    /// Whether the server's host drops what is sent over loopback.
+    /// Whether the server's host drops datagrams that are sent over loopback.
     pub(crate) fn drops_over_loopback(&self, at: u64) -> bool {
         self.is_active(at, |fault| matches!(fault, Fault::LoopbackDrops))
     }
@@ -249,21 +249,24 @@ impl Plan {
         LEASE + meanwhile.map(|(_, span)| span).fold(self.round_trip_at(outage.from), u64::max)
     }
 
-    /// When the path changes, and to which round trip.
+    /// The moments when the path changes, each with the new round trip.
     fn round_trips(&self) -> impl Iterator<Item = (u64, u64)> {
         let jump =
             |timed: &Timed| if let Fault::RoundTrip(span) = timed.fault { Some((timed.from, span)) } else { None };
         self.faults.iter().filter_map(jump)
     }
 
-    /// When the last fault is over.
+    /// The moment when the last fault is over.
     pub(crate) fn quiet_from(&self) -> u64 {
         self.faults.iter().map(|timed| timed.to).max().unwrap_or(0)
     }
 
-    /// How long after the last datagram everything must have been delivered: twenty seconds, and what the windows take
-    /// for all of it over the slowest path of this run: half a default buffer in two round trips and the grace; and
-    /// what `--rate` takes.
+    /// The time after the last datagram within which everything must have been delivered. It is the sum of:
+    ///
+    /// * twenty seconds;
+    /// * the time that the windows take for all datagrams over the slowest path of this run: half a default buffer in
+    ///   two round trips and the grace;
+    /// * the time that `--rate` takes.
     pub(crate) fn drained_within(&self) -> u64 {
         let datagrams = self.rate * self.clients as u64 * self.sending / SECOND;
         let windows = datagrams * buffer_cost(self.sizes.1 as usize) / (BUFFER / 2) + 1;
@@ -272,8 +275,8 @@ impl Plan {
         20 * SECOND + windows * (2 * self.slowest() + 150 * MS) + limited
     }
 
-    /// How long after the last fault a client that has something to send may go without sending anything: all the
-    /// others take a turn of the windows first, and each of theirs may begin with a heartbeat that asks too late.
+    /// The time after the last fault for which a client with something to send may send nothing. All other clients
+    /// take a turn of the windows first. Each of their turns may begin with a heartbeat that asks too late.
     pub(crate) fn starved_after(&self) -> u64 {
         9 * SECOND + self.clients as u64 * (4 * self.slowest() + 300 * MS)
     }
@@ -318,7 +321,7 @@ impl Timed {
         Self::placed(random, fault, longest)
     }
 
-    /// What goes wrong at the edges: on the last hop, or on one of several ways.
+    /// A fault at the edges: on the last hop, or on one of several ways.
     fn of_the_edges(random: &mut Random, sockets: usize) -> Self {
         let (fault, longest) = match random.range(0, 3) {
             0 => (Fault::Refuse, 2_000),
@@ -329,9 +332,9 @@ impl Timed {
         Self::placed(random, fault, longest)
     }
 
-    /// At some time; `longest` is in milliseconds.
+    /// A fault at some time; `longest` is in milliseconds.
     fn placed(random: &mut Random, fault: Fault, longest: u64) -> Self {
-        // Short ones more often, and often about as long as it takes to notice one.
+        // Short faults are more frequent. Many last about as long as it takes to notice a fault.
         let (least, most) = random.pick(&[(1, longest), (1, longest), (1, 600), (150, 300), (150, 300)]);
         let span = random.range(least.min(longest), most.min(longest) + 1) * MS;
         let from = random.range(500 * MS, LAST_FAULT - span);

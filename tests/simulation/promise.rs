@@ -1,31 +1,33 @@
-//! What the broker promises, and whether it kept it.
+//! The promise of the broker, and the check whether it kept the promise.
 //!
-//! Every datagram that reached the client must be accepted by remoted, unless one of its transmissions was lost in a
-//! way that the promise excepts (a single loss that TCP survived, a cut shorter than the lease, a cut of UDP alone, an
-//! overflow by others, the network's own reordering; over tcp only what was confirmed as doubtful), or unless the
-//! client dropped it on purpose and counted it.
+//! remoted must accept every datagram that reached the client. There are two exceptions:
+//!
+//! * One of its transmissions was lost in a way that the promise excepts. These ways are a single loss that TCP
+//!   survived, a cut shorter than the lease, a cut of UDP alone, an overflow by others, and reordering by the network.
+//!   Over tcp, the promise excepts only datagrams that were confirmed as doubtful.
+//! * The client dropped the datagram on purpose and counted it.
 
 use crate::plan::{Cut, Fault, MS, Timed};
 use crate::remoted::Datagram;
 
-/// How far UDP may lag behind TCP.
+/// The longest time by which UDP may lag behind TCP.
 const GRACE: u64 = 50 * MS;
 
 /// Whether the promise covers a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// It must be made good.
+    /// The loss must be made good.
     Covered,
-    /// It need not.
+    /// The loss need not be made good.
     Excused,
 }
 
 impl Loss {
-    /// Of an outage of the link or of remoted, under the lease that was in force.
+    /// Judges a loss in an outage of the link or of remoted, under the lease that was in force.
     pub(crate) const fn of_outage(outage: &Timed, lease: u64) -> Self {
         let alone = matches!(outage.fault, Fault::Cut(Cut::UdpAlone));
         // A heartbeat begins within the grace after the first victim, a fifth of the lease later if others are under
-        // way, and is late a lease after that.
+        // way. It is late a lease after that.
         let short = outage.to - outage.from < lease + lease / 5 + GRACE + 10 * MS;
         if alone || short { Self::Excused } else { Self::Covered }
     }
@@ -42,13 +44,13 @@ struct Fate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
     pub(crate) sent: u64,
-    /// Never accepted.
+    /// Datagrams that were never accepted.
     pub(crate) lost: u64,
-    /// Of these: in a way that the promise excepts.
+    /// Lost datagrams that were lost in a way that the promise excepts.
     pub(crate) excused: u64,
-    /// Reached remoted although they had been accepted already.
+    /// Datagrams that reached remoted although they had been accepted already.
     pub(crate) copies: u64,
-    /// Reached remoted behind a newer one, and were refused for that.
+    /// Datagrams that reached remoted behind a newer one, and were refused for that.
     pub(crate) reordered: u64,
 }
 
@@ -71,7 +73,7 @@ pub(crate) struct Ledger {
     newest: Vec<u64>,
     /// Copies that the network made.
     pub(crate) duplicated: u64,
-    /// What the broker server sent again.
+    /// Datagrams that the broker server sent again.
     pub(crate) repeated: u64,
     copies: u64,
     reordered: u64,
@@ -140,7 +142,7 @@ impl Ledger {
         } else if fate.accepted > 0 {
             self.copies += 1;
         } else {
-            // Sent before what overtook it: the network's doing.
+            // The datagram was sent before the one that overtook it: the network's doing.
             fate.excused |= sent < newest;
             self.reordered += 1;
         }
@@ -157,13 +159,13 @@ impl Ledger {
         sums
     }
 
-    /// How many datagrams these agents have sent.
+    /// The number of datagrams that these agents have sent.
     pub(crate) fn sent_by(&self, agents: std::ops::Range<usize>) -> u64 {
         self.fates[agents].iter().map(|fates| fates.len() as u64).sum()
     }
 
-    /// Complains of what is missing of these agents' datagrams and should not be; their client dropped so many on
-    /// purpose.
+    /// Complains of datagrams of these agents that are missing and should not be. Their client dropped `dropped`
+    /// datagrams on purpose.
     pub(crate) fn settle(&mut self, agents: std::ops::Range<usize>, dropped: u64) {
         let mut missing = Vec::new();
         for agent in agents {

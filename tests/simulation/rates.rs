@@ -10,7 +10,7 @@ use crate::world::{Way, World};
 
 /// Datagrams a second that come in, more than any of these paths takes.
 const ARRIVING: u64 = 20_000;
-/// How long they come in.
+/// The time for which datagrams come in.
 const SENDING: u64 = 4 * SECOND;
 
 /// Datagrams a second that reach remoted from the first to the last.

@@ -10,10 +10,10 @@ use crate::plan::MS;
 
 /// The kernel's default receive buffer.
 pub(crate) const BUFFER: u64 = 212_992;
-/// Most sockets of one remoted here; their inodes are numbered by it.
+/// The most sockets of one remoted here. The numbers of their inodes depend on it.
 const SOCKETS_MAX: u64 = 16;
 
-/// A datagram of an agent: whose, its counter, its length.
+/// A datagram of an agent: the agent, the counter, the length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Datagram {
     pub(crate) agent: usize,
@@ -22,7 +22,7 @@ pub(crate) struct Datagram {
 }
 
 impl Datagram {
-    /// Written into its payload, as far as there is room.
+    /// The payload, with these values written into it as far as there is room.
     pub(crate) fn payload(&self) -> Vec<u8> {
         let mut payload = vec![0; self.length];
         payload[..8].copy_from_slice(&self.counter.to_be_bytes());
@@ -30,7 +30,7 @@ impl Datagram {
         payload
     }
 
-    /// Read from its payload.
+    /// The datagram whose values this payload has.
     pub(crate) fn of(payload: &[u8]) -> Self {
         let number = |from: usize| u64::from_be_bytes(payload[from..from + 8].try_into().expect("eight bytes"));
         Self { agent: number(8) as usize, counter: number(0), length: payload.len() }
@@ -41,7 +41,7 @@ impl Datagram {
     }
 }
 
-/// What became of a datagram that was read.
+/// The fate of a datagram that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     Accepted,
@@ -52,13 +52,13 @@ pub(crate) enum Reading {
 /// One of remoted's sockets.
 #[derive(Debug, Default)]
 struct Socket {
-    /// What waits, with the number of its transmission.
+    /// The waiting datagrams, each with the number of its transmission.
     queue: VecDeque<(Datagram, u64)>,
     queued: u64,
-    /// What the kernel still counts of what was read: it frees in lots.
+    /// The part of read datagrams that the kernel still counts: it frees in lots.
     deferred: u64,
     drops: u32,
-    /// Nobody reads this one.
+    /// Nobody reads this socket.
     stalled: bool,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct Remoted {
     life: u64,
     born: u64,
     counters: Vec<u64>,
-    /// Where it receives.
+    /// The addresses at which remoted receives.
     bindings: Bindings,
 }
 
@@ -90,7 +90,6 @@ impl Remoted {
         }
     }
 
-    /// How many sockets it has.
     pub(crate) const fn sockets(&self) -> usize {
         self.sockets.len()
     }
@@ -106,12 +105,12 @@ impl Remoted {
         self.alive && !self.stopped && !self.stalled && !socket.stalled && !socket.queue.is_empty()
     }
 
-    /// All that waits in its sockets.
+    /// All datagrams that wait in remoted's sockets.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = Datagram> {
         self.sockets.iter().flat_map(|socket| &socket.queue).map(|(datagram, _)| *datagram)
     }
 
-    /// Whether the socket takes it.
+    /// Puts a datagram into the socket. Returns whether the socket takes it.
     pub(crate) fn arrive(&mut self, socket: usize, datagram: Datagram, sent: u64) -> bool {
         let socket = &mut self.sockets[socket];
         // The kernel compares what is there before the newcomer.
@@ -124,7 +123,7 @@ impl Remoted {
         true
     }
 
-    /// Reads the next datagram of a socket: the datagram, the number of its transmission, and what became of it.
+    /// Reads the next datagram of a socket. Returns the datagram, the number of its transmission, and its fate.
     pub(crate) fn read(&mut self, socket: usize) -> Option<(Datagram, u64, Reading)> {
         let socket = &mut self.sockets[socket];
         let (datagram, sent) = socket.queue.pop_front()?;
@@ -142,7 +141,7 @@ impl Remoted {
         }
     }
 
-    /// Killed: what lay in the sockets is gone, and the counters are forgotten.
+    /// Kills remoted: the datagrams in the sockets are gone, and the counters are forgotten.
     pub(crate) fn kill(&mut self) {
         self.alive = false;
         self.stopped = false;

@@ -1,4 +1,4 @@
-//! A translation of addresses whose entry goes stale: what comes from one source port leads nowhere, and only the
+//! A translation of addresses whose entry goes stale. Datagrams from one source port lead nowhere, and only the
 //! missing replies tell.
 
 use std::time::Duration;

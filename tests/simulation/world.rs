@@ -30,7 +30,7 @@ use rivals::Rival;
 use server::Server;
 use stream::Upward;
 
-/// What carries the agents' datagrams.
+/// The way that carries the agents' datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// This broker.
@@ -41,7 +41,7 @@ pub(crate) enum Way {
     Bare,
 }
 
-/// After the last datagram: what is under way arrives, and waiting broken connections are found out.
+/// The time after the last datagram. Datagrams under way arrive in it, and waiting broken connections are found out.
 const AFTERMATH: u64 = 2 * SECOND;
 
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ enum Event {
     Floods(u64),
 }
 
-/// Everything.
+/// Everything in a run.
 pub(crate) struct World<'a> {
     plan: &'a Plan,
     way: Way,
@@ -80,33 +80,33 @@ pub(crate) struct World<'a> {
     ties: u64,
     clients: Vec<Client>,
     rivals: Vec<Rival>,
-    /// How many datagrams each agent has sent.
+    /// The number of datagrams that each agent has sent.
     counters: Vec<u64>,
-    /// When the last UDP packet of each client arrives: most paths keep their order.
+    /// The moment when the last UDP packet of each client arrives: most paths keep their order.
     last_udp: Vec<u64>,
-    /// When each client last released something, and first did after the last fault.
+    /// Two moments of each client: its last release until the end of the last fault, and its first release after that.
     released: Vec<(u64, Option<u64>)>,
     server: Server,
     remoted: Remoted,
-    /// Which of remoted's sockets is being read.
+    /// Whether each of remoted's sockets is being read.
     reading: Vec<bool>,
     connections: u64,
     refusals: (u64, u64),
     flood: u64,
     /// The source ports of each client that lead nowhere.
     stale_ports: Vec<Option<u32>>,
-    /// When remoted answers each agent next.
+    /// The moment when remoted answers each agent next.
     replies_due: Vec<u64>,
-    /// What the server's host has dropped before it came to a socket.
+    /// Datagrams that the server's host has dropped before they came to a socket.
     dropped_before: u64,
-    /// When remoted read something last.
+    /// The moment when remoted last read something.
     last_read: u64,
     pub(crate) ledger: Ledger,
     trace: bool,
 }
 
 fn time(nanos: u64) -> Time {
-    // Far from the origin, like a host that has been up for a while.
+    // The clock is far from the origin, as on a host that has been up for a while.
     Time::from_nanos(1_000 * SECOND + nanos)
 }
 
@@ -134,7 +134,7 @@ impl<'a> World<'a> {
             last_udp: vec![0; plan.clients],
             released: vec![(0, None); plan.clients],
             server: Server::new(plan),
-            // The one behind the last agent is the flood.
+            // The agent behind the last one is the flood.
             remoted: Remoted::new(agents + 1, plan.sockets, connect::places(plan)),
             reading: vec![false; plan.sockets],
             connections: 0,
@@ -183,8 +183,8 @@ impl<'a> World<'a> {
         self.settle();
     }
 
-    /// For how long each client still sent after `from`, until the end of the last fault; and how long after that it
-    /// sent again.
+    /// The time for which this client still sent after the first fault began, until the end of the last fault. Beside
+    /// it stands the time after that until the client sent again.
     pub(crate) fn noticed(&self, client: usize) -> (u64, Option<u64>) {
         let quiet = self.plan.quiet_from();
         let begun = self.plan.faults.iter().map(|timed| timed.from).min().unwrap_or(0);
@@ -192,7 +192,7 @@ impl<'a> World<'a> {
         (last.saturating_sub(begun), again.map(|at| at - quiet))
     }
 
-    /// When remoted read something last.
+    /// The moment when remoted last read something.
     pub(crate) const fn last_read(&self) -> u64 {
         self.last_read
     }
@@ -214,7 +214,7 @@ impl<'a> World<'a> {
         client * self.plan.agents..(client + 1) * self.plan.agents
     }
 
-    /// The agent that stands for all who send without a broker.
+    /// The agent that stands for all senders without a broker.
     fn stranger(&self) -> usize {
         self.plan.clients * self.plan.agents
     }
@@ -292,7 +292,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Until when this client's host is suspended, if it is.
+    /// The moment until which this client's host is suspended, if it is.
     fn suspended(&self, client: usize) -> Option<u64> {
         let here = |timed: &&crate::plan::Timed| matches!(timed.fault, Fault::Suspend(one) if one == client);
         let mut active =
@@ -358,7 +358,7 @@ impl<'a> World<'a> {
         self.start_reading();
     }
 
-    /// The socket of remoted's that this agent's datagrams go to: each client comes by one address family.
+    /// The socket of remoted that this agent's datagrams go to. Each client comes by one address family.
     fn socket_of(&self, agent: usize) -> usize {
         agent / self.plan.agents % self.plan.sockets
     }

@@ -1,13 +1,13 @@
 //! A stand-in for the OSSEC agent, as far as the broker's tests and demonstration need one.
 //!
-//! Like the agent (`client-agent/start_agent.c`) it sends from a *connected* UDP socket, so that a reply counts only
-//! if it comes from the very address and port that it sends to, and it can open a new source port now and then
-//! (`--reconnect-every`). `shared/payload.rs` says what a datagram looks like. What the system refuses to send (nobody
-//! listens: ECONNREFUSED) is lost, as it is in the agent, and counted.
+//! Like the agent (`client-agent/start_agent.c`), it sends from a *connected* UDP socket. So a reply counts only if it
+//! comes from the very address and port that it sends to. It can open a new source port now and then
+//! (`--reconnect-every`). `shared/payload.rs` says what a datagram looks like. Datagrams that the system refuses to
+//! send (nobody listens: ECONNREFUSED) are lost, as they are in the agent, and counted.
 //!
 //! At the end it prints one line of `name value` pairs:
 //!
-//! - `sent`, `failed`: datagrams that the system took, and those it did not;
+//! - `sent`, `failed`: datagrams that the system took, and datagrams that it did not take;
 //! - `refused`: ICMP errors that came back;
 //! - `replies`, `reordered`, `repeated`, `last`: pongs that came back, how many of them behind a newer one, how many
 //!   once more, and the greatest counter among them;
@@ -31,9 +31,9 @@ use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token};
 use payload::Sizes;
 
-/// The shortest wait that the system offers; what falls due meanwhile is sent together.
+/// The shortest wait that the system offers. Datagrams that fall due meanwhile are sent together.
 const TICK: Duration = Duration::from_millis(1);
-/// At full speed: how many are sent before replies are looked for.
+/// The number of datagrams that are sent at full speed before replies are looked for.
 const BURST: u64 = 64;
 
 /// A stand-in for the OSSEC agent: sends numbered datagrams at a steady rate and watches the replies.
@@ -141,7 +141,7 @@ impl Link {
         Ok(Self { socket, poll, events: Events::with_capacity(1) })
     }
 
-    /// Until a reply is there or `span` is over.
+    /// Waits until a reply is there or `span` is over.
     fn wait(&mut self, span: Duration) -> io::Result<()> {
         match self.poll.poll(&mut self.events, Some(span)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
@@ -150,7 +150,7 @@ impl Link {
     }
 }
 
-/// What one turn of sending came to.
+/// The result of one turn of sending.
 struct Progress {
     sent: u64,
     wants_new_port: bool,
@@ -158,7 +158,7 @@ struct Progress {
 
 struct Agent<'a> {
     args: &'a Args,
-    /// When each datagram was sent, the first one first.
+    /// The moment when each datagram was sent, the first one first.
     sent_at: Vec<Instant>,
     failed: u64,
     refused: u64,
@@ -167,14 +167,14 @@ struct Agent<'a> {
 }
 
 impl Agent<'_> {
-    /// Sends what has fallen due since `begun`, up to the next change of the source port.
+    /// Sends the datagrams that have fallen due since `begun`, up to the next change of the source port.
     fn send_due(&mut self, socket: &UdpSocket, begun: Instant) -> Progress {
         let already = self.sent();
         let due = if self.args.burst { already + BURST } else { self.due_after(begun.elapsed()) };
         while self.sent() < due.min(self.args.count) {
             match socket.send(&self.datagram(self.sent())) {
                 Ok(_) => {}
-                // The socket's own buffer is full: the system will take it in a moment.
+                // The socket's buffer is full: the system will take the datagram in a moment.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => self.failed += 1,
             }
@@ -196,13 +196,13 @@ impl Agent<'_> {
         self.sent_at.len() as u64
     }
 
-    /// How many datagrams are due after `span`: the first one at once.
+    /// The number of datagrams that are due after `span`. The first one is due at once.
     fn due_after(&self, span: Duration) -> u64 {
         let rate = u128::from(self.args.rate.get());
         (span.as_nanos() * rate / 1_000_000_000) as u64 + 1
     }
 
-    /// How long there is nothing to send.
+    /// The time for which there is nothing to send.
     fn next_due(&self, begun: Instant) -> Duration {
         if self.has_sent_all() {
             return Duration::from_millis(self.args.linger_ms).min(10 * TICK);
@@ -232,7 +232,7 @@ impl Agent<'_> {
             match socket.recv(&mut bytes) {
                 Ok(length) => any |= self.take_reply(&bytes[..length], now).is_some(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return any,
-                // What an ICMP message said of an earlier datagram.
+                // This is the word of an ICMP message on an earlier datagram.
                 Err(_) => self.refused += 1,
             }
         }
@@ -279,7 +279,7 @@ impl Agent<'_> {
     }
 }
 
-/// What came back of one kind.
+/// The replies of one kind.
 #[derive(Default)]
 struct Replies {
     numbers: HashSet<u64>,

@@ -1,23 +1,23 @@
 //! A stand-in for `ossec-remoted`, as far as the broker's tests and demonstration need one.
 //!
-//! It has what makes life hard for whoever sends to the real one, and nothing else of it:
+//! It has the properties of the real one that make life hard for a sender, and nothing else of it:
 //!
 //! - the process name `ossec-remoted` and a UDP socket with the kernel's default receive buffer;
 //! - the counter rule (OSSEC's `os_crypto/shared/msgs.c`): a datagram is accepted only if its counter is greater than
-//!   the last one accepted from that agent, so that a copy is dropped and what was overtaken is lost for ever. The
+//!   the last one accepted from that agent. So a copy is dropped, and an overtaken datagram is lost for ever. The
 //!   counters are kept in memory alone: a restart forgets them, as remoted's does for the last 128;
 //! - replies, which go to the source of the datagram that asked for them.
 //!
 //! A datagram is text: `AGENT COUNTER KIND padding`. The kind `ping` is answered with `AGENT COUNTER pong` (only if it
-//! was accepted), the kind `push N` with N datagrams of 900 bytes, `AGENT 1 pushed` to `AGENT N pushed`: the
-//! configuration that remoted pushes to a fresh agent. Any other kind is an event.
+//! was accepted). The kind `push N` is answered with N datagrams of 900 bytes, `AGENT 1 pushed` to `AGENT N pushed`:
+//! the configuration that remoted pushes to a fresh agent. Any other kind is an event.
 //!
 //! With `--journal` each datagram leaves a line: `took AGENT COUNTER` (accepted), `copy` (refused, accepted before),
-//! `late` (refused, overtaken and therefore lost), or `other LENGTH`; beside these stand `life PID` for each start and
-//! `drops N` whenever the kernel has dropped datagrams because the socket's buffer was full (looked up ten times a
-//! second, counted since the start). The line is written *before* the datagram is taken off the socket's queue. So a
-//! `kill -9` at any moment leaves no datagram that was read and yet not written down: what a test misses afterwards
-//! was lost on its way here.
+//! `late` (refused, overtaken and therefore lost), or `other LENGTH`. Beside these stand `life PID` for each start,
+//! and `drops N` whenever the kernel has dropped datagrams because the socket's buffer was full. (The drops are looked
+//! up ten times a second and counted since the start.) The line is written *before* the datagram is taken off the
+//! socket's queue. So after a `kill -9` at any moment, every datagram that was read is written down. A datagram that a
+//! test misses afterwards was lost on its way here.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -42,9 +42,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 const PORT: u16 = 1514;
 /// The largest UDP payload is 65,507 bytes.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
-/// How often the socket's drop counter is looked up, and the longest time that reading waits.
+/// The time between two looks at the socket's drop counter, and the longest time that reading waits.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// What a late wake-up may make good again. More would turn `--rate` into bursts.
+/// The time that a late wake-up may make good again. More would turn `--rate` into bursts.
 const CATCH_UP: Duration = Duration::from_millis(2);
 /// remoted pushes about 1,250 datagrams to a fresh agent.
 const PUSH_MAX: u32 = 10_000;
@@ -109,7 +109,7 @@ fn run(args: &Args) -> Result<Infallible, Box<dyn Error>> {
             journal.line(format_args!("other {length}"))?;
             None
         };
-        // Written down: only now it leaves the queue.
+        // The datagram is written down: only now it leaves the queue.
         socket.recv_from(&mut [0])?;
         if let Some(message) = reply {
             message.answer(&socket, source)?;
@@ -129,7 +129,8 @@ fn bind(args: &Args) -> Result<UdpSocket, Box<dyn Error>> {
             socket.set_only_v6(args.only_v6)?;
         }
         if let Some(bytes) = args.rcvbuf {
-            // By force where that is allowed: what the kernel lets everybody ask for is hardly more than its default.
+            // The size is set by force where that is allowed. The size that the kernel lets everybody ask for is
+            // hardly more than its default.
             setsockopt(&socket, sockopt::RcvBufForce, &bytes).or_else(|_| socket.set_recv_buffer_size(bytes))?;
         }
         socket.bind(&address.into())?;
@@ -143,7 +144,7 @@ fn bind(args: &Args) -> Result<UdpSocket, Box<dyn Error>> {
     }
 }
 
-/// What a datagram says; anything else is none of ours.
+/// The content of a datagram. A datagram with other content is none of ours.
 struct Message<'a> {
     agent: &'a str,
     counter: u64,
@@ -183,7 +184,7 @@ fn push(socket: &UdpSocket, to: SocketAddr, agent: &str, count: u32) {
     }
 }
 
-/// What became of a datagram.
+/// The fate of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// Accepted: the counter is the greatest so far.
@@ -204,7 +205,7 @@ impl Fate {
     }
 }
 
-/// What was accepted from one agent: ascending runs of counters, since only a greater one is ever accepted.
+/// The counters accepted from one agent, as ascending runs, since only a greater one is ever accepted.
 #[derive(Default)]
 struct Agent {
     runs: Vec<RangeInclusive<u64>>,
@@ -230,7 +231,7 @@ impl Agent {
     }
 }
 
-/// When the next datagram may be read.
+/// The pace at which datagrams may be read.
 struct Pace {
     gap: Duration,
     due: Instant,
@@ -263,7 +264,7 @@ impl Pace {
     }
 }
 
-/// The file that says what became of each datagram, written without a buffer.
+/// The file with the fate of each datagram, written without a buffer.
 struct Journal {
     file: Option<File>,
     /// The name that the socket has in `/proc/net/udp{,6}`.
@@ -285,7 +286,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// One `write` for each line: what it says survives a `kill -9`.
+    /// Writes each line with one `write`: the line survives a `kill -9`.
     fn line(&mut self, line: std::fmt::Arguments) -> io::Result<()> {
         match &mut self.file {
             Some(file) => file.write_all(format!("{line}\n").as_bytes()),
@@ -307,7 +308,8 @@ impl Journal {
     }
 }
 
-/// What the kernel has dropped because this socket's buffer was full: the last column of its line.
+/// The datagrams that the kernel has dropped because this socket's buffer was full: the last column of the socket's
+/// line.
 fn drops_of(inode: &str) -> Option<u64> {
     ["/proc/self/net/udp6", "/proc/self/net/udp"].iter().find_map(|table| {
         let table = fs::read_to_string(table).ok()?;

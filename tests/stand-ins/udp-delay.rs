@@ -1,7 +1,8 @@
-//! A long way for UDP: passes datagrams on after a delay, in order, and has room for all that are under way meanwhile.
+//! A long path for UDP. It passes datagrams on after a delay, in order, and has room for all that are under way
+//! meanwhile.
 //!
-//! The benchmarks run a tunnel (VXLAN) over a pair of these. That makes a path with a round trip as long as wanted,
-//! for every protocol and with the kernel's own TCP at both ends, where the kernel has no netem.
+//! The benchmarks run a tunnel (VXLAN) over a pair of these programs, where the kernel has no netem. That makes a path
+//! with a round trip as long as wanted. It serves every protocol, with the kernel's own TCP at both ends.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use argh::FromArgs;
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// Room for what comes in while this program is not running.
+/// Room for datagrams that come in while this program is not running.
 const RECEIVE_BUFFER_BYTES: usize = 64 << 20;
 /// Datagrams under way at once. More wait in the socket.
 const UNDER_WAY_MAX: usize = 1 << 20;
@@ -51,7 +52,7 @@ fn run(args: &Args) -> Result<Infallible, Box<dyn Error>> {
         scope.spawn(move || {
             for (due, bytes) in arriving {
                 pause(due.saturating_duration_since(now()));
-                // Whoever is to get it may be away: then it is lost, as on any way.
+                // The receiver may be away. Then the datagram is lost, as on any path.
                 let _ = sending.send_to(&bytes, to);
             }
         });

@@ -11,7 +11,7 @@ use crate::wait::{pause_for, wait_until};
 /// Datagrams sent in a row. All agents together stay far below what an unprivileged socket's buffer holds, some 256
 /// small ones.
 const BURST_MAX: u64 = 10;
-/// Between two bursts, in milliseconds.
+/// The pause between two bursts, in milliseconds.
 const PAUSE_MS: (u64, u64) = (5, 60);
 /// Of a thousand bursts, so many come from a new source port: agents take one at each reconnect.
 const RECONNECTS_PER_MILLE: u64 = 60;
@@ -20,7 +20,6 @@ const RECONNECTS_PER_MILLE: u64 = 60;
 /// small datagrams, and a batch of 64.
 const SENT_MIN: u64 = 100;
 
-/// One agent.
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) name: String,
@@ -40,8 +39,8 @@ impl Agent {
         Self { name, sent: 0, prefix, address, client, socket, gauge, random: Random::new(seed) }
     }
 
-    /// Sends a burst once the client has taken in what came before: what its socket cannot hold would be lost without
-    /// its doing.
+    /// Sends a burst once the client has taken in the datagrams before it. Datagrams that the client's socket cannot
+    /// hold would be lost without the client's doing.
     pub(crate) fn send(&mut self) {
         if self.random.per_mille(RECONNECTS_PER_MILLE) {
             self.socket = connect(self.address, self.client);
@@ -68,7 +67,7 @@ impl Agent {
         }
     }
 
-    /// Takes what has come back, which must be for this agent. How many.
+    /// Takes the replies that have come back, which must be for this agent. Returns how many.
     pub(crate) fn take_replies(&self) -> usize {
         let mut bytes = [0; 64];
         let mut count = 0;

@@ -1,5 +1,5 @@
-//! What goes wrong, drawn from a seed: one sequence for the network and the broker server, another for the receiver.
-//! They run beside each other, and all is well again at the end of both.
+//! The faults of a test, drawn from a seed: one sequence for the network and the broker server, another for the
+//! receiver. They run beside each other, and all is well again at the end of both.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::wait::pause_for;
 /// Bound of the client's lease (`--timeout`). A receiver that is away for longer loses nothing, by the promise; a
 /// shorter absence may.
 pub(crate) const LEASE_MAX: Duration = Duration::from_millis(500);
-/// Between the look at the lease and the sending a thread may have to wait for the processor for so long.
+/// A thread may have to wait for the processor for so long between the look at the lease and the sending.
 const SLACK: Duration = Duration::from_millis(250);
 
-/// Of the network, or of the broker server.
+/// A trouble of the network, or of the broker server.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
     /// All connections end.
@@ -26,7 +26,7 @@ enum Trouble {
     Stall(Way),
     /// Nothing gets through at all.
     StallBoth,
-    /// Newcomers are turned away, and those who are there lose their connections.
+    /// Newcomers are turned away, and clients that are there lose their connections.
     Refuse,
     /// The broker server is stopped and started again.
     Restart,
@@ -43,7 +43,7 @@ const TROUBLES: [Trouble; 8] = [
     Trouble::Refuse,
 ];
 
-/// Draws without putting back, so that a round has some of each.
+/// A deck from which troubles are drawn without putting back, so that a round has some of each.
 #[derive(Debug)]
 pub(crate) struct Deck {
     left: Vec<Trouble>,
@@ -97,7 +97,7 @@ impl Deck {
         for &way in ways {
             proxy.stall(way, true);
         }
-        // From a hiccup to far more than any lease and the patience of an attempt.
+        // The pause is from a hiccup to far more than any lease and the patience of an attempt.
         self.pause(10, 1_300);
         for &way in ways {
             proxy.stall(way, false);
@@ -110,7 +110,7 @@ pub(crate) fn disturb(remoted: &Remoted, random: &mut Random, count: usize) {
     for _ in 0..count {
         if random.per_mille(600) {
             if random.per_mille(700) {
-                // Unread for a moment, so that something is lost with the socket.
+                // The socket is unread for a moment, so that something is lost with it.
                 remoted.rest();
                 pause_for(Duration::from_millis(random.range(20, 200)));
             }

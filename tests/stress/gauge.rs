@@ -1,4 +1,4 @@
-//! What waits in a UDP socket of this host, and what was dropped there: the broker's own eyes, borrowed.
+//! The datagrams that wait in a UDP socket of this host, and the datagrams dropped there, seen with the broker's eyes.
 
 use ossec_broker::os::remoted::{Found, Inspector, Names, Searcher, Wanted};
 use ossec_broker::proto::server::judge::Socket;
@@ -17,7 +17,7 @@ impl Gauge {
         Self { inspector: Inspector::new(wanted.clone()), wanted, found: Found::default() }
     }
 
-    /// The socket as it is; `None` while nobody is bound.
+    /// The present state of the socket; `None` while nobody is bound.
     pub(crate) fn look(&mut self) -> Option<Socket> {
         if !self.found.qualifies() || self.inspector.sample(&self.found).sockets.is_empty() {
             self.found = Searcher::new(self.wanted.clone()).search();

@@ -1,5 +1,5 @@
-//! What became of each datagram, by the rule that OSSEC has: within one life of remoted a counter must be greater than
-//! the last one.
+//! The fate of each datagram, by the rule of OSSEC: within one life of remoted a counter must be greater than the last
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -45,12 +45,13 @@ impl Ledger {
         }
     }
 
-    /// Where replies to that agent go.
+    /// The address to which replies to that agent go.
     pub(crate) fn upstream(&self, agent: &str) -> Option<SocketAddr> {
         self.agents.get(agent)?.upstream
     }
 
-    /// Whether all counters up to `sent` were accepted, each at the latest when its turn came; if not, what is wrong.
+    /// Whether all counters up to `sent` were accepted, each at the latest when its turn came. The error says what is
+    /// wrong.
     pub(crate) fn check(&self, agent: &str, sent: u64) -> Result<(), String> {
         let nothing = Account::default();
         let account = self.agents.get(agent).unwrap_or(&nothing);

@@ -5,9 +5,14 @@
 //!   agents ──UDP──► client ──TCP──► proxy (kills, stalls, half-closes) ──► server ──UDP──► ┘
 //! ```
 //!
-//! remoted closes its socket, binds it again, leaves it unread. Over either transport. What must come out: each
-//! datagram is accepted by a receiver that refuses what has been overtaken, the client's own accounts say the same,
-//! replies find their agents, and nothing is left behind. Loopback only; no root.
+//! remoted closes its socket, binds it again, leaves it unread. The test runs over either transport. It expects:
+//!
+//! * a receiver that refuses overtaken datagrams accepts each datagram;
+//! * the client's own accounts say the same;
+//! * replies find their agents;
+//! * nothing is left behind.
+//!
+//! The test uses loopback only and needs no root.
 //!
 //! `ROUNDS=100 SEED=1 cargo test --release --test stress` runs more rounds; `scripts/tsan` runs them under
 //! ThreadSanitizer.
@@ -44,14 +49,14 @@ use remoted::Remoted;
 use role::{Lines, Role, Trace};
 use wait::wait_until;
 
-/// Agents at a time. Those with odd numbers have keys bound to no address, and give way to others after each wave.
+/// Agents at a time. Agents with odd numbers have keys bound to no address, and give way to others after each wave.
 const AGENTS: u8 = 4;
 /// Waves of agents in a round.
 const WAVES: u8 = 2;
-/// Places for sessions: the agents of a wave, and those with odd numbers of the wave before. What those before them
-/// had sent is confirmed by then, because a window is smaller than a wave.
+/// Places for sessions: the agents of a wave, and the agents with odd numbers of the wave before. The datagrams of the
+/// agents before them are confirmed by then, because a window is smaller than a wave.
 const SESSIONS: u8 = AGENTS + AGENTS / 2;
-/// What goes wrong in a wave.
+/// The number of troubles in a wave.
 const TROUBLES: usize = 5;
 const DISTURBANCES: usize = 2;
 
@@ -59,9 +64,9 @@ const DISTURBANCES: usize = 2;
 #[derive(Clone, Copy)]
 struct Ports {
     transport: &'static str,
-    /// The client's, towards agents.
+    /// The client's port towards agents.
     listen: u16,
-    /// The first of those from which the client sends.
+    /// The first of the ports from which the client sends.
     source: u16,
     proxy: u16,
     server: u16,
@@ -119,7 +124,7 @@ struct World {
     proxy: Proxy,
     remoted: Remoted,
     agents: Vec<Agent>,
-    /// What agents that have given way had sent.
+    /// The number of datagrams that agents had sent which have given way.
     sent: u64,
     deck: Deck,
     random: Random,
@@ -145,14 +150,14 @@ impl World {
             receiver.expect("the receiver's faults were played");
             network.expect("the network's faults were played")
         });
-        // The last ones are sent when all is well: that they arrive shows that the link is up.
+        // The last datagrams are sent when all is well. Their arrival shows that the link is up.
         self.agents.iter_mut().for_each(Agent::send);
         wait_until("everything has arrived", || self.check());
         self.agents.iter().for_each(|agent| self.wait_until_answered(agent));
         server
     }
 
-    /// The first wave's agents; later, others in the place of those with odd numbers.
+    /// Gathers the agents of the first wave. Later it puts others in the place of the agents with odd numbers.
     fn gather(&mut self, wave: u8) {
         let client = SocketAddr::from(([127, 0, 0, 1], self.ports.listen));
         for number in 0..AGENTS {

@@ -1,4 +1,4 @@
-//! The network between client and server, as far as TCP goes: carries bytes, until it is told otherwise.
+//! The network between client and server, as far as TCP goes: it carries bytes until it is told otherwise.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
-/// Which way bytes go.
+/// The direction in which bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     ToServer,
@@ -109,7 +109,7 @@ impl Network {
                 return;
             }
             let (Ok(client), false) = (client, refuses) else { continue };
-            // While the server is away its host answers with a refusal, and so does this.
+            // While the server is away, its host answers with a refusal, and so does the proxy.
             let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { continue };
             self.connect(client, server);
         }
@@ -164,12 +164,12 @@ impl Network {
         let pairs = std::mem::take(&mut self.state.lock().pairs);
         for pair in &pairs {
             for stream in [&pair.client, &pair.server] {
-                // With what is still to be sent thrown away, closing is a reset; the threads let go when there is
-                // nothing to read.
+                // Closing is a reset if unsent bytes are thrown away. The threads let go when there is nothing to
+                // read.
                 let linger = abruptly.then_some(Duration::ZERO);
                 SockRef::from(stream).set_linger(linger).expect("an option of every socket");
                 let end = if abruptly { Shutdown::Read } else { Shutdown::Both };
-                // It may have ended already.
+                // The connection may have ended already.
                 let _ = stream.shutdown(end);
             }
         }

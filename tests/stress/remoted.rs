@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use crate::gauge::Gauge;
 use crate::ledger::Ledger;
 
-/// How long an order may wait for a datagram.
+/// The longest time that an order may wait for a datagram.
 const TURN: Duration = Duration::from_millis(5);
-/// Every so many datagrams one is answered.
+/// One datagram in so many is answered.
 const ANSWER_EVERY: u64 = 8;
 
 /// The receiver and its thread.
@@ -48,7 +48,7 @@ impl Remoted {
         Self { ledger, orders, thread }
     }
 
-    /// When this returns the port is closed.
+    /// The port is closed when this returns.
     pub(crate) fn close(&self) {
         let (closed, done) = bounded(1);
         self.order(Order::Close(closed));
@@ -82,7 +82,7 @@ impl Remoted {
     }
 }
 
-/// What the thread owns.
+/// The state that the thread owns.
 struct Life {
     port: u16,
     ledger: Arc<Mutex<Ledger>>,
@@ -103,7 +103,7 @@ impl Life {
             match order {
                 Ok(Order::Close(closed)) => {
                     self.close();
-                    // Who asked is waiting for it.
+                    // The thread that gave the order is waiting for it.
                     let _ = closed.send(());
                 }
                 Ok(Order::Open) => self.open(),

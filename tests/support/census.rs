@@ -1,4 +1,4 @@
-//! What this process has: threads and descriptors.
+//! The threads and descriptors of this process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// Counts.
+    /// Counts threads and descriptors.
     pub(crate) fn take() -> Self {
         Self {
             threads: entries("/proc/self/task").len(),
@@ -21,9 +21,9 @@ impl Census {
         }
     }
 
-    /// Waits until there is nothing that was not there when this was taken.
+    /// Waits until the numbers are the same as when this census was taken.
     ///
-    /// A scope goes on when the work of its threads is done, a moment before the system has taken them away; and the
+    /// A scope goes on when the work of its threads is done, a moment before the system has taken them away. The
     /// thread that resolves names is not joined at all.
     pub(crate) fn wait_until_restored(self) {
         wait_until("no thread and no descriptor is left behind", || {

@@ -1,4 +1,4 @@
-//! What the stand-in for remoted wrote down, added up over all its lives.
+//! The journal of the stand-in for remoted, added up over all its lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// The journal file and what has been read of it.
+/// The journal file, and the sum of the lines read so far.
 pub(crate) struct Journal {
     path: PathBuf,
     offset: u64,
@@ -17,13 +17,13 @@ pub(crate) struct Journal {
 #[derive(Default)]
 pub(crate) struct Tally {
     agents: BTreeMap<String, Received>,
-    /// Drops of earlier lives' sockets, and of the present one's.
+    /// Drops at the sockets of earlier lives, and at the socket of the present life.
     drops: (u64, u64),
-    /// How often the receiver was started.
+    /// The number of times that the receiver was started.
     pub(crate) lives: u64,
 }
 
-/// What came of one agent.
+/// The datagrams that came from one agent.
 #[derive(Default)]
 pub(crate) struct Received {
     /// Counters accepted at least once, in any life.
@@ -86,7 +86,7 @@ impl Journal {
         &self.path
     }
 
-    /// Reads what is new and returns the sum.
+    /// Reads the new lines and returns the sum.
     pub(crate) fn read(&mut self) -> &mut Tally {
         let mut text = String::new();
         match File::open(&self.path) {
@@ -108,7 +108,7 @@ impl Journal {
 }
 
 impl Tally {
-    /// What came of that agent.
+    /// The datagrams that came from that agent.
     pub(crate) fn of(&mut self, agent: &str) -> &Received {
         self.agents.entry(agent.to_owned()).or_default()
     }

@@ -5,9 +5,9 @@
 //!   [ obk-PID-N-a ] wire ═════════════ veth ════════════ wire [ obk-PID-N-s ]
 //! ```
 //!
-//! A cut drops what arrives at an end of the cable, before anything of the host sees it (nftables' `netdev` family),
-//! so that packets vanish without an error and address resolution dies as it does behind a dead switch. A rejecting
-//! firewall answers with ICMP errors and TCP resets.
+//! A cut drops packets that arrive at an end of the cable, before anything of the host sees them (nftables' `netdev`
+//! family). So packets vanish without an error, and address resolution dies as it does behind a dead switch. A
+//! rejecting firewall answers with ICMP errors and TCP resets.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,9 +18,9 @@ use std::{fs, process};
 
 /// Every namespace of these tests is called `obk-PID-…`, after the test process that made it.
 const PREFIX: &str = "obk-";
-/// Where `ip netns` keeps its names.
+/// The directory where `ip netns` keeps its names.
 const NETNS: &str = "/run/netns";
-/// Where `ip netns exec` finds files that stand in for those in `/etc`.
+/// The directory where `ip netns exec` finds files that stand in for files in `/etc`.
 const NAMES: &str = "/etc/netns";
 /// The name of the cable's end in both namespaces.
 const WIRE: &str = "wire";
@@ -39,9 +39,9 @@ const TUNNEL_PORTS: [&str; 2] = ["4789", "4790"];
 /// One of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// Where the agent and the broker's client run.
+    /// The host where the agent and the broker's client run.
     Agent,
-    /// Where remoted and the broker's server run.
+    /// The host where remoted and the broker's server run.
     Server,
 }
 
@@ -59,7 +59,7 @@ impl Side {
         ADDRESSES[self as usize].0
     }
 
-    /// At its end of the tunnel.
+    /// The host's address at its end of the tunnel.
     pub(crate) const fn far_ipv4(self) -> &'static str {
         match self {
             Self::Agent => "10.79.0.1",
@@ -72,25 +72,25 @@ impl Side {
     }
 }
 
-/// How a firewall stands in the way.
+/// The ways in which a firewall stands between the hosts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Firewall {
-    /// At the server's host: datagrams to remoted are answered with `port unreachable`.
+    /// At the server's host: the firewall answers datagrams to remoted with `port unreachable`.
     RejectsUdp,
-    /// At the server's host: everything is refused, TCP by reset.
+    /// At the server's host: the firewall refuses everything, TCP by reset.
     RejectsAll,
     /// At the server's host: datagrams to remoted over IPv6 vanish.
     DropsUdpOverIpv6,
-    /// At the agent's host: datagrams to remoted may not leave, and whoever sends them gets an error.
+    /// At the agent's host: datagrams to remoted may not leave, and their sender gets an error.
     ForbidsUdp,
-    /// At the agent's host: in comes only what belongs to a conversation that began there.
+    /// At the agent's host: only packets of a conversation that began there come in.
     Stateful,
 }
 
 /// A pair of namespaces; deleted in the end, with everything that still runs in them.
 pub(crate) struct Namespaces {
     names: [String; 2],
-    /// What [`Self::add_router`] makes.
+    /// The name of the router that [`Self::add_router`] makes.
     router: String,
 }
 
@@ -141,8 +141,8 @@ impl Namespaces {
         run(self.command(side, "cat").arg(format!("/sys/class/net/{WIRE}/ifindex"))).trim().to_owned()
     }
 
-    /// A tunnel between the two hosts, for which two relays are still missing: where each runs, what it listens to,
-    /// and whom it passes on to.
+    /// Makes a tunnel between the two hosts, for which two relays are still missing. Returns three things for each
+    /// relay: the host that it runs on, the address to listen to, and the address to pass on to.
     pub(crate) fn tunnel(&self) -> [(Side, String, String); 2] {
         Side::BOTH.map(|side| {
             let (port, other_port) = (TUNNEL_PORTS[side as usize], TUNNEL_PORTS[side.other() as usize]);
@@ -156,7 +156,7 @@ impl Namespaces {
             // takes.
             run(self.command(side, "ethtool").args(["-K", "far", "tx", "off", "gso", "off"]));
             self.ip(side, &["link", "set", "far", "up"]);
-            // An end sends to its own port at the other host, where the other end has another one.
+            // An end sends to its own port number at the other host, where the other end has another one.
             (side.other(), format!("{remote}:{port}"), format!("{remote}:{other_port}"))
         })
     }
@@ -166,14 +166,13 @@ impl Namespaces {
         self.ip(side, &["route", "add", "blackhole", side.other().ipv4()]);
     }
 
-    /// It has its route again.
+    /// The host has its route again.
     pub(crate) fn find_route(&self, side: Side) {
         self.ip(side, &["route", "del", "blackhole", side.other().ipv4()]);
     }
 
-    /// A router between the two hosts, besides the cable: it reaches the server's host over a link of so many bytes,
-    /// and tells senders of packets that are larger.
-    /// The server's address there.
+    /// Makes a router between the two hosts, besides the cable. It reaches the server's host over a link of so many
+    /// bytes, and tells senders of packets that are larger. Returns the server's address there.
     pub(crate) fn add_router(&self, mtu: u32) -> &'static str {
         let router = self.router.as_str();
         let mtu = mtu.to_string();
@@ -216,8 +215,8 @@ impl Namespaces {
         "fd00:79::1"
     }
 
-    /// Datagrams to remoted from that port arrive nowhere, and those from others do: on the way a translation of
-    /// addresses has an old entry for it.
+    /// Datagrams to remoted from that port arrive nowhere, and datagrams from other ports do arrive. On the way, a
+    /// translation of addresses has an old entry for the port.
     pub(crate) fn mislead(&self, source_port: u16) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
         let rule = format!("udp sport {source_port} udp dport 1514 drop");
@@ -251,7 +250,8 @@ impl Namespaces {
         command
     }
 
-    /// What the host knows of names: its `/etc/hosts`. Written in place, so that what runs there sees a change.
+    /// Writes the host's knowledge of names: its `/etc/hosts`. The file is written in place, so that programs that run
+    /// there see a change.
     pub(crate) fn write_hosts(&self, side: Side, text: &str) {
         let folder = Path::new(NAMES).join(self.name(side));
         fs::create_dir_all(&folder).expect("root may");
@@ -265,14 +265,13 @@ impl Namespaces {
         }
     }
 
-    /// Nothing arrives at `side` any more; what it sends still passes.
+    /// Nothing arrives at `side` any more; packets that it sends still pass.
     pub(crate) fn cut_towards(&self, side: Side) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; policy drop; }}");
         self.nft(side, &format!("add table netdev obk\nadd chain netdev obk cut {chain}\n"));
     }
 
-    /// Of what arrives at either end so many packets in a hundred are lost. Datagrams to remoted that are lost are
-    /// counted.
+    /// So many in a hundred of the packets that arrive at either end are lost. Lost datagrams to remoted are counted.
     pub(crate) fn lose(&self, percent: u32) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
         let chance = format!("numgen random mod 100 < {percent}");
@@ -289,7 +288,7 @@ impl Namespaces {
         }
     }
 
-    /// No more than so many kilobytes a second pass, in either direction; what comes faster is lost.
+    /// No more than so many kilobytes a second pass, in either direction; packets that come faster are lost.
     pub(crate) fn narrow(&self, kilobytes: u32) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
         let rule = format!("limit rate over {kilobytes} kbytes/second burst 30 kbytes drop");
@@ -303,7 +302,7 @@ impl Namespaces {
         }
     }
 
-    /// Nothing is lost any more. How many datagrams to remoted were.
+    /// Nothing is lost any more. Returns how many datagrams to remoted were lost.
     pub(crate) fn lose_no_more(&self) -> u64 {
         for side in Side::BOTH {
             self.nft(side, "flush chain netdev obk loss\n");
@@ -311,7 +310,7 @@ impl Namespaces {
         self.counted(Side::Server, ["netdev", "obk"])
     }
 
-    /// Connections to the broker server come from another address, as behind a translation: to `side`, that is.
+    /// To `side`, connections to the broker server come from another address, as behind a translation.
     pub(crate) fn translate_connections(&self, side: Side, address: &str) {
         self.nft(
             side,
@@ -322,8 +321,8 @@ impl Namespaces {
         );
     }
 
-    /// What the other host sends to `address`, which nobody has, goes to this host's own instead. It may bind any
-    /// address, as beside failover software.
+    /// Packets that the other host sends to `address`, which nobody has, go to the address of `side` instead. The host
+    /// may bind any address, as beside failover software.
     pub(crate) fn translate_destination(&self, side: Side, address: &str) {
         self.ip(side.other(), &["route", "add", address, "via", side.ipv4()]);
         run(self.command(side, "sh").args(["-c", "echo 1 >/proc/sys/net/ipv4/ip_nonlocal_bind"]));
@@ -338,8 +337,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         );
     }
 
-    /// A usual rule against forged addresses, for what comes in or goes out over `lo`: to remoted it comes from a
-    /// loopback address.
+    /// A usual rule against forged addresses, for packets that come in or go out over `lo`: packets to remoted must
+    /// come from a loopback address.
     pub(crate) fn distrust_loopback(&self, side: Side, hook: &str) {
         let (chain, device) = (
             format!("add chain inet distrust wall {{ type filter hook {hook} priority 0; }}"),
@@ -355,8 +354,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         self.ip(side, &["link", "set", "lo", "mtu", &bytes.to_string()]);
     }
 
-    /// Where the host's UDP sockets receive that take datagrams from anybody, and where those that take them from one
-    /// address alone.
+    /// The addresses where the host's UDP sockets receive. The first list has the sockets that take datagrams from
+    /// anybody, the second the sockets that take them from one address alone.
     pub(crate) fn udp_receivers(&self, side: Side) -> [Vec<String>; 2] {
         ["unconnected", "connected"].map(|state| {
             let listed = run(self.command(side, "ss").args(["-Hun", "state", state]));
@@ -367,7 +366,7 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         })
     }
 
-    /// How strictly the host checks that an answer would go where a packet comes from: rp_filter, 0 to 2.
+    /// Sets how strictly the host checks that an answer would go where a packet comes from: rp_filter, 0 to 2.
     pub(crate) fn check_return_paths(&self, side: Side, strictness: &str) {
         for device in ["all", "default", "lo", WIRE] {
             let write = format!("echo {strictness} >/proc/sys/net/ipv4/conf/{device}/rp_filter");
@@ -375,8 +374,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         }
     }
 
-    /// Nothing of the TCP connections that exist passes any more, in either direction and without a word, as when a
-    /// firewall has forgotten them. New ones do.
+    /// Packets of the TCP connections that exist vanish, in either direction and without a word, as when a firewall
+    /// has forgotten the connections. New connections pass.
     pub(crate) fn forget_connections(&self) {
         let existing =
             run(self.command(Side::Agent, "ss").args(["-Htn", "state", "established", "dport", "=", ":1517"]));
@@ -385,7 +384,7 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         assert!(!ports.is_empty(), "there is no connection: {existing}");
         let ports = ports.join(", ");
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
-        // At the server's host first: a client that has noticed says good-bye to the old connection, and nobody may
+        // The server's host comes first: a client that has noticed says good-bye to the old connection, and nobody may
         // hear that.
         for (side, end) in [(Side::Server, "sport"), (Side::Agent, "dport")] {
             self.nft(
@@ -398,8 +397,8 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         }
     }
 
-    /// The TCP connections of the server's host are gone without a word, as after a crash of the host. While the link
-    /// is cut, that is: otherwise the other end is told.
+    /// The TCP connections of the server's host are gone without a word, as after a crash of the host. The link must
+    /// be cut at that time: otherwise the other end is told.
     pub(crate) fn forget_sockets(&self) {
         run(self.command(Side::Server, "ss").args(["-K", "sport", "=", ":1517"]));
         let left = run(self.command(Side::Server, "ss").args(["-Htn", "sport", "=", ":1517"]));
@@ -433,8 +432,7 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         self.nft(side, &script);
     }
 
-    /// Packets of more than so many bytes vanish at either end. What is sent is cut into packets before, as on a real
-    /// cable.
+    /// Packets of more than so many bytes vanish at either end. Data is cut into packets before, as on a real cable.
     pub(crate) fn swallow_larger_than(&self, bytes: u32) {
         let chain = format!("{{ type filter hook ingress device {WIRE} priority 0; }}");
         for side in Side::BOTH {
@@ -463,7 +461,7 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         }
     }
 
-    /// What has been counted since [`Self::count_families`]: over IPv4, over IPv6.
+    /// The datagrams counted since [`Self::count_families`]: over IPv4, over IPv6.
     pub(crate) fn counted_families(&self, side: Side) -> [u64; 2] {
         FAMILIES.map(|(family, table)| self.counted(side, [family, table]))
     }
@@ -487,12 +485,12 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         self.ip(side, &["link", "set", WIRE, "down"]);
     }
 
-    /// Plugs it in again.
+    /// Plugs the cable in again.
     pub(crate) fn link_up(&self, side: Side) {
         self.ip(side, &["link", "set", WIRE, "up"]);
     }
 
-    /// What the kernel has dropped at the sockets on that UDP port because their buffers were full.
+    /// Datagrams that the kernel has dropped at the sockets on that UDP port because their buffers were full.
     pub(crate) fn udp_drops(&self, side: Side, port: u16) -> u64 {
         let drops = |line: &str| line.split_ascii_whitespace().last()?.parse::<u64>().ok();
         self.udp_sockets(side, port).iter().filter_map(|line| drops(line)).sum()
@@ -528,7 +526,7 @@ add chain ip translation out {{ type nat hook prerouting priority -100; }}\n\
         );
     }
 
-    /// What has been counted since [`Self::count_datagrams`].
+    /// The datagrams counted since [`Self::count_datagrams`].
     pub(crate) fn counted_datagrams(&self, side: Side) -> u64 {
         self.counted(side, ["inet", "tally"])
     }
@@ -567,9 +565,9 @@ impl Drop for Namespaces {
     }
 }
 
-/// Deletes a namespace and ends what still runs in it.
+/// Deletes a namespace and ends the processes that still run in it.
 fn remove(name: &str) {
-    // Failures are ignored: this runs while a test is failing, too, and what stays behind the next run removes.
+    // Failures are ignored: this runs while a test is failing, too. The next run removes the leftovers.
     if let Ok(Output { stdout, .. }) = Command::new("ip").args(["netns", "pids", name]).output() {
         for pid in String::from_utf8_lossy(&stdout).split_ascii_whitespace() {
             let _ = Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).output();

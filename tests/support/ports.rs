@@ -3,13 +3,13 @@
 use std::net::{TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Below the range from which the system gives out ports: one that is closed for a while is not given to somebody else
-/// meanwhile.
+/// The ports are below the range from which the system gives out ports. So a port that is closed for a while is not
+/// given to somebody else meanwhile.
 const FIRST: u32 = 10_000;
 const COUNT: u32 = 20_000;
 
-/// A port that is free for UDP and TCP on 127.0.0.1, and so are the `more` after it. No other call in this process
-/// gets any of them.
+/// A port that is free for UDP and TCP on 127.0.0.1; the `more` ports after it are free, too. No other call in this
+/// process gets any of them.
 pub(crate) fn free_port(more: u16) -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Test processes that run beside each other begin elsewhere.

@@ -1,4 +1,4 @@
-//! A process that ends with the test, and what the system tells about it.
+//! A process that ends with the test, and the system's account of it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::thread;
 
 use super::{namespaces, wait_until};
 
-/// How much of a process's output a failing test prints.
+/// The last lines of a process's output that a failing test prints.
 const TAIL_LINES: usize = 60;
 
-/// A running process. When the value goes, so does the process; if the test is failing, the end of its output is
+/// A running process. When the value goes, so does the process. If the test is failing, the end of its output is
 /// printed.
 pub(crate) struct Process {
     child: Child,
@@ -19,7 +19,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it prints goes to the file `output`.
+    /// Starts `command`. Its output goes to the file `output`.
     pub(crate) fn start(mut command: Command, name: &str, output: PathBuf) -> Self {
         let file = File::create(&output).unwrap_or_else(|error| panic!("cannot create {}: {error}", output.display()));
         let second = file.try_clone().expect("a file can be opened twice");
@@ -28,7 +28,6 @@ impl Process {
         Self { child, name: name.to_owned(), output }
     }
 
-    /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -38,31 +37,31 @@ impl Process {
         namespaces::run(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]));
     }
 
-    /// Ends it at once, as a crash would.
+    /// Ends the process at once, as a crash would.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is ours");
         self.child.wait().expect("it is ours");
     }
 
-    /// Bounds the descriptors that it may have from here on.
+    /// Bounds the descriptors that the process may have from here on.
     pub(crate) fn limit_descriptors(&self, most: u32) {
-        // The soft limit alone: it can be raised again.
+        // Only the soft limit is set: it can be raised again.
         let limit = format!("--nofile={most}:");
         namespaces::run(Command::new("prlimit").args(["--pid", &self.child.id().to_string(), &limit]));
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has ended by itself.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let (child, name) = (&mut self.child, &self.name);
         wait_until(&format!("{name} ends"), || child.try_wait().expect("it is ours").ok_or("it still runs".to_owned()))
     }
 
-    /// Whether it has not ended yet.
+    /// Whether the process is still running.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("it is ours").is_none()
     }
 
-    /// What it has printed so far.
+    /// The output of the process so far.
     pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.output).unwrap_or_default()
     }
@@ -72,7 +71,7 @@ impl Process {
         status_field(Path::new(&format!("/proc/{}", self.child.id())), "VmRSS:")
     }
 
-    /// What the system says of each of its threads: the `status` files of `/proc`.
+    /// The system's account of each of the threads: the `status` files of `/proc`.
     pub(crate) fn thread_statuses(&self) -> Vec<String> {
         let status = |thread: PathBuf| fs::read_to_string(thread.join("status")).expect("it runs");
         self.threads().map(status).collect()
@@ -83,7 +82,7 @@ impl Process {
         tasks.flatten().map(|task| task.path())
     }
 
-    /// How often its threads were switched to since they started, of their own will or not.
+    /// The number of switches to the threads since they started, of their own will or not.
     pub(crate) fn context_switches(&self) -> u64 {
         let both = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
         self.threads().map(|path| both.iter().map(|field| status_field(&path, field)).sum::<u64>()).sum()
@@ -99,7 +98,7 @@ fn status_field(directory: &Path, field: &str) -> u64 {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail if it has ended already, which is just as well.
+        // Both calls fail if the process has ended already, which is just as well.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

@@ -1,4 +1,4 @@
-//! A role of the broker inside the test's own process, and what it logs.
+//! A role of the broker inside the test's own process, and its log.
 
 use std::collections::VecDeque;
 use std::thread::{self, JoinHandle};
@@ -23,7 +23,7 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    /// Starts what the command line says.
+    /// Starts the role that the command line names.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         Lines::keep();
         let words: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
@@ -54,8 +54,8 @@ impl Role {
     }
 }
 
-/// Never frees what a role's threads have read: ThreadSanitizer does not see that the end of their scope comes after
-/// that.
+/// Never frees a configuration that a role's threads have read. ThreadSanitizer does not see that the end of their
+/// scope comes after that.
 fn keep<T>(config: Box<T>) -> &'static T {
     Box::leak(config)
 }
@@ -66,21 +66,21 @@ pub(crate) struct Lines(Mutex<VecDeque<String>>);
 static LINES: Lines = Lines(Mutex::new(VecDeque::new()));
 
 impl Lines {
-    /// Keeps what is logged from here on.
+    /// Keeps the lines that are logged from here on.
     fn keep() {
-        // Fails when it is kept already.
+        // The call fails when the log is kept already.
         if log::set_logger(&LINES).is_ok() {
             log::set_max_level(LevelFilter::Debug);
         }
     }
 
-    /// The newest line that `begins` so, without that.
+    /// The newest line that begins with `begins`, without that beginning.
     pub(crate) fn newest(begins: &str) -> Option<String> {
         LINES.0.lock().iter().rev().find_map(|line| line.strip_prefix(begins).map(str::to_owned))
     }
 }
 
-/// Says what was tried, and the log's last lines, if the test is failing when this goes.
+/// Says what was tried, and the log's last lines, if the test is failing when this value goes.
 pub(crate) struct Trace(pub(crate) String);
 
 impl Drop for Trace {

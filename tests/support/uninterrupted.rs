@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Does it again when it was interrupted: a process that was frozen for a while sees that of its calls that have a
-/// timeout.
+/// Repeats a call that was interrupted. After a process was frozen for a while, its calls with a timeout are
+/// interrupted.
 pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a condition may take to come true. Far more than it ever needs: only a failing test waits so long.
+/// The time in which a condition must come true. It is far more than a condition ever needs: only a failing test waits
+/// so long.
 const DEADLINE: Duration = Duration::from_mins(1);
-/// How often a condition is looked at.
+/// The time between two looks at a condition.
 const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` holds and returns its value; panics with its last complaint when [`DEADLINE`] has passed.

@@ -31,7 +31,7 @@ impl Bench {
         Self { report: Report::new(Time::ZERO), snapshot, at: 0 }
     }
 
-    /// The state stays as it is for so many milliseconds; what is told meanwhile.
+    /// Leaves the state as it is for so many milliseconds. Returns the lines that are told meanwhile.
     fn pass(&mut self, millis: u64) -> Vec<String> {
         let mut lines = Vec::new();
         let end = self.at + millis;

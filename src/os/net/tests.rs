@@ -106,7 +106,7 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
         let to = SocketAddr::new(asked.parse().expect("an address"), local(&receiver).port());
         agent.connect(to).expect("connected");
         let mut inbox = Inbox::default();
-        // Twice: the room for control messages must not shrink.
+        // The test receives twice: the room for control messages must not shrink.
         for _ in 0..2 {
             agent.send(b"question").expect("sent");
             assert_eq!(receive(&receiver, &mut inbox), 1);
@@ -155,8 +155,7 @@ fn what_can_never_be_sent_is_told_from_what_is_refused() {
         sent == 1 && matches!(outcome, Err(SendError::Unsendable(_))),
         "it is believed in the end: {sent} {outcome:?}"
     );
-    // The same error as from a route that is a black hole for a moment, or from an address that was taken off the
-    // host.
+    // A route that is a black hole for a moment gives the same error. So does an address that was taken off the host.
     let (sent, outcome) = send_batch(&upstream, any_port("127.0.0.1"), &[b"x"]);
     let invalid = matches!(&outcome, Err(SendError::Refused(error)) if error.kind() == io::ErrorKind::InvalidInput);
     assert!(sent == 0 && invalid, "{sent} {outcome:?}");

@@ -192,7 +192,7 @@ mod tests {
         for host in 1..=3 {
             sessions.admit(origin(host, 1), b"x");
         }
-        // The first is stopped after a while, the second gets no replies any more, and the third does.
+        // The first agent stops after a while. The second gets no more replies, and the third still gets them.
         for at in 0..=100 {
             for id in 0..3 {
                 if id > 0 || at <= 30 {

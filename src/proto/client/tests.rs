@@ -36,7 +36,7 @@ fn pong(number: u64, window: u64) -> Pong {
     }
 }
 
-/// A core and what the threads would do with it.
+/// A core, driven as the threads would drive it.
 struct Bench {
     core: ClientCore,
     at: u64,
@@ -58,7 +58,7 @@ impl Bench {
         ms(self.at)
     }
 
-    /// Datagrams arrive whose payload is their number.
+    /// Datagrams arrive, each with its number as the payload.
     fn arrive(&mut self, numbers: std::ops::Range<u32>) {
         for number in numbers {
             self.core.handle_datagram(self.now(), origin(1), &number.to_be_bytes());
@@ -74,13 +74,14 @@ impl Bench {
         outcome
     }
 
-    /// The same after the grace: it confirms what the one before it covers, and what was rewound has landed.
+    /// A good heartbeat after the grace. It confirms the datagrams that the heartbeat before it covers. Rewound
+    /// datagrams have landed by then.
     fn later_beat(&mut self) -> Outcome {
         self.at += 60;
         self.beat()
     }
 
-    /// Everything that may be sent is sent; what went out.
+    /// Sends all datagrams that may be sent. Returns the numbers of those datagrams.
     fn release(&mut self) -> Vec<u32> {
         let mut batch = Batch::default();
         let mut out = Vec::new();
@@ -199,7 +200,7 @@ fn what_a_full_buffer_drops_on_its_way_still_takes_its_place_in_the_window() {
     bench.beat();
     bench.arrive(0..3);
     assert_eq!(bench.release(), [0, 1, 2]);
-    // Enough to push out all that is under way.
+    // These datagrams are enough to push out all that are under way.
     bench.arrive(3..20_000);
     assert!(bench.core.held.buffer.oldest().0 > 3, "{:?}", bench.counters());
     assert_eq!(bench.release(), Vec::<u32>::new(), "remoted's socket is still as full");
@@ -342,7 +343,7 @@ fn a_rate_that_outruns_the_window_gathers_a_burst_that_proves_the_path() {
         }
         sent += bench.release().len();
     }
-    // Without a rate it is the window of 100 after each grace of 50 ms.
+    // Without a rate, a window of 100 datagrams goes out after each grace of 50 ms.
     assert!((4 * 1_500 * 95 / 100..=4 * 1_500 * 105 / 100).contains(&sent), "{sent} in four seconds");
 }
 
@@ -398,7 +399,7 @@ fn an_isolated_datagram_costs_two_heartbeats_before_the_next() {
     let mut beats = 0;
     for number in 0..50 {
         bench.arrive(number..number + 1);
-        // 200 ms of the threads' lives, a millisecond at a time.
+        // The threads live for 200 ms, a millisecond at a time.
         let until = bench.at + 200;
         while bench.at < until {
             if bench.core.next_heartbeat(bench.now()).is_some_and(|at| at <= bench.now()) {
@@ -446,7 +447,7 @@ fn what_is_too_old_keeps_no_newer_one_out_of_a_full_buffer() {
     bench.beat();
     bench.arrive(0..1);
     assert_eq!(bench.release(), [0]);
-    // Nothing more is read: a datagram each millisecond for a minute, 200 bytes each.
+    // Nothing more is read. For a minute, a datagram of 200 bytes arrives each millisecond.
     for _ in 0..60_000 {
         bench.at += 1;
         bench.core.handle_datagram(bench.now(), origin(1), &[7; 200]);
@@ -454,7 +455,7 @@ fn what_is_too_old_keeps_no_newer_one_out_of_a_full_buffer() {
     let counters = bench.counters();
     let fits = buffer::BUFFER_BYTES_MIN as u64 / 208;
     assert!(bench.held() > fits / 2, "{} of {fits} are held", bench.held());
-    // What comes in while nothing has expired yet is the only one without room.
+    // Datagrams find no room only while nothing has expired yet.
     assert!(counters.dropped(DropReason::Expired) > 60 * fits / 2, "{counters:?}");
 }
 
@@ -474,7 +475,7 @@ fn replies_are_taken_from_remoted_alone() {
 #[test]
 fn the_server_books_a_grant_for_no_less_than_the_lease_lasts() {
     let mut bench = Bench::connected(config());
-    // 100 ms, a round trip of 1.3 ms and four times half of it.
+    // The lease is 100 ms, a round trip of 1.3 ms and four times half of that.
     bench.core.handle_connected(ms(0), Duration::from_micros(1_300), SocketAddr::from(TARGET));
     let (probe, ping) = bench.core.begin_heartbeat(ms(0)).expect("it is connected");
     assert!(probe.lease().subsec_nanos() % 1_000_000 > 0, "a fraction is what this is about: {:?}", probe.lease());

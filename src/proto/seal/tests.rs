@@ -6,7 +6,7 @@ use crate::proto::wire::Notice;
 
 const KEY: Key = Key([7; 32]);
 
-/// A frame of this many bytes, or so.
+/// A frame with this text.
 fn frame(text: &str) -> Frame {
     Frame::Refusal(Refusal { text: text.into() })
 }
@@ -17,7 +17,7 @@ fn encoded(frame: &Frame) -> Vec<u8> {
     bytes
 }
 
-/// Both ends, and what is under way.
+/// Both ends, and the bytes under way between them.
 struct Wire {
     client: Seal,
     server: Seal,
@@ -49,7 +49,7 @@ impl Wire {
         self.client.seal(&mut encoded(frame), &mut self.to_server);
     }
 
-    /// The server reads what is under way: the frames.
+    /// The server reads the bytes under way. Returns the frames in them.
     fn serve(&mut self) -> Result<Vec<Frame>, SealError> {
         let mut input = Assembler::default();
         self.server.open(&std::mem::take(&mut self.to_server), &mut input, &mut self.to_client)?;
@@ -172,7 +172,8 @@ proptest! {
         let at = at % wire.to_server.len();
         wire.to_server[at] ^= change;
         match wire.serve() {
-            // A length that became longer is waited for; the first record may have come before the change.
+            // The server waits for the rest of a record whose length became longer. The first record may have come
+            // before the change.
             Ok(frames) => prop_assert!(frames.len() < 2),
             Err(error) => prop_assert_eq!(error, SealError::Record),
         }

@@ -131,7 +131,7 @@ mod tests {
         Agent { stream, name: SessionName { id, generation: 0 }, address: IpAddr::from([10, 0, 0, 1]) }
     }
 
-    /// Sockets opened for what these agents send.
+    /// The number of sockets that are opened for datagrams of these agents.
     fn opened(allotment: &mut Allotment, now: Time, agents: impl IntoIterator<Item = Agent>) -> usize {
         agents.into_iter().filter(|&agent| matches!(allotment.seat(now, agent), Seat::New(..))).count()
     }
@@ -161,7 +161,8 @@ mod tests {
             assert_eq!(opened(&mut allotment, now, all()), 0, "those that have none share one");
         }
         assert_eq!(allotment.seat(now, agent(1, 99)), Seat::Shared);
-        // One with few agents gets what it needs, at the cost of the one with most, and nobody loses it again.
+        // A client with few agents gets the sockets that it needs, at the cost of the client with most agents. Nobody
+        // loses a socket again.
         assert_eq!(opened(&mut allotment, now, (0..3).map(|id| agent(2, id))), 3);
         assert_eq!(allotment.by_agent.len(), SEATS_MAX);
         for _ in 0..10 {
@@ -187,7 +188,7 @@ mod tests {
         opened(&mut allotment, start, (0..SEATS_MAX as u16).map(|id| agent(1, id)));
         let later = start + IDLE_MIN;
         assert_eq!(allotment.seat(later, agent(1, 0)), Seat::Taken(FROM), "it sends again");
-        // The client was started anew: another stream, the same agents.
+        // The client was started anew: its stream is another, its agents are the same.
         let next = |id: u16| Seat::New(FROM + SEATS_MAX + usize::from(id), Some(FROM + 1 + usize::from(id)));
         for id in 0..SEATS_MAX as u16 - 1 {
             assert_eq!(allotment.seat(later, agent(2, id)), next(id));

@@ -169,7 +169,7 @@ mod tests {
         IpAddr::from([10, 0, (n >> 8) as u8, n as u8])
     }
 
-    /// Everything that is due at this moment.
+    /// All steps that are due at this moment.
     fn steps(passages: &mut Passages, now: Time) -> Vec<Step> {
         std::iter::from_fn(|| passages.poll(now)).collect()
     }

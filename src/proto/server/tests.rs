@@ -37,7 +37,7 @@ const fn way(dropped: u64, longest: usize) -> OnTheWay {
     OnTheWay { dropped, longest }
 }
 
-/// remoted up, one client that has sent so many datagrams.
+/// A core with remoted up and one client that has sent so many datagrams.
 fn core(datagrams: u64) -> ServerCore {
     let mut core = ServerCore::new(Duration::ZERO, 500);
     look(&mut core, ms(0), &sample(0, 0));
@@ -45,7 +45,7 @@ fn core(datagrams: u64) -> ServerCore {
     core
 }
 
-/// A client that has sent so many datagrams.
+/// Attaches a client that has sent so many datagrams.
 fn begin(core: &mut ServerCore, datagrams: u64) {
     core.handle_attach(ms(0), 1, 77, IpAddr::from([10, 0, 0, 1]), false);
     core.handle_session(1, Session { name: SessionName { id: 0, generation: 0 }, port: 0 }).expect("attached");
@@ -55,7 +55,7 @@ fn begin(core: &mut ServerCore, datagrams: u64) {
     }
 }
 
-/// Injects all that may be behind the newest sample; how many.
+/// Injects all datagrams that may follow the newest sample. Returns how many.
 fn inject(core: &mut ServerCore, now: Time) -> u64 {
     let mut injected = 0;
     while let Some(volley) = core.poll(now) {
@@ -67,7 +67,7 @@ fn inject(core: &mut ServerCore, now: Time) -> u64 {
     injected
 }
 
-/// Everything that connections are told.
+/// All frames that connections are told.
 fn told(core: &mut ServerCore) -> Vec<Frame> {
     std::iter::from_fn(|| core.poll_frame()).map(|(_, told)| told).collect()
 }
@@ -130,7 +130,7 @@ fn what_has_not_come_to_a_socket_takes_its_place_in_the_next_step() {
 #[test]
 fn what_the_system_drops_on_its_way_to_the_socket_is_injected_again() {
     let mut core = core(0);
-    // What was dropped before is others'.
+    // Datagrams that were dropped before this sample are others'.
     core.handle_sample(ms(1), &sample(0, 0), Some(way(700, 0)), false);
     core.handle_data(1, data(1, 0..5)).expect("in order");
     assert_eq!(inject(&mut core, ms(1)), 5);
@@ -183,7 +183,7 @@ fn while_others_overflow_the_socket_a_step_takes_a_quarter_of_the_room_and_waits
     look(&mut core, ms(6), &sample(0, 10));
     look(&mut core, ms(50), &sample(BUFFER * 3 / 4, 10));
     assert_eq!(inject(&mut core, ms(50)), 1, "where there is no room two could be parted");
-    // And it is over.
+    // After that the overflow is over.
     for at in [10_001, 10_002] {
         look(&mut core, ms(at), &sample(0, 10));
     }
@@ -195,7 +195,7 @@ fn what_is_followed_by_a_drop_is_injected_again_for_a_second_and_no_longer() {
     let mut core = core(3);
     let (mut drops, mut injected, mut first_ack) = (0, 0, None);
     for at in 1..3_000 {
-        // Each second look shows that more was dropped.
+        // Each second look shows more drops.
         drops += (at % 2) as u32;
         look(&mut core, ms(at), &sample(if at % 2 == 0 { 0 } else { BUFFER }, drops));
         injected += inject(&mut core, ms(at));

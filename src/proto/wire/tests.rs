@@ -106,7 +106,7 @@ fn encoded(frame: &Frame) -> Vec<u8> {
     out
 }
 
-/// Everything that can be read from `bytes`, fed in pieces of `step`.
+/// All frames that can be read from `bytes`, fed in pieces of `step`.
 fn decoded(bytes: &[u8], step: usize) -> Result<Vec<Frame>, WireError> {
     let mut assembler = Assembler::default();
     let mut got = Vec::new();
@@ -216,7 +216,8 @@ fn the_cost_of_a_datagram_is_never_below_what_the_kernel_was_seen_to_charge() {
     {
         assert!(buffer_cost(bytes) >= charged, "{bytes} bytes: {} against {charged}", buffer_cost(bytes));
     }
-    // In fragments: how many of a size a buffer of 212,992 bytes held, one of them beyond the limit.
+    // For datagrams in fragments: pairs of a size and the number that a buffer of 212,992 bytes held, one of them
+    // beyond the limit.
     for (bytes, held) in [(300, 166), (1_400, 92), (4_570, 27), (6_200, 20)] {
         assert!(buffer_cost(bytes) >= 212_992 / (held + 1), "{bytes} bytes: {}", buffer_cost(bytes));
     }
@@ -229,7 +230,7 @@ fn a_default_buffer_gives_the_places_that_were_measured() {
     assert!(buffer_cost(DATAGRAM_BYTES_MAX) <= half, "the largest fits half of a default buffer");
 }
 
-/// Any number, its bounds more often than chance would have it.
+/// Any number; its bounds are more frequent than chance would have it.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![4 => any::<u64>(), 1 => Just(0), 1 => Just(u64::MAX)]
 }
@@ -329,7 +330,7 @@ proptest! {
         prop_assert_eq!(decoded(&bytes, step), Ok(frames));
     }
 
-    /// Frames among the noise, so that more of it is read than a first length.
+    /// Frames lie among the noise, so that more of it is read than a first length.
     #[test]
     fn any_bytes_are_read_alike_however_they_are_cut_and_what_was_read_survives(
         parts in prop::collection::vec(
@@ -361,7 +362,7 @@ proptest! {
         let Ok([Frame::Refusal(refusal)]) = got.as_deref() else { panic!("{got:?}") };
         prop_assert!(safe.starts_with(&refusal.text));
         prop_assert!(refusal.text.len() <= TEXT_BYTES_MAX);
-        // A control character of two bytes is shown as one of one.
+        // A control character of two bytes is shown as a character of one byte.
         let sent = refusal.text.chars().count();
         let bytes: usize = text.chars().take(sent + 1).map(char::len_utf8).sum();
         prop_assert!(refusal.text == safe || bytes > TEXT_BYTES_MAX, "{} bytes would have fitted", bytes);

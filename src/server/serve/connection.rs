@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::proto::wire::{Frame, Hello, Ping, Target, VERSION};
 
-    /// A connection on both ends of which this test stands.
+    /// A connection with this test at both ends.
     fn connected() -> (std::net::TcpStream, Connection) {
         let listener = net::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -216,7 +216,7 @@ mod tests {
         Frame::Ping(ping).encode(&mut bytes);
         client.write_all(&bytes).expect("it is connected");
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("an option");
-        // A reset, behind what it has sent.
+        // The drop makes a reset, behind the bytes that were sent.
         drop(client);
         let (requests, rest) = loop {
             match connection.attend(net::now(), Features::NONE) {

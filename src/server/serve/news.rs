@@ -89,7 +89,7 @@ mod tests {
         }
     }
 
-    /// Processes with a socket each.
+    /// A sample of processes with a socket each.
     fn owned_by(pids: &[u32]) -> Sample {
         let socket = |pid: u32| Socket { inode: pid.into(), rx_queue: 0, drops: 0, buffer: Some(212_992) };
         Sample {
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(bench.hear(&absent(Presence::NoProcess)), line(Level::Warn, "remoted no process"));
         let restarted = "remoted up: process 13, receive buffer 212992 bytes; process 12 is gone";
         assert_eq!(bench.hear(&owned_by(&[13])), line(Level::Info, restarted));
-        // Without a look in between.
+        // The process is replaced without a look in between.
         let restarted = "remoted up: process 14, receive buffer 212992 bytes; process 13 is gone";
         assert_eq!(bench.hear(&owned_by(&[14])), line(Level::Info, restarted));
     }

@@ -2,7 +2,7 @@
 //!
 //! The first byte of the plan says what its text is: words, one each line, or the value of one option.
 //!
-//! * No words make the program panic: they are understood, or refused with a text of whole lines.
+//! * No words make the program panic: it understands them, or refuses them with a text of whole lines.
 //! * A value means the same behind its option and behind a `=`.
 //! * A configuration that was understood is the same when it is written as arguments and read again.
 #![no_main]
@@ -42,7 +42,7 @@ fn as_value(before: &[&str], option: &str, value: &str) {
         |last: &[String]| before.iter().map(ToString::to_string).chain(last.iter().cloned()).collect::<Vec<_>>();
     let joined = line(&[format!("--{option}={value}")]);
     look_at(&joined);
-    // Behind an option `-vv` and `--a=b` are taken apart.
+    // The program takes `-vv` and `--a=b` apart behind an option.
     if !value.starts_with('-') {
         let apart = line(&[format!("--{option}"), value.to_string()]);
         assert_eq!(shown(&parse(&apart)), shown(&parse(&joined)), "--{option} {value:?}");
@@ -56,7 +56,7 @@ fn look_at(words: &[String]) {
     }
 }
 
-/// What was understood is understood in the same way when it is written out.
+/// An invocation that was understood is understood in the same way when it is written out.
 fn survives(invocation: &Invocation, words: &[String]) {
     let (mut written, durations) = match &invocation.command {
         Command::Client(config) => of_client(config),

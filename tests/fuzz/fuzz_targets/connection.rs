@@ -1,10 +1,11 @@
-//! `server::conversation` and the `ServerCore` behind it: what any number of bytes and events from clients lead to.
+//! `server::conversation` and the `ServerCore` behind it, with any number of bytes and events from clients.
 //!
 //! The plan is a list of steps, each begun by a byte: see `Server::step`. There are four connections at a time.
 //!
-//! * What is understood, answered and refused is what a model says that reads everything from the beginning each time.
-//! * Nothing is kept but the beginning of a frame; whoever says garbage or is silent for too long is closed.
-//! * The windows granted never sum to more than half of remoted's buffer, and whoever gets none is told when to ask
+//! * A model reads everything from the beginning each time. The server understands, answers and refuses the same.
+//! * The server keeps only the beginning of a frame. It closes a connection that says garbage or is silent for
+//!   too long.
+//! * The windows granted never sum to more than half of remoted's buffer. A client that gets none is told when to ask
 //!   again.
 #![no_main]
 
@@ -44,7 +45,7 @@ struct Server {
     ids: ConnectionId,
     core: ServerCore,
     sample: Sample,
-    /// The windows that were granted, to whom and until when.
+    /// The windows that were granted, each with its connection and its end.
     granted: Vec<(ConnectionId, u64, Time)>,
 }
 
@@ -82,7 +83,7 @@ impl Server {
         }
     }
 
-    /// remoted is looked at: so much lies in its socket, and so many datagrams did not fit.
+    /// The server looks at remoted: so much lies in its socket, and so many datagrams did not fit.
     fn look(&mut self, queue: u64, drops: u32, presence: Presence) {
         let socket = &mut self.sample.sockets[0];
         (socket.rx_queue, socket.drops) = (queue, socket.drops.wrapping_add(drops));
@@ -112,7 +113,7 @@ impl Server {
         }
     }
 
-    /// What the current connection asks for; whether it may stay.
+    /// Does what the current connection asks for. Returns whether the connection may stay.
     fn take(&mut self, request: Request) -> bool {
         let conn = &mut self.conns[self.current];
         match request {
@@ -169,7 +170,7 @@ impl Server {
         assert!(booked <= BUFFER / 2, "{booked} of {BUFFER} bytes are granted");
     }
 
-    /// Time passes; the silent are closed.
+    /// Time passes. The server closes silent connections.
     fn pass(&mut self, span: Duration) {
         self.now = self.now + span;
         for at in 0..self.conns.len() {
@@ -178,7 +179,7 @@ impl Server {
         }
     }
 
-    /// Another connection comes in the place of one that is closed.
+    /// Puts another connection in the place of a connection that is closed.
     fn close_if(&mut self, at: usize, closed: impl Fn(&Conn) -> bool) {
         if closed(&self.conns[at]) {
             self.core.handle_gone(self.now, self.conns[at].id);
@@ -188,7 +189,7 @@ impl Server {
     }
 }
 
-/// A connection, and what the model says of it.
+/// A connection, and its model.
 struct Conn {
     conversation: Conversation,
     input: Assembler,
@@ -197,7 +198,7 @@ struct Conn {
     /// It carries a stream, or has carried one.
     attached: bool,
     id: ConnectionId,
-    /// When something came in last.
+    /// The moment when something last came in.
     heard: Time,
     model: Model,
 }
@@ -221,7 +222,7 @@ impl Conn {
         IpAddr::from([10, 0, 0, (self.id % 4 / 2) as u8])
     }
 
-    /// What it asks for; `None`: it is to be closed.
+    /// The requests of the connection; `None` if it is to be closed.
     fn hear(&mut self, now: Time, bytes: &[u8]) -> Option<Vec<Request>> {
         self.heard = now;
         self.input.push(bytes);
@@ -272,7 +273,7 @@ struct Model {
 }
 
 impl Model {
-    /// The requests in what has come in; `None`: garbage.
+    /// The requests in the bytes that have come in; `None` for garbage.
     fn hear(&mut self, bytes: &[u8]) -> Option<Vec<Request>> {
         if self.plain.is_some() {
             return Some(Vec::new());
@@ -322,7 +323,7 @@ impl Model {
     }
 }
 
-/// All frames in bytes, and whether no error ends them.
+/// All frames in `bytes`, and whether they end without an error.
 fn frames(bytes: &[u8]) -> (Vec<Frame>, bool) {
     let (mut assembler, mut frames) = (Assembler::default(), Vec::new());
     assembler.push(bytes);

@@ -3,9 +3,9 @@
 //! The plan: how often the stream comes, four lengths of pieces, the stream.
 //!
 //! * The frames, and the error at the end, are the same however the stream is cut.
-//! * What is kept of a stream is less than one frame.
-//! * A frame that was read is the same when it is written and read again, also with fields behind it that a newer peer
-//!   would add.
+//! * Less than one frame of a stream is kept.
+//! * A frame that was read is the same when it is written and read again. This holds also with fields behind it that a
+//!   newer peer would add.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,12 +13,12 @@ use ossec_broker::proto::wire::{Assembler, FRAME_BYTES_MAX, Frame, WireError};
 use ossec_broker_fuzz::Plan;
 
 const LENGTH_BYTES: usize = 4;
-/// Frames looked at more closely: a long stream of the same says nothing new.
+/// The number of frames that are looked at more closely: a long stream of equal frames says nothing new.
 const CLOSER_LOOKS: usize = 32;
 
 fuzz_target!(|data: &[u8]| {
     let mut plan = Plan::new(data);
-    // Up to 32 times: a frame of the largest length becomes whole.
+    // The stream comes up to 32 times, so that a frame of the largest length becomes whole.
     let times = 1 + usize::from(plan.byte() >> 3);
     let pieces: Vec<usize> = plan.take(4).iter().map(|&length| 1 + usize::from(length) * 16).collect();
     let stream = plan.rest().repeat(times);
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The frames of a stream that comes in pieces of these lengths, and why it ends before its end.
+/// The frames of a stream that comes in pieces of these lengths, and the error that ends it early.
 fn read(stream: &[u8], pieces: &[usize]) -> (Vec<Frame>, Option<WireError>) {
     let (mut assembler, mut frames) = (Assembler::default(), Vec::new());
     let (mut rest, mut lengths) = (stream, pieces.iter().cycle());
@@ -58,7 +58,7 @@ fn look_at(frame: &Frame) {
     assert!(bytes.len() <= LENGTH_BYTES + FRAME_BYTES_MAX);
     let again = (vec![frame.clone()], None);
     assert_eq!(read(&bytes, &[bytes.len()]), again);
-    // Of some the last field reaches to the end of the body: nothing can be added to them.
+    // In some frames the last field reaches to the end of the body, so nothing can be added to them.
     if !matches!(frame, Frame::Refusal(_) | Frame::Data(_) | Frame::Reply(_)) {
         bytes.extend_from_slice(b"later");
         let length = u32::try_from(bytes.len() - LENGTH_BYTES).expect("it is short");

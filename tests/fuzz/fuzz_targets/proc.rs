@@ -1,8 +1,8 @@
-//! `remoted`: the parsers of what the kernel tells of processes and sockets.
+//! `remoted`: the parsers of the kernel's words about processes and sockets.
 //!
-//! The first byte of the plan chooses a parser, the rest is its text. None panics, and:
+//! The first byte of the plan chooses a parser, the rest is its text. No parser panics, and:
 //!
-//! * a line of a table counts or does not whatever the other lines are;
+//! * the other lines of a table do not change whether a line counts;
 //! * a process may have any name;
 //! * the inode of a link is the number that stands there;
 //! * an answer of `NETLINK_SOCK_DIAG` gives no more sockets than fit in it.
@@ -21,12 +21,12 @@ const ROW: &[u8] =
 00000000b85f6373 44        ";
 const PORT: u16 = 0x05ea;
 
-/// What follows the name in `/proc/PID/stat`.
+/// The part of `/proc/PID/stat` behind the name.
 const STAT_REST: &[u8] = b") R 4008 4008 3310 0 -1 4194304 101 0 0 0 0 0 0 0 20 0 1 0 91034 3133440 393\n";
 
-/// Of the request that is being answered.
+/// The sequence number of the request that is being answered.
 const SEQUENCE: u32 = 7;
-/// `struct nlmsghdr` and `struct inet_diag_msg`.
+/// The lengths of `struct nlmsghdr` and `struct inet_diag_msg`.
 const MESSAGE_BYTES_MIN: usize = 16 + 72;
 
 fuzz_target!(|data: &[u8]| {

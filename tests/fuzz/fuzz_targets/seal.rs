@@ -1,10 +1,9 @@
 //! `seal`: the handshake and the records, at both ends.
 //!
-//! The plan: what is wrong (nothing, noise towards either end, a change on the way), lengths of pieces, then texts or
-//! noise.
+//! The plan: the fault (none, noise towards either end, a change on the way), lengths of pieces, then texts or noise.
 //!
 //! * Noise never makes a sealed connection, and never panics.
-//! * What was sealed arrives as it was, however it is cut; once a byte was changed nothing behind it does.
+//! * Sealed bytes arrive as they were, however they are cut. Nothing behind a changed byte arrives.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -29,7 +28,7 @@ fn key() -> Key {
     Key::new([7; 32])
 }
 
-/// Feeds `bytes` in pieces of these lengths; whether all of it was taken.
+/// Feeds `bytes` in pieces of these lengths. Returns whether all of it was taken.
 fn feed(seal: &mut Seal, bytes: &[u8], pieces: &[usize], input: &mut Assembler, out: &mut Vec<u8>) -> bool {
     let (mut rest, mut lengths) = (bytes, pieces.iter().cycle());
     while !rest.is_empty() {

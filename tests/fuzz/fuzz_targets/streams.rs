@@ -1,10 +1,10 @@
-//! `streams`: what clients of transport tcp may send, in every order, and a remoted that comes and goes.
+//! `streams`: clients of transport tcp send anything that they may, in every order, and remoted comes and goes.
 //!
 //! The plan: one byte after the other says what happens next.
 //!
 //! * Datagrams of a stream are injected in the order of their numbers, within one life of remoted never twice.
 //! * Nothing is acknowledged that was not injected, and no acknowledgement goes back.
-//! * What waits is bounded.
+//! * The waiting datagrams are bounded.
 #![no_main]
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ const CONNECTIONS: u64 = 6;
 const STREAMS: u8 = 3;
 const COST: u64 = 832;
 
-/// What is known of a stream from outside.
+/// The state of a stream, as far as it is known from outside.
 #[derive(Default)]
 struct Known {
     /// The next number that may be injected in this life.
@@ -125,7 +125,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn datagrams(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
-    // At least one, so that there is something to take.
+    // There is at least one number, so that there is something to take.
     let numbers = numbers.start..numbers.end.max(numbers.start + 1);
     let payloads: Vec<(u64, [u8; 8])> = numbers.map(|number| (number, number.to_be_bytes())).collect();
     let items = payloads.iter().map(|(number, bytes)| DataItem { seq: Seq(*number), session: 0, bytes });

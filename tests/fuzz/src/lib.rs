@@ -1,6 +1,6 @@
-//! What the targets share: reading a plan off the fuzzer's bytes.
+//! The reader of a plan from the fuzzer's bytes, which all targets share.
 
-/// The fuzzer's bytes, read from the front. What is not there is zero.
+/// The fuzzer's bytes, read from the front. Missing bytes are zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a>(&'a [u8]);
 

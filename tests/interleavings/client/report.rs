@@ -1,4 +1,4 @@
-//! In the place of `src/client/report.rs`: keeps the last words for the judge, and says nothing.
+//! A module in the place of `src/client/report.rs`: it keeps the last words for the judge, and says nothing.
 
 use std::time::SystemTime;
 

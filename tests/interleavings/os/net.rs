@@ -1,4 +1,4 @@
-//! In the place of `src/os/net.rs`: the clock and the sockets of the made-up system.
+//! A module in the place of `src/os/net.rs`: the clock and the sockets of the made-up system.
 
 pub(crate) mod framed;
 pub(crate) mod udp;
@@ -18,12 +18,12 @@ pub(crate) fn now() -> Time {
     World::here().look()
 }
 
-/// The same each time, so that a schedule can be run again.
+/// The number is the same each time, so that a schedule can be run again.
 pub(crate) const fn random() -> u128 {
     7
 }
 
-/// As many as the process itself needs, and one: sessions take turns.
+/// The limit is one descriptor more than the process itself needs, so that sessions take turns.
 pub(crate) const fn raise_descriptor_limit(_: u64) -> u64 {
     33
 }

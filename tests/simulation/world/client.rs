@@ -17,11 +17,13 @@ use super::{Event, Way, World, nanos, time};
 use crate::plan::{Fault, MS, Options, Timed};
 use crate::remoted::Datagram;
 
-/// What may reach remoted twice for each rewind: a window of half a default buffer of the smallest datagrams.
+/// Datagrams that may reach remoted twice for each rewind: a window of half a default buffer of the smallest
+/// datagrams.
 const COPIES_PER_REWIND_MAX: u64 = 128;
-/// The same for a server that was started anew and knows nothing: a window of the smallest datagrams.
+/// Datagrams that may reach remoted twice when a server was started anew and knows nothing: a window of the smallest
+/// datagrams.
 const COPIES_PER_RESUME_MAX: u64 = (4 << 20) / 832;
-/// And a batch that was taken out before it.
+/// Datagrams that may reach remoted twice for each batch that was taken out before a rewind.
 const BATCH_MAX: u64 = 64;
 /// A thread takes some microseconds from one thing to the next.
 const STEP: u64 = 10_000;
@@ -31,29 +33,29 @@ pub(super) struct Client {
     pub(super) connection: Option<u64>,
     pub(super) probes: VecDeque<Probe>,
     pub(super) dialer: Dialer,
-    /// The addresses of the server's host, and what became of them.
+    /// The addresses of the server's host, and the fate of the attempts at them.
     pub(super) routes: Routes,
     /// Attempts under way.
     pub(super) attempts: Vec<Attempt>,
-    /// One that was answered, and waits for the address that worked before.
+    /// An attempt that was answered, and waits for the address that worked before.
     pub(super) answered: Option<Attempt>,
-    /// Where the connection goes.
+    /// The route of the connection.
     pub(super) route: Option<Route>,
-    /// When its next `Wake` comes, `u64::MAX` for never.
+    /// The moment when its next `Wake` comes, `u64::MAX` for never.
     wakes_at: u64,
     pub(super) batch: Batch,
     sending: bool,
     /// Batches that were sent after a rewind had made them copies.
     stale: u64,
-    /// When the last segment of each direction arrives: TCP keeps order.
+    /// The moments when the last segment of each direction arrives: TCP keeps order.
     pub(super) last_ping: u64,
     pub(super) last_pong: u64,
     lease: u64,
-    /// Whose each session is, as far as it has sent.
+    /// The agent of each session, as far as agents have sent.
     sessions: Vec<(SessionName, usize)>,
-    /// When it last released something or had nothing to release.
+    /// The last moment when the client released something or had nothing to release.
     pub(super) contented: u64,
-    /// What it calls its stream over tcp, and the way there.
+    /// The name of the client's stream over tcp, and the path to the server.
     pub(super) stream: u128,
     pub(super) uplink: Uplink,
 }
@@ -85,8 +87,8 @@ impl Client {
         client
     }
 
-    /// The longest lease that matters to what is released at this moment: of a heartbeat under way, of the newest, of
-    /// the next.
+    /// The longest lease that matters to datagrams released at this moment: the lease of a heartbeat under way, of the
+    /// newest heartbeat, or of the next.
     pub(super) fn lease(&self) -> u64 {
         let under_way = self.probes.iter().map(Probe::lease).max().unwrap_or_default();
         self.lease.max(under_way.max(self.core.link().lease()).as_nanos() as u64)
@@ -100,7 +102,7 @@ impl Client {
         self.core.snapshot(time(0)).counters
     }
 
-    /// When the newest pong arrives.
+    /// The moment when the newest pong arrives.
     pub(super) fn last_pong(&self) -> u64 {
         self.last_pong
     }
@@ -144,14 +146,14 @@ impl Client {
 
 impl World<'_> {
     pub(super) fn wake(&mut self, client: usize) {
-        // An earlier one may have taken its place.
+        // An earlier `Wake` may have taken the place of this one.
         if self.clients[client].wakes_at <= self.now {
             self.clients[client].wakes_at = u64::MAX;
             self.act(client);
         }
     }
 
-    /// Does what is due, and sees to be woken for the next thing.
+    /// Does everything that is due, and arranges to be woken for the next thing.
     pub(super) fn act(&mut self, client: usize) {
         let now = time(self.now);
         self.dial(client);
@@ -210,12 +212,12 @@ impl World<'_> {
         self.at(arrives, Event::PingArrives { client, connection, ping });
     }
 
-    /// Takes a batch out, which is sent a moment later.
+    /// Takes a batch out. It is sent a moment later.
     fn take_out(&mut self, client: usize) {
         let one = &mut self.clients[client];
         if !one.sending && one.core.poll_release(time(self.now), &mut one.batch) {
             one.sending = true;
-            // Usually at once; every now and then the thread loses the processor.
+            // The batch usually leaves at once. Every now and then the thread loses the processor.
             let delay =
                 if self.random.per_mille(5) { self.random.range(0, 20 * MS) } else { self.random.range(0, MS / 20) };
             let at = self.now + delay;
@@ -302,7 +304,7 @@ impl World<'_> {
         self.act(client);
     }
 
-    /// After the last fault whoever has something to send must get to send.
+    /// After the last fault, a client that has something to send must get to send.
     fn watch_starving(&mut self, client: usize) {
         let quiet = self.plan.quiet_from();
         let one = &mut self.clients[client];
@@ -359,7 +361,7 @@ impl World<'_> {
         }
     }
 
-    /// Nothing is dropped but for the reasons that the options give.
+    /// Datagrams are dropped only for the reasons that the options give.
     fn watch_options(&mut self, client: usize, counters: Counters) {
         let reason = match self.plan.options {
             Options::Defaults | Options::Rate(_) => None,

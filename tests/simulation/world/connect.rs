@@ -1,4 +1,4 @@
-//! How a client comes to a connection: attempts to the addresses of the server's host, as the real core says.
+//! The client's way to a connection: attempts to the addresses of the server's host, as the real core says.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,17 +14,16 @@ use super::client::Client;
 use super::{Event, World, time};
 use crate::plan::{Plan, SECOND};
 
-/// How long an attempt to connect is waited for: the client's `--timeout`.
+/// The longest wait for an attempt to connect: the client's `--timeout`.
 const ATTEMPT: u64 = 2 * SECOND;
 
-/// An attempt to connect.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
     id: u64,
     route: Route,
     begun: u64,
     round_trip: u64,
-    /// When it is given up.
+    /// The moment when the attempt is given up.
     pub(super) until: u64,
 }
 
@@ -42,19 +41,19 @@ pub(super) fn routes(plan: &Plan) -> Vec<Route> {
     (0..plan.addresses).map(route).collect()
 }
 
-/// Where somebody sends to who knows where remoted receives.
+/// The target of a sender that knows where remoted receives.
 pub(super) fn last(plan: &Plan) -> SocketAddr {
     SocketAddr::new(address(plan.addresses - 1), 1_514)
 }
 
-/// Where remoted receives: at the last of several addresses alone.
+/// The places where remoted receives: the last of several addresses alone.
 pub(super) fn places(plan: &Plan) -> Bindings {
     let place = if plan.addresses > 1 { Binding::One(address(plan.addresses - 1)) } else { Binding::All };
     Bindings { remoted: vec![place; plan.sockets], strangers: vec![] }
 }
 
 impl Client {
-    /// When the next attempt may start.
+    /// The moment when the next attempt may start.
     pub(super) fn next_start(&self) -> Option<Time> {
         Some(self.dialer.next_start(self.attempts.len())?.max(self.routes.free_from()?))
     }
@@ -94,7 +93,7 @@ impl World<'_> {
         self.connections += 1;
         let (id, until) = (self.connections, self.now + ATTEMPT);
         self.clients[client].attempts.push(Attempt { id, route, begun: self.now, round_trip, until });
-        // SYN and its answer, greeting and welcome; a lost SYN goes again after a second.
+        // An attempt takes SYN and its answer, greeting and welcome. A lost SYN goes again after a second.
         for start in [self.now, self.now + SECOND] {
             let end = start + 2 * round_trip;
             let lost = self.plan.cut(false, true, start, end).is_some()

@@ -1,4 +1,4 @@
-//! What the plan makes happen.
+//! The events that the plan makes happen.
 
 use super::{Event, Way, World};
 use crate::plan::{Fault, SECOND};
@@ -42,7 +42,7 @@ impl World<'_> {
                 let ports = self.clients.iter().map(|client| Some(client.batch.ports()));
                 self.stale_ports = ports.collect();
             }
-            // These are looked up in the plan when they matter.
+            // The world looks these up in the plan when they matter.
             Fault::StopServer
             | Fault::Suspend(_)
             | Fault::Refuse
@@ -55,7 +55,7 @@ impl World<'_> {
 
     pub(super) fn ends(&mut self, index: usize) {
         let timed = self.plan.faults[index];
-        // The last one of its kind to end sets things right.
+        // The last fault of its kind to end sets things right.
         let still = |kind: fn(&Fault) -> bool| {
             self.plan.faults.iter().any(|t| kind(&t.fault) && t.from <= self.now && self.now < t.to)
         };
@@ -70,7 +70,7 @@ impl World<'_> {
         self.start_reading();
     }
 
-    /// What the client's host gets when a connection is gone at the server's.
+    /// The reset that the client's host gets when a connection is gone at the server's host.
     pub(super) fn reset(&mut self, client: usize, connection: u64) {
         let end = self.now + self.plan.round_trip_at(self.now) / 2;
         if self.way == Way::Broker && self.plan.cut(false, false, self.now, end).is_none() {

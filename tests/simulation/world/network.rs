@@ -1,4 +1,4 @@
-//! Packets on their way: what is delayed, lost, duplicated, overtaken.
+//! Packets on their way: delayed, lost, duplicated or overtaken.
 
 use std::net::SocketAddr;
 
@@ -9,18 +9,18 @@ use crate::plan::{Fault, MS, SECOND, Timed};
 use crate::promise::Loss;
 use crate::remoted::Datagram;
 
-/// After the end of every run.
+/// This moment is after the end of every run.
 const NEVER: u64 = u64::MAX;
-/// A rival has no lease; what it loses is only counted.
+/// A rival has no lease; its losses are only counted.
 const NO_LEASE: u64 = 0;
 
 impl World<'_> {
-    /// When a segment that is sent now arrives: retransmitted until it passes, never before its predecessors;
-    /// [`NEVER`] if those never do.
+    /// The moment when a segment that is sent now arrives. It is retransmitted until it passes, and never arrives
+    /// before its predecessors. The result is [`NEVER`] if those never arrive.
     pub(super) fn tcp(&mut self, last: u64, towards_server: bool) -> u64 {
         let round_trip = self.plan.round_trip_at(self.now);
         let mut start = self.now;
-        // A tail loss probe, or the first timeout.
+        // The first retransmission is a tail loss probe, or it follows the first timeout.
         let mut pause =
             if self.random.per_mille(300) { 2 * round_trip + 10 * MS } else { round_trip + self.plan.timeout };
         for _ in 0..8 {
@@ -60,7 +60,7 @@ impl World<'_> {
                 self.last_udp[client] = end;
             }
             if let Some(cut) = self.plan.cut(true, true, self.now, end) {
-                // What those behind it have overtaken is lost by their doing.
+                // An overtaken datagram is lost by the doing of the datagrams behind it.
                 self.ledger.lost(datagram, if overtaken { Loss::Excused } else { self.loss(cut, client) });
             } else if self.random.per_mille(self.plan.loss(self.now)) {
                 self.ledger.lost(datagram, Loss::Excused);
@@ -101,8 +101,8 @@ impl World<'_> {
         self.refuse(client);
     }
 
-    /// Until when a stale entry need not be noticed: three of the times from reply to reply, counted from the first
-    /// that is missing. What was under way then is sent again.
+    /// The moment until which a stale entry need not be noticed. It is three of the times from reply to reply, counted
+    /// from the first missing reply. Datagrams under way then are sent again.
     fn unsuspected_until(&self) -> u64 {
         let begun = self.plan.faults.iter().find(|timed| matches!(timed.fault, Fault::StaleEntry));
         begun.map_or(0, |timed| timed.from) + 4 * self.plan.replies.unwrap_or(0)
@@ -126,15 +126,15 @@ impl World<'_> {
         self.act(client);
     }
 
-    /// What the promise says of a datagram of this client that an outage swallowed.
+    /// The word of the promise on a datagram of this client that an outage swallowed.
     pub(super) fn loss(&self, outage: &Timed, client: usize) -> Loss {
         if self.plan.transport == Transport::Tcp {
             return Loss::Covered;
         }
         let lease = match self.way {
-            // Of the newest heartbeat, or of the one that begins next; or what it would be on the longest path of this
-            // outage. Where the path grows longer meanwhile, what was released may arrive when the outage is over,
-            // ahead of what is sent again.
+            // This is the lease of the newest heartbeat or of the next one, or the lease on the longest path of this
+            // outage. Where the path grows longer meanwhile, released datagrams may arrive when the outage is over.
+            // Then they are ahead of datagrams that are sent again.
             Way::Broker => self.clients[client].lease().max(self.plan.lease_during(outage)),
             Way::Rival | Way::Bare => NO_LEASE,
         };

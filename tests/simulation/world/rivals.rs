@@ -2,8 +2,8 @@
 //! whether remoted is alive. If so, it sends what it holds and then this one, and forgets both; if not, it holds the
 //! datagram too.
 //!
-//! Where the description is silent it is given the benefit: an unbounded receive queue, a timeout of two seconds, and
-//! while it holds something and nothing comes in it asks again each second.
+//! Where the description is silent, the rival is given the benefit: an unbounded receive queue and a timeout of two
+//! seconds. It also asks again each second while it holds something and nothing comes in.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ const ASK_AGAIN: u64 = SECOND;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rival {
-    /// Has come in and was not asked for yet.
+    /// Datagrams that have come in and were not asked for yet.
     arrived: VecDeque<Datagram>,
     held: VecDeque<Datagram>,
     /// The question under way.
@@ -24,7 +24,7 @@ pub(super) struct Rival {
     questions: u64,
 }
 
-/// How far a question has come.
+/// The stages of a question.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     Asked { client: usize, question: u64 },
@@ -33,7 +33,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// The client whose host it happens at.
+    /// The client at whose host the step happens.
     pub(super) const fn client(&self) -> Option<usize> {
         match self {
             Self::Asked { .. } => None,
@@ -62,7 +62,7 @@ impl World<'_> {
         rival.questions += 1;
         let question = rival.questions;
         rival.question = Some(question);
-        // A connection of its own: SYN and its answer, then the question.
+        // A question has a connection of its own: SYN and its answer, then the question.
         let end = self.now + self.plan.round_trip_at(self.now) * 3 / 2;
         let cut = self.plan.cut(false, true, self.now, end).or_else(|| self.plan.cut(false, false, self.now, end));
         if cut.is_none() {
@@ -77,7 +77,7 @@ impl World<'_> {
             Step::Asked { client, question } => {
                 let end = self.now + self.plan.round_trip_at(self.now) / 2;
                 if self.server_stopped().is_none() && self.plan.cut(false, false, self.now, end).is_none() {
-                    // It looks for the process alone: one that is stopped counts as alive.
+                    // The server looks for the process alone: a stopped process counts as alive.
                     let alive = self.server.alive && self.remoted.alive;
                     self.at(end, Event::Check(Step::Answered { client, question, alive }));
                 }

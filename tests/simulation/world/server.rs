@@ -12,20 +12,20 @@ use ossec_broker::proto::wire::Ping;
 use super::{Event, World, nanos, time};
 use crate::plan::{Fault, MS, Plan};
 
-/// Between two looks at remoted.
+/// The time between two looks at remoted.
 const SAMPLE_GAP: u64 = MS;
-/// What a look takes.
+/// The time that a look takes.
 const SAMPLE: u64 = 20_000;
 
-/// What the kernel takes in a row.
+/// Datagrams that the kernel takes in a row.
 const STEP_DATAGRAMS: usize = 500;
 
 pub(super) struct Server {
     pub(super) alive: bool,
-    /// When remoted is looked at next.
+    /// The moment when remoted is looked at next.
     next_look: Option<u64>,
     connections: Vec<Option<u64>>,
-    /// How the datagrams of each client come to remoted.
+    /// The way on which the datagrams of each client come to remoted.
     deliveries: Vec<Delivery>,
     /// Connections that their clients have given up, and nobody has closed here.
     half_open: Vec<(usize, u64)>,
@@ -50,12 +50,12 @@ impl Server {
         }
     }
 
-    /// A process anew: it remembers nothing.
+    /// Starts the process anew: it remembers nothing.
     pub(super) fn start(&mut self, plan: &Plan) {
         *self = Self::new(plan);
     }
 
-    /// The process is gone; its connections.
+    /// Ends the process. Returns its connections.
     pub(super) fn kill(&mut self) -> Vec<Option<u64>> {
         self.alive = false;
         self.next_look = None;
@@ -71,12 +71,12 @@ impl Server {
         Some(connection)
     }
 
-    /// This connection of the client is there.
+    /// Whether the server has this connection of the client.
     pub(super) fn knows(&self, client: usize, connection: u64) -> bool {
         self.connections[client] == Some(connection) || self.half_open.contains(&(client, connection))
     }
 
-    /// This connection of the client is closed.
+    /// Closes this connection of the client.
     pub(super) fn forget(&mut self, client: usize, connection: u64) {
         if self.connections[client] == Some(connection) {
             self.connections[client] = None;
@@ -98,7 +98,7 @@ impl Server {
 }
 
 impl World<'_> {
-    /// Until when the broker server's process is stopped, if it is.
+    /// The moment until which the broker server's process is stopped, if it is.
     pub(super) fn server_stopped(&self) -> Option<u64> {
         let stopped = |at: u64| {
             let stops = self.plan.faults.iter().filter(|timed| matches!(timed.fault, Fault::StopServer));
@@ -149,7 +149,7 @@ impl World<'_> {
         self.look_if_due();
     }
 
-    /// Sees to it that remoted is looked at when that is due.
+    /// Arranges that remoted is looked at when that is due.
     pub(super) fn look_if_due(&mut self) {
         let settled = self.server.core.judge().next_deadline();
         if let Some(at) = self.server.core.next_look().into_iter().chain(settled).min() {
@@ -157,7 +157,7 @@ impl World<'_> {
         }
     }
 
-    /// A changed verdict is told unasked.
+    /// The server tells a changed verdict unasked.
     fn tell(&mut self, verdict: Verdict) {
         if self.server.told == Some(verdict) {
             return;

@@ -10,7 +10,8 @@ use crate::plan::{MS, Options, SECOND};
 use crate::promise::Loss;
 use crate::remoted::Datagram;
 
-/// What a client writes ahead of a narrow link: what the kernel takes before it says that it is full.
+/// The time by which a client writes ahead of a narrow link: the kernel takes that much before it says that it is
+/// full.
 const AHEAD: u64 = 100 * MS;
 /// Headers of TCP and IP, and the frame's own.
 const OVERHEAD_BYTES: u64 = 60;
@@ -18,7 +19,7 @@ const OVERHEAD_BYTES: u64 = 60;
 /// The client's end of a connection that carries a stream.
 #[derive(Debug, Default)]
 pub(super) struct Uplink {
-    /// Until when the link is busy with what was written.
+    /// The moment until which the link is busy with written frames.
     busy: u64,
     /// Sessions named in this epoch.
     named: Vec<SessionName>,
@@ -34,14 +35,14 @@ pub(super) enum Upward {
 }
 
 impl World<'_> {
-    /// Over a connection that was just made: it carries the stream from here on.
+    /// Attaches the stream to a connection that was just made. The connection carries the stream from here on.
     pub(super) fn attach(&mut self, client: usize) {
         let name = self.clients[client].stream;
         self.clients[client].uplink.busy = self.now;
         self.write(client, Upward::Attach(name), 0);
     }
 
-    /// Writes what may be sent, as far as the link takes it.
+    /// Writes the datagrams that may be sent, as far as the link takes them.
     pub(super) fn pump(&mut self, client: usize) {
         while self.clients[client].uplink.busy <= self.now + AHEAD {
             let one = &mut self.clients[client];
@@ -104,7 +105,7 @@ impl World<'_> {
 
     pub(super) fn upward_arrives(&mut self, client: usize, connection: u64, frame: Upward) {
         if let Some(until) = self.server_stopped() {
-            // The kernel takes it; the process reads it later.
+            // The kernel takes the frame; the process reads it later.
             return self.at(until, Event::UpwardArrives { client, connection, frame });
         }
         if !self.server.alive || !self.server.knows(client, connection) {
@@ -126,7 +127,7 @@ impl World<'_> {
         if let Err(offence) = outcome {
             self.ledger.complain(format!("client {client}: {offence}"));
         }
-        // The kernel acknowledges it.
+        // The kernel acknowledges the frame.
         let round_trip = self.plan.round_trip_at(self.now);
         if self.plan.cut(false, false, self.now, self.now + round_trip / 2).is_none() {
             self.at(self.now + round_trip / 2, Event::Acknowledged { client, connection });
@@ -141,12 +142,13 @@ impl World<'_> {
         }
     }
 
-    /// Injects what remoted can take behind the newest look, and tells the clients what there is to tell.
+    /// Injects the datagrams that remoted can take behind the newest look, and tells the clients all that there is to
+    /// tell.
     pub(super) fn inject(&mut self) {
         while let Some(volley) = self.server.core.poll(time(self.now)) {
             let datagrams: Vec<Datagram> = volley.payloads.iter().map(|payload| Datagram::of(payload)).collect();
             if !self.remoted.alive {
-                // Refused at once: the next look will see it.
+                // The datagrams are refused at once: the next look will see that.
                 break;
             }
             let before = self.server.core.streams().repeated();
@@ -157,7 +159,7 @@ impl World<'_> {
                 let sent = self.ledger.transmitted(datagram.agent);
                 if drops {
                     self.dropped_before += 1;
-                    // What may be there is not injected again with --resend never.
+                    // With --resend never, datagrams that may be there are not injected again.
                     let once = self.plan.options == Options::ResendNever;
                     self.ledger.lost(datagram, if once { Loss::Excused } else { Loss::Covered });
                 } else {

@@ -1,8 +1,8 @@
 //! One whole client: the real core, its connection and its socket, without a thread of its own.
 //!
-//! It does what the threads `probe`, `forward` and `reply` of the real client do (`src/client/`), in the same order
-//! and by the same rules, each time that something happens to it: [`Client::attend`] for what its sockets are ready
-//! for, then [`Client::act`] for what is due.
+//! It does the work of the threads `probe`, `forward` and `reply` of the real client (`src/client/`), in the same
+//! order and by the same rules. This happens each time that something happens to it: first [`Client::attend`] for its
+//! ready sockets, then [`Client::act`] for everything that is due.
 
 mod connect;
 
@@ -29,10 +29,10 @@ use crate::traffic::{Load, Traffic};
 /// Tokens of a client: its UDP socket, the connection in use, the attempts at a better one.
 pub(crate) const SLOTS: usize = 2 + ATTEMPTS_MAX;
 
-/// The system had no room for a datagram: it is tried again after this.
+/// The pause before another try when the system had no room for a datagram.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
-/// What all clients share: they are looked at one at a time.
+/// The things that all clients share: clients are looked at one at a time.
 pub(crate) struct Ground {
     pub(crate) poll: Poll,
     pub(crate) batch: Batch,
@@ -44,7 +44,6 @@ pub(crate) struct Ground {
     pub(crate) tally: Tally,
 }
 
-/// One client.
 #[derive(Debug)]
 pub(crate) struct Client {
     /// The first of its tokens.
@@ -62,10 +61,10 @@ pub(crate) struct Client {
     /// Transport tcp: the epoch in which the connection knows the agent.
     named: Option<u64>,
     busy_until: Time,
-    /// Since when it has had something to send and has released nothing.
+    /// The moment since which the client has had something to send and has released nothing.
     waits: Option<Time>,
     longest_wait: Duration,
-    /// The most that was unsent at a time, from the first release of any client on.
+    /// The most datagrams that were unsent at a time, from the first release of any client on.
     most_unsent: u64,
     counted: u64,
 }
@@ -114,7 +113,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Everything has come, and nothing is held.
+    /// All datagrams have come, and nothing is held.
     pub(crate) fn is_drained(&self, now: Time) -> bool {
         self.traffic.next_arrival().is_none() && self.core.snapshot(now).held.datagrams == 0
     }
@@ -148,7 +147,7 @@ impl Client {
         }
     }
 
-    /// Does all that is due at this moment; when there is more to do without an event.
+    /// Does everything that is due at this moment. Returns when there is more to do without an event.
     pub(crate) fn act(&mut self, ground: &mut Ground) -> Option<Time> {
         let now = net::now();
         self.take_traffic(now);
@@ -181,7 +180,7 @@ impl Client {
         }
     }
 
-    /// Sends what may be sent.
+    /// Sends the datagrams that may be sent.
     fn release(&mut self, now: Time, ground: &mut Ground) {
         if now < self.busy_until {
             return;
@@ -189,7 +188,8 @@ impl Client {
         let batch = &mut ground.batch;
         while self.core.poll_release(net::now(), batch) {
             let payloads: Vec<&[u8]> = (0..batch.len()).map(|at| batch.payload(at)).collect();
-            // As late as possible: what is sent after the lease may overtake what an outage has swallowed.
+            // This check is as late as possible. A datagram that is sent after the lease may overtake datagrams that
+            // an outage has swallowed.
             if net::now() >= batch.until() {
                 return;
             }
@@ -213,7 +213,7 @@ impl Client {
         }
     }
 
-    /// Transport tcp: writes what may be sent, as far as the connection takes it.
+    /// Transport tcp: writes the datagrams that may be sent, as far as the connection takes them.
     fn write_stream(&mut self, ground: &mut Ground) {
         let port = self.upstream.local_addr().map_or(0, |own| own.port());
         let batch = &mut ground.batch;
@@ -270,7 +270,7 @@ impl Client {
         }
     }
 
-    /// What remoted answers is not looked at; what the network says of refused datagrams is.
+    /// Takes in the network's reports of refused datagrams. remoted's answers are not looked at.
     fn take_replies(&mut self, inbox: &mut Inbox) {
         while take_refusal(&self.upstream).is_some() {
             self.core.handle_refused(net::now());
@@ -278,7 +278,7 @@ impl Client {
         while inbox.receive(&self.upstream).is_ok_and(|read| read > 0) {}
     }
 
-    /// Adds what has become of its datagrams to the sums.
+    /// Adds the progress of the client's datagrams to the sums.
     fn watch_progress(&mut self, now: Time, ground: &mut Ground) {
         let snapshot = self.core.snapshot(now);
         ground.tally.confirmed += snapshot.counters.confirmed - self.counted;
@@ -294,7 +294,8 @@ impl Client {
     }
 }
 
-/// How long somebody has waited who began to wait at `since`: only what lies after the first release of all counts.
+/// The time that a client has waited which began to wait at `since`. Only the time after the first release of all
+/// counts.
 fn wait(since: Option<Time>, now: Time, tally: &Tally) -> Duration {
     let first = tally.first_release();
     since.zip(first).map_or(Duration::ZERO, |(since, first)| now.since(since.max(first)))

@@ -1,28 +1,29 @@
 //! A swarm of whole clients in one process: the moment after a long outage, when everybody comes back at once.
 //!
-//! Over transport udp, or with a key over tcp. Each client has the real core (`ClientCore`, `Dialer`), its own TCP
-//! connection to the broker server, its own UDP socket to remoted and, with `--addresses`, its own source address: the
-//! server shares its windows by that. What the real client does in four threads happens here in one loop for all of
-//! them: one wait for all sockets, one heap of timers, and work only for the client that an event belongs to. So
-//! thousands fit into one process.
+//! It runs over transport udp, or with a key over tcp. Each client has the real core (`ClientCore`, `Dialer`), its own
+//! TCP connection to the broker server, its own UDP socket to remoted and, with `--addresses`, its own source address.
+//! The server shares its windows by that address. The work of the real client's four threads happens here in one loop
+//! for all clients: one wait for all sockets, one heap of timers, and work only for the client that an event belongs
+//! to. So thousands of clients fit into one process.
 //!
 //! Client number N is agent N to the stand-in `ossec-remoted`, with counters from 1 up: its journal shows order,
 //! copies and gaps of each.
 //!
-//! It says `ready` when every client holds what it starts with, and at the end, when nothing is held any more, one
-//! line of `name value` pairs:
+//! It says `ready` when every client holds the datagrams that it starts with. At the end, when nothing is held any
+//! more, it says one line of `name value` pairs:
 //!
-//! - `clients`, `received`, `confirmed`, `dropped`, `left`: how many clients, and what became of all their datagrams;
-//! - `sent`, `copies`, `rewinds`, `refusals`, `connections`: what it took;
-//! - `half_fewest`, `half_most`: when half of everything was confirmed, how much of it was the least and the most
-//!   favoured client's;
+//! - `clients`, `received`, `confirmed`, `dropped`, `left`: the number of clients, and the fate of all their
+//!   datagrams;
+//! - `sent`, `copies`, `rewinds`, `refusals`, `connections`: the cost of that;
+//! - `half_fewest`, `half_most`: the shares of the least and of the most favoured client when half of everything was
+//!   confirmed;
 //! - `fewest`, `most`: the same at the end;
 //! - `first_ms`: from the start to the first release; `half_ms`, `drained_ms`: from there until half and all was
-//!   confirmed; `per_s`: confirmed in each second of that;
+//!   confirmed; `per_s`: datagrams confirmed in each second of that;
 //! - `longest_wait_ms`: the longest time that a client with something to send could release nothing, counted from the
 //!   first release of any of them;
-//! - `most_unsent`: the most that any client had to send at a time, from then on;
-//! - `heartbeats`, `heartbeats_per_s`: begun from the first release on.
+//! - `most_unsent`: the most datagrams that any client had to send at a time, from then on;
+//! - `heartbeats`, `heartbeats_per_s`: heartbeats begun from the first release on.
 //!
 //! Exit code 1 if something is still held after `--give-up-s`; the line is printed all the same.
 
@@ -102,7 +103,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether everything was delivered.
+/// Runs the swarm. Returns whether everything was delivered.
 fn run(args: &Args) -> Result<bool, String> {
     let load = load(args)?;
     let clients = args.clients.get();

@@ -15,9 +15,9 @@ use ossec_broker::proto::wire::{Features, Frame, Hello, Target, VERSION};
 pub(crate) struct Peer {
     pub(crate) framed: Framed,
     pub(crate) token: Token,
-    /// When the attempt began.
+    /// The moment when the attempt began.
     pub(crate) since: Time,
-    /// When it was connected and greeted.
+    /// The moment when the attempt was connected and greeted.
     pub(crate) greeted: Option<Time>,
 }
 
@@ -26,7 +26,8 @@ impl Peer {
         Self { framed: Framed::client(stream, key), token, since: now, greeted: None }
     }
 
-    /// Does what the connection is ready for: the frames that came in. The error says why it is of no more use.
+    /// Does what the connection is ready for. Returns the frames that came in. The error says why the connection is of
+    /// no more use.
     pub(crate) fn attend(
         &mut self,
         features: Features,

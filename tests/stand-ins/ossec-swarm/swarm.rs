@@ -18,7 +18,6 @@ use crate::traffic::Load;
 /// Events taken at once.
 const EVENTS_MAX: usize = 1_024;
 
-/// All clients.
 pub(crate) struct Swarm {
     ground: Ground,
     clients: Vec<Client>,
@@ -26,12 +25,12 @@ pub(crate) struct Swarm {
     /// Clients that something has happened to, each once.
     touched: Vec<usize>,
     is_touched: Vec<bool>,
-    /// Who has nothing left, and how many they are.
+    /// The clients that have nothing left, and their number.
     drained: (Vec<bool>, usize),
 }
 
 impl Swarm {
-    /// With a key over transport tcp, without over udp.
+    /// The swarm runs over transport tcp with a key, and over udp without one.
     pub(crate) fn new(remoted: SocketAddr, broker: SocketAddr, key: Option<Key>) -> Result<Self, String> {
         let poll = Poll::new().map_err(|error| format!("cannot wait for sockets: {error}"))?;
         let tally = Tally::new(net::now());
@@ -48,7 +47,7 @@ impl Swarm {
         })
     }
 
-    /// One more client, with what it holds at the start.
+    /// Adds one more client, with the datagrams that it holds at the start.
     pub(crate) fn add(&mut self, source: Option<IpAddr>, load: &Load) -> Result<(), String> {
         let (now, index) = (net::now(), self.clients.len());
         self.clients.push(Client::new(now, index, source, *load, &mut self.ground)?);
@@ -59,7 +58,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Runs until nothing is held any more, for `seconds` at most; whether all was delivered.
+    /// Runs until nothing is held any more, for `seconds` at most. Returns whether all was delivered.
     pub(crate) fn run(&mut self, seconds: u64) -> Result<bool, String> {
         let give_up = net::now() + Duration::from_secs(seconds);
         let mut events = Events::with_capacity(EVENTS_MAX);
@@ -104,7 +103,7 @@ impl Swarm {
         }
     }
 
-    /// Lets those that something has happened to do what is due.
+    /// Lets all clients that something has happened to do everything that is due.
     fn act(&mut self) {
         for index in std::mem::take(&mut self.touched) {
             self.is_touched[index] = false;

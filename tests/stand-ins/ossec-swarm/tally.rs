@@ -1,11 +1,11 @@
-//! What is added up over all clients.
+//! Sums over all clients.
 
 use std::time::Duration;
 
 use ossec_broker::proto::client::Counters;
 use ossec_broker::proto::time::Time;
 
-/// How much one client had confirmed, the least and the most favoured one.
+/// The confirmed datagrams of the least and of the most favoured client.
 pub(crate) type Spread = (u64, u64);
 
 /// Sums and moments.
@@ -27,7 +27,7 @@ impl Tally {
         Self { begun, total: 0, confirmed: 0, first: None, half: None, heartbeats: 0, connections: 0 }
     }
 
-    /// When the first datagram was released.
+    /// The moment when the first datagram was released.
     pub(crate) fn first_release(&self) -> Option<Time> {
         self.first.map(|(at, _)| at)
     }
@@ -84,7 +84,7 @@ impl Tally {
     }
 }
 
-/// The least and the greatest.
+/// The least and the greatest of the numbers.
 pub(crate) fn spread(confirmed: impl Iterator<Item = u64> + Clone) -> Spread {
     (confirmed.clone().min().unwrap_or(0), confirmed.max().unwrap_or(0))
 }

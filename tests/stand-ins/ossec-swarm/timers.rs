@@ -1,4 +1,4 @@
-//! When which client is to be looked at.
+//! The moments when clients are to be looked at.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

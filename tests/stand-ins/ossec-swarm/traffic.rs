@@ -1,4 +1,4 @@
-//! What the agent behind one client sends.
+//! The datagrams that the agent behind one client sends.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use ossec_broker::proto::time::Time;
 
 use crate::payload::Sizes;
 
-/// What each client gets.
+/// The datagrams that each client gets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     /// Datagrams before the start.
     pub(crate) held: u64,
-    /// Datagrams a second from then on, ...
+    /// Datagrams a second from the start on, until `later` of them have come.
     pub(crate) rate: u32,
-    /// ... until so many have come.
+    /// Datagrams after the start.
     pub(crate) later: u64,
     pub(crate) sizes: Sizes,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Traffic {
     agent: String,
     load: Load,
     made: u64,
-    /// When the first one after the start is due: agents do not keep step.
+    /// The moment when the first datagram after the start is due: agents do not keep step.
     begins: Time,
 }
 
@@ -35,12 +35,12 @@ impl Traffic {
         Self { agent, load, made: 0, begins }
     }
 
-    /// All that will ever come.
+    /// All datagrams that will ever come.
     pub(crate) const fn total(&self) -> u64 {
         self.load.held + self.load.later
     }
 
-    /// When the next datagram is due; `None` when all have come.
+    /// The moment when the next datagram is due; `None` when all have come.
     pub(crate) fn next_arrival(&self) -> Option<Time> {
         if self.made < self.load.held {
             return Some(Time::ZERO);

@@ -1,4 +1,4 @@
-//! What a datagram of the stand-ins says, and how long it is.
+//! The text of a datagram of the stand-ins, and its length.
 //!
 //! A datagram is text: `AGENT COUNTER KIND padding`, with counters that count up by one; the stand-in `ossec-remoted`
 //! says what the kinds mean.
@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// The largest UDP payload is 65,507 bytes.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
-/// The sizes of datagrams, in bytes. A datagram is never shorter than what it has to say.
+/// The sizes of datagrams, in bytes. A datagram is never shorter than its text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     min: usize,
@@ -30,7 +30,7 @@ impl FromStr for Sizes {
 }
 
 impl Sizes {
-    /// Always so many bytes.
+    /// All datagrams have so many bytes.
     pub(crate) const fn fixed(bytes: usize) -> Self {
         Self { min: bytes, max: bytes }
     }

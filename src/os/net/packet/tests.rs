@@ -8,7 +8,7 @@ struct Read {
     from: SocketAddr,
     to: SocketAddr,
     payload: Vec<u8>,
-    /// The checksum fits the packet, summed up in another way than the room's.
+    /// The checksum fits the packet. It is summed up here in another way than in the code under test.
     sound: bool,
 }
 
@@ -30,7 +30,7 @@ fn read(packet: &[u8]) -> Read {
     };
     assert_eq!(usize::from(port(ip + 4)), packet.len() - ip, "the length of UDP");
     assert_ne!(port(ip + 6), 0, "there is a checksum");
-    // Added up whole, with the checksum in it, all ones come out: RFC 1071.
+    // The sum of the whole packet, with the checksum in it, is all ones: RFC 1071.
     let addresses = if ip == 20 { &packet[12..20] } else { &packet[8..40] };
     let length = (packet.len() - ip) as u16;
     let mut all = [addresses, &packet[ip..]].concat();
@@ -93,7 +93,7 @@ fn packet(header: Option<Header>, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn headers_are_those_that_the_system_makes() {
-    // Captured packets of ordinary sockets on a wire, where the kernel sums up by itself.
+    // These are captured packets of ordinary sockets on a wire, where the kernel sums up by itself.
     let v4 = flow("10.77.0.1:1517", "10.77.0.2:1514").header(b"hello").expect("small");
     assert_eq!(
         v4.as_ref(),
@@ -111,7 +111,7 @@ fn headers_are_those_that_the_system_makes() {
 fn a_sum_of_all_ones_is_not_sent_as_the_zero_that_means_none() {
     let between = flow("10.0.0.1:1", "10.0.0.2:2");
     let plain = between.header(&[0, 0]).expect("small");
-    // The payload that adds up to zero is the checksum of the packet without it.
+    // A payload that equals the checksum of the packet without it makes the checksum zero.
     let payload = [plain.as_ref()[26], plain.as_ref()[27]];
     let header = between.header(&payload).expect("small");
     assert_eq!(header.as_ref()[26..28], [0xFF, 0xFF]);

@@ -8,7 +8,7 @@ fn a_lost_answer_is_given_up_and_the_next_dump_works() {
     let port = socket.local_addr().expect("an address").port();
     let mut diag = Diag::new(port);
     assert!(diag.dump(Family::V4, &mut Vec::new()));
-    // The kernel passes over a message that says to be shorter than its header.
+    // The kernel passes over a message whose length field says that it is shorter than its header.
     assert!(diag.dump(Family::V4, &mut Vec::new()));
     let connection = diag.connection.as_mut().expect("it is kept");
     assert_eq!(connection.sequence, 2);

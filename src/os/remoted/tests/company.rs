@@ -15,7 +15,7 @@ fn the_companion_comes_and_goes() {
     tree.state(19, "ossec-analysisd", 'Z', 19);
     assert_eq!(look(&tree, &ossec()).1.companion, Some(true));
 
-    // Another process got its id.
+    // Another process got the id of the daemon.
     tree.state(20, "ossec-analysisd", 'S', 21);
     let sample = again(&tree, &ossec(), &found);
     assert_eq!(sample.companion, Some(false));
@@ -107,7 +107,7 @@ fn the_companion_and_the_required_are_those_of_the_same_ossec() {
     let wanted = Wanted { required: vec!["ossec-db".into()], ..ossec() };
     for (network, pids, root, is_beside) in [
         (OUR_NETWORK, "pid:[1]", "/var/ossec", true),
-        // The neighbour has not changed its root: not every process of OSSEC's does.
+        // The neighbour has kept the system's root: some processes of OSSEC do.
         (OUR_NETWORK, "pid:[1]", "/", true),
         (CONTAINER, "pid:[1]", "/var/ossec", false),
         (OUR_NETWORK, "pid:[2]", "/var/ossec", false),

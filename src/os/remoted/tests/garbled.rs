@@ -47,7 +47,7 @@ impl Change {
     }
 }
 
-/// A real text or message with some changes: gets past the first checks of a parser, as random bytes hardly do.
+/// A real text or message with some changes. It gets past the first checks of a parser; random bytes hardly ever do.
 pub(in crate::os::remoted) fn garbled(real: impl Into<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let real = real.into();
     prop::collection::vec(change(), 0..8).prop_map(move |changes| {

@@ -68,7 +68,7 @@ fn netlink_is_not_asked_for_a_socket_in_another_namespace() {
     let target = Target::at("127.0.0.1:0");
     SockRef::from(&target.socket).set_recv_buffer_size(20_000).expect("a smaller buffer");
     let mut found = search(&target.wanted);
-    // The path leads to our tables, too.
+    // The path through this process leads to the same tables, too.
     found.watched[0].0 = Namespace::OfProcess(std::process::id());
     let sample = Inspector::new(target.wanted.clone()).sample(&found);
     assert_eq!(sample.sockets[0].buffer, Some(found.buffer_default_bytes));
@@ -100,7 +100,7 @@ fn a_queue_that_was_read_empty_shows_as_empty() {
     assert!(inspector.sample(&found).sockets[0].rx_queue > 0);
     target.socket.set_nonblocking(true).expect("set");
     while target.socket.recv(&mut [0; 1_024]).is_ok() {}
-    // The kernel gives back the memory of read datagrams only later: neither way may count it.
+    // The kernel gives back the memory of read datagrams only later. Neither netlink nor `/proc` may count it.
     assert_eq!(inspector.sample(&found).sockets[0].rx_queue, 0);
     assert_eq!(without_netlink(&target.wanted).sample(&found).sockets[0].rx_queue, 0);
 }
@@ -145,7 +145,7 @@ fn a_connected_socket_is_not_found() {
     assert!(!search(&target.wanted).qualifies());
 }
 
-/// Samples until one shows this; some things take effect a moment later.
+/// Takes samples until one of them shows the condition: some changes take effect a moment later.
 fn wait_for(inspector: &mut Inspector, found: &Found, shows: impl Fn(&Sample) -> bool) -> Sample {
     (0..1_000_000).map(|_| inspector.sample(found)).find(shows).expect("it comes about")
 }
@@ -161,7 +161,7 @@ fn closing_the_socket_shows() {
     let mut inspector = Inspector::new(wanted.clone());
     assert_eq!(inspector.sample(&found).presence, Presence::Running);
     drop(socket);
-    // A child that another test is about to start has it, too, until it executes its program.
+    // A child that another test is about to start has the socket, too, until it executes its program.
     wait_for(&mut inspector, &found, is(Presence::NoSocket));
     assert_eq!(without_netlink(&wanted).sample(&found).presence, Presence::NoSocket);
     let found = search(&wanted);
@@ -209,7 +209,7 @@ fn another_process_is_watched_from_its_start_to_its_end() {
     sleeper.signal("CONT");
     wait_for(&mut inspector, &found, is(Presence::Running));
 
-    // Nobody has waited for it yet: it ends as a zombie.
+    // The parent has not waited for the child yet, so the child ends as a zombie.
     sleeper.signal("KILL");
     let gone = wait_for(&mut inspector, &found, |sample| sample.owners.is_empty());
     // Another sleep may run on this system, with no socket on the port.

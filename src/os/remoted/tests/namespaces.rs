@@ -103,7 +103,8 @@ fn where_descriptors_may_not_be_read_name_and_port_must_do() {
     let ours = socket(Namespace::Ours, 700);
     let its = socket(Namespace::OfProcess(40), 710);
     let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));
-    // In our network namespace, and in a container: the process does not own a stranger's socket outside of it.
+    // The cases are in the test's network namespace and in a container. A process does not own a stranger's socket
+    // outside of its container.
     assert_eq!(owned(&[ours], &[ours], denied()), (vec![ours], false));
     assert_eq!(owned(&[ours, its], &[its], denied()), (vec![its], false));
     assert_eq!(owned(&[ours, its], &[its], Ok(vec![700])), (vec![ours], true));
@@ -116,7 +117,7 @@ fn a_search_says_whether_it_could_read_the_descriptors() {
     let tree = usual();
     let descriptors = tree.root().join("40/fd");
     fs::set_permissions(&descriptors, fs::Permissions::from_mode(0o000)).expect("it is ours");
-    // Root may read it all the same.
+    // Root may read the directory all the same.
     let readable = fs::read_dir(&descriptors).is_ok();
     let (found, sample) = look(&tree, &ossec());
     fs::set_permissions(&descriptors, fs::Permissions::from_mode(0o700)).expect("it is ours");

@@ -110,7 +110,7 @@ fn with_an_address_only_the_socket_that_receives_there_counts() {
 fn with_an_address_the_narrowest_socket_counts_and_with_none_all_do() {
     let tree = two_addresses();
     tree.udp("net/udp6", &[SECOND]);
-    // 10.99.0.2 has a socket to itself, all other addresses share the unbound one.
+    // 10.99.0.2 has a socket to itself. All other addresses share the unbound socket.
     assert_eq!(look(&tree, &at([10, 99, 0, 2])).1.owners, [owner(40)]);
     assert_eq!(look(&tree, &at([10, 99, 0, 7])).1.owners, [owner(41)]);
     let any = Wanted { names: Names::Any, ..at([10, 99, 0, 7]) };

@@ -1,4 +1,4 @@
-//! Which process and which socket count, on imitated systems.
+//! Imitated systems that show which process and which socket count.
 
 use super::super::sample::age;
 use super::tree::Tree;
@@ -114,7 +114,7 @@ fn a_process_id_that_was_given_to_another_process_is_not_remoted() {
 fn a_closed_socket_is_no_socket() {
     let tree = usual();
     let found = search_in(tree.root(), &ossec());
-    // The socket on the port is another one, which a search has to look at first.
+    // Another socket is on the port. A search has to look at it first.
     let mut inspector = Inspector::reading(tree.root(), ossec());
     assert_eq!(inspector.sample(&found).presence, Presence::Running);
     tree.udp("net/udp6", &[(PORT, UNCONNECTED, 0, 701, 0)]);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub(super) const OUR_NETWORK: &str = "net:[4026531840]";
 pub(super) const CONTAINER: &str = "net:[4026532574]";
 
-/// A directory that is gone when the test ends.
+/// A directory that is removed when the test ends.
 pub(super) struct Tree {
     root: PathBuf,
 }
@@ -36,7 +36,7 @@ impl Tree {
         self.link(&format!("{pid}/net"), "../net");
     }
 
-    /// The same in another network namespace; its `net` is yet to be made.
+    /// A sleeping process in another network namespace. The test has yet to make its `net`.
     pub(super) fn process_in(&self, network: &str, pid: u32, comm: &str, inodes: &[u64]) {
         self.write(&format!("{pid}/comm"), format!("{comm}\n"));
         self.write(&format!("{pid}/cmdline"), "/var/ossec/bin/ossec-remoted\0-f\0");
@@ -49,7 +49,7 @@ impl Tree {
         }
     }
 
-    /// Where a process lives besides its network.
+    /// Sets the process namespace and the root directory of a process.
     pub(super) fn lives_in(&self, pid: u32, pids: &str, root: &str) {
         self.link(&format!("{pid}/ns/pid"), pids);
         self.link(&format!("{pid}/root"), root);
@@ -67,7 +67,7 @@ impl Tree {
         self.udp_at(path, &"0".repeat(if path.ends_with('6') { 32 } else { 8 }), rows);
     }
 
-    /// The same, of sockets that are bound to this address.
+    /// A table of sockets that are bound to this address.
     pub(super) fn udp_at(&self, path: &str, address: &str, rows: &[(u16, u8, u64, u64, u32)]) {
         let mut table =
             "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"

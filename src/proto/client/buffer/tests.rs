@@ -85,14 +85,14 @@ impl Naive {
 #[derive(Clone, Debug)]
 enum Step {
     Push(SessionId, usize),
-    /// Drops older ones until it fits.
+    /// Drops older datagrams until the new one fits.
     PushAnyway(SessionId, usize),
     Advance(usize),
     Strike,
     Rewind,
     Pop,
     PopReleased(u64),
-    /// Drops what came before the moment so long ago, as `--max-age` does.
+    /// Drops datagrams that came before the moment so long ago, as `--max-age` does.
     Expire(u64),
     Wait(u64),
 }
@@ -231,7 +231,7 @@ fn a_full_buffer_says_whether_dropping_helps() {
     assert!(pushed > 30, "{pushed} datagrams of 1,000 bytes in {BUFFER_BYTES_MIN}");
     assert_eq!(buffer.push(Time::ZERO, 0, &[0; 1_000]), Err(Full::ByOthers));
     assert_eq!(buffer.pop().map(|gone| gone.seq), Some(Seq(0)));
-    // One is enough, or a few where the gap at the end of a chunk counts.
+    // Dropping one datagram is enough, or a few where the gap at the end of a chunk counts.
     while buffer.push(Time::ZERO, 0, &[0; 1_000]).is_err() {
         assert!(buffer.pop().is_some());
     }
@@ -300,7 +300,8 @@ fn what_has_expired_behind_one_under_way_is_room_for_newer_ones() {
         (pushed, buffer.held().datagrams, buffer.chunks.len())
     };
     let (first, ..) = round();
-    // What shares the first chunk with the one under way keeps its place, and so may the last one.
+    // Datagrams in the same first chunk as the one under way keep their place. Datagrams in the last chunk may keep
+    // theirs, too.
     let least = first - 2 * CHUNK_BYTES_MIN / (HEADER_BYTES + 100);
     for _ in 0..1_000 {
         let (pushed, held, chunks) = round();

@@ -86,7 +86,7 @@ mod tests {
     const GRACE: Duration = Duration::from_millis(50);
     const EMPTY: Reading = Reading { read: 0, queue: 0 };
 
-    /// A heartbeat that began at this millisecond and took so many, where 100 were usual before.
+    /// A heartbeat that began at this millisecond and took so many, where 100 ms were usual before.
     fn heartbeat(begun: u64, took: u64) -> Good {
         let millis = Duration::from_millis;
         Good { begun: Time::from_millis(begun), released: Seq(begun), usual: millis(100), took: millis(took) }

@@ -15,7 +15,7 @@ const fn flight(oldest: u64, next: u64) -> Flight {
     Flight { oldest: Seq(oldest), next: Seq(next) }
 }
 
-/// Nothing is under way.
+/// A flight with nothing under way.
 const IDLE: Flight = flight(0, 0);
 
 fn good() -> Pong {

@@ -20,7 +20,7 @@ fn to(hosts: &[u8]) -> Routes {
     routes
 }
 
-/// The same, with a link over the first of them.
+/// Routes to these hosts, with a link over the first of them.
 fn linked(hosts: &[u8]) -> Routes {
     let mut routes = to(hosts);
     assert_eq!(routes.handle_attempt(ms(0), false), Some(route(hosts[0])));

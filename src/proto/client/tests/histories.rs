@@ -1,5 +1,5 @@
-//! Histories at random: whatever agents, network and server do, in whatever order, the invariants hold; and afterwards
-//! a good link empties the buffer.
+//! Random histories: agents, network and server do anything, in any order, and the invariants hold. Afterwards a good
+//! link empties the buffer.
 
 use std::collections::VecDeque;
 
@@ -18,16 +18,16 @@ enum Step {
         length: usize,
     },
     Begin,
-    /// The oldest heartbeat under way is answered so.
+    /// The oldest heartbeat under way gets this answer.
     Answer(Pong),
-    /// Those under way and another one are answered by a good server that has read so much more and has so much in its
-    /// queue.
+    /// A good server answers the heartbeats under way and one more. It has read so many more bytes and has so many in
+    /// its queue.
     Beat {
         window: u64,
         reads: u64,
         queue: u64,
     },
-    /// A good heartbeat after a grace, and what may go goes.
+    /// A good heartbeat comes after a grace. Then all datagrams that may go are sent.
     Round {
         window: u64,
         reads: u64,
@@ -35,11 +35,11 @@ enum Step {
     },
     /// A heartbeat is not answered in time.
     Late,
-    /// What was sent before a heartbeat is refused while that is under way.
+    /// Datagrams sent before a heartbeat are refused while that heartbeat is under way.
     Refused,
     Time,
     TakeOut,
-    /// So many of those taken out are sent, and the next one cannot be.
+    /// So many of the datagrams taken out are sent, and the next one cannot be.
     Sent {
         most: usize,
         halt: Halt,
@@ -68,7 +68,7 @@ const VERDICTS: [Verdict; 8] = [
     Verdict::Starting(Reason::Settling),
 ];
 
-/// Small numbers, as they come, or the largest: a server may say anything.
+/// A small number, as numbers come, or the largest: a server may say anything.
 fn figure() -> impl Strategy<Value = u64> {
     prop_oneof![6 => 0u64..4, 3 => 0u64..200_000, 1 => Just(u64::MAX)]
 }
@@ -118,17 +118,18 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Copy, Debug)]
 struct Good {
     begun: Time,
-    /// Everything below had been sent when it began.
+    /// Every datagram below this one had been sent when the heartbeat began.
     released: Seq,
     mark: Mark,
-    /// As it was when this one came back.
+    /// The grace at the moment when this heartbeat came back.
     grace: Duration,
 }
 
-/// A core, and what must be so.
+/// A core, with a record of the facts that must hold for it.
 struct History {
     bench: Bench,
-    /// Under way, with what had been sent when each began, and in which epoch that was.
+    /// Heartbeats under way. Beside each stand the first datagram that had not been sent when it began, and the epoch
+    /// at that moment.
     probes: VecDeque<(Probe, Seq, u64)>,
     batch: Option<Batch>,
     arrivals: u32,
@@ -136,11 +137,11 @@ struct History {
     good: Vec<Good>,
     /// The newest datagram sent in this epoch.
     newest: Option<Seq>,
-    /// The newest answer in time.
+    /// The window of the newest answer that came in time.
     window: u64,
-    /// What good heartbeats allow.
+    /// The moment until which good heartbeats allow release.
     until: Time,
-    /// F of the good server.
+    /// The count of read bytes (F) of the good server.
     read: u64,
 }
 
@@ -206,7 +207,7 @@ impl History {
         self.check_thread_questions();
     }
 
-    /// With an epoch all that its heartbeats could prove is gone.
+    /// When the epoch changes, everything that its heartbeats could prove is gone.
     fn turn_epoch(&mut self) {
         let epoch = self.bench.core.link.epoch();
         if epoch != self.epoch {
@@ -246,7 +247,7 @@ impl History {
                 self.until = self.until.max(until);
             }
         }
-        // What began before a rewind proves nothing of what was sent after it.
+        // A heartbeat that began before a rewind proves nothing about datagrams sent after it.
         if in_time && pong.verdict == Verdict::Up && outcome.rewind.is_none() && epoch == self.epoch {
             let (mark, grace) = (pong.reading().mark(), self.bench.core.link.grace(now));
             self.good.push(Good { begun, released, mark, grace });
@@ -257,8 +258,8 @@ impl History {
         }
     }
 
-    /// An earlier good heartbeat began after they were sent, one that began a grace later looked at the socket, and
-    /// everything that lay there has been read.
+    /// Checks the proof of a confirmation. An earlier good heartbeat began after the datagrams were sent. A heartbeat
+    /// that began a grace later looked at the socket, and everything that lay there has been read.
     fn check_confirmed(&self, below: Seq, from: Seq, reading: Reading) {
         let proven = self.good.iter().enumerate().any(|(at, earlier)| {
             let mut later = self.good[at + 1..].iter();
@@ -328,7 +329,7 @@ impl History {
         }
     }
 
-    /// What the threads ask has an answer at any time.
+    /// The questions of the threads have an answer at any time.
     fn check_thread_questions(&mut self) {
         let now = self.bench.now();
         let core = self.core();
@@ -353,7 +354,7 @@ impl History {
                 self.bench.held(),
                 self.bench.core.snapshot(self.bench.now())
             );
-            // Longer than any pause after a rewind or a refusal.
+            // This is longer than any pause after a rewind or a refusal.
             self.bench.at += 6_000;
             self.beat(10_000_000, 0);
             self.turn_epoch();
@@ -374,7 +375,7 @@ impl History {
 }
 
 proptest! {
-    /// The accounting is checked at each step by the core itself.
+    /// The core itself checks the accounting at each step.
     #[test]
     fn whatever_happens_the_invariants_hold_and_a_good_link_empties_the_buffer(
         steps in prop::collection::vec(step(), 1..300),

@@ -4,8 +4,8 @@ use super::*;
 
 const SESSION: SessionName = SessionName { id: 0, generation: 0 };
 
-/// So many seconds, in each of which the agent sends one datagram and heartbeats are good. With `replies` remoted
-/// answers each 10 s.
+/// Lets so many seconds pass. In each of them the agent sends one datagram and heartbeats are good. With `replies`,
+/// remoted answers every 10 s.
 fn live(bench: &mut Bench, seconds: u64, replies: bool) {
     for _ in 0..seconds {
         let begun = bench.at;
@@ -22,7 +22,7 @@ fn live(bench: &mut Bench, seconds: u64, replies: bool) {
     }
 }
 
-/// Which ports the next datagram would go out from.
+/// The ports that the next datagram would go out from.
 fn ports(bench: &mut Bench) -> u32 {
     bench.beat();
     bench.arrive(0..1);

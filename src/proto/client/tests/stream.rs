@@ -20,7 +20,7 @@ const fn ack(read: u64) -> Ack {
     Ack { read: Seq(read), window: 100 * SMALL, doubtful: false }
 }
 
-/// Connected, told to go on from the oldest, ten datagrams sent.
+/// A client that is connected, was told to go on from the oldest datagram, and has sent ten.
 fn sent(config: Config) -> Bench {
     let mut bench = Bench::connected(config);
     bench.arrive(0..10);
@@ -32,7 +32,7 @@ fn sent(config: Config) -> Bench {
     bench
 }
 
-/// Connected again, and told where to go on.
+/// Connects the client again and tells it where to go on.
 fn resumed(bench: &mut Bench, resume: &Resume) {
     bench.core.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
     bench.core.handle_resume(resume).expect("of its own");
@@ -56,7 +56,7 @@ fn only_an_acknowledgement_confirms() {
 
 #[test]
 fn what_another_process_has_sent_in_the_same_stream_is_not_taken_for_ones_own() {
-    // Further than this process ever was; and as far, with another datagram.
+    // The other process got further than this one ever was, or as far with another datagram.
     let theirs = digest(b"another");
     for foreign in [resume(2, Some(11), 11), Resume { digest: theirs, ..resume(2, Some(6), 6) }] {
         let mut bench = sent(over_tcp());
@@ -65,7 +65,7 @@ fn what_another_process_has_sent_in_the_same_stream_is_not_taken_for_ones_own() 
         assert_eq!(bench.core.handle_resume(&foreign), Err(Foreign));
         bench.core.handle_notice(Verdict::Up);
         assert_eq!((bench.release(), bench.held()), (vec![], 10), "nothing is confirmed or skipped");
-        // Under another name.
+        // The client comes back under another name.
         bench.core.handle_disconnected(bench.now());
         resumed(&mut bench, &resume(1, None, u64::MAX));
         assert_eq!(bench.release(), (0..10).collect::<Vec<_>>());
@@ -79,7 +79,7 @@ fn ones_own_stream_is_known_by_its_last_datagram_and_by_how_far_it_ever_came() {
     bench.core.handle_disconnected(bench.now());
     resumed(&mut bench, &Resume { digest: ours, ..resume(2, Some(6), 6) });
     assert_eq!(bench.release(), [6, 7, 8, 9]);
-    // Another server, which knows nothing, and then the first one again.
+    // The client reaches another server, which knows nothing, and then the first one again.
     bench.core.handle_disconnected(bench.now());
     resumed(&mut bench, &resume(1, None, u64::MAX));
     bench.core.handle_disconnected(bench.now());
@@ -148,7 +148,7 @@ fn a_server_that_knows_nothing_gets_all_that_is_not_acknowledged() {
 #[test]
 fn with_resend_never_only_what_never_reached_remoted_is_sent_again() {
     let mut bench = sent(Config { resend: false, ..over_tcp() });
-    // remoted died when it had read two and been given five.
+    // remoted died when it had read two datagrams and been given five.
     bench.core.handle_resume(&resume(2, Some(2), 5)).expect("of its own");
     assert_eq!(bench.release(), [5, 6, 7, 8, 9]);
     let counters = bench.counters();

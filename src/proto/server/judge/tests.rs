@@ -14,7 +14,7 @@ fn socket(rx_queue: u64) -> Socket {
     Socket { inode: 7, rx_queue, drops: 0, buffer: Some(212_992) }
 }
 
-/// remoted as it should be, there for an hour.
+/// remoted in good order, running for an hour.
 fn running(rx_queue: u64) -> Sample {
     Sample {
         presence: Presence::Running,

@@ -12,14 +12,14 @@ const STREAM: StreamId = 77;
 const NOW: Time = Time::ZERO;
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
-/// A frame with these numbers, each in a datagram of session 0 that says it.
+/// A frame with datagrams of session 0, one for each number. The number is the payload.
 fn data(epoch: u32, numbers: std::ops::Range<u64>) -> Data {
     let payloads: Vec<(u64, [u8; 8])> = numbers.map(|number| (number, number.to_be_bytes())).collect();
     let items: Vec<DataItem<'_>> = payloads.iter().map(|(number, bytes)| item(*number, 0, bytes)).collect();
     Data::new(epoch, &items)
 }
 
-/// That of the datagram which says this number.
+/// The digest of the datagram whose payload is this number.
 fn digest_of(number: u64) -> u64 {
     digest(&number.to_be_bytes())
 }
@@ -32,7 +32,7 @@ const fn session(id: u16, generation: u32) -> Session {
     Session { name: SessionName { id, generation }, port: 1_517 }
 }
 
-/// One stream on this connection, told where to go on, with its agent named.
+/// Attaches a stream on this connection, with its agent named. Returns where the stream is told to go on.
 fn attached(streams: &mut Streams, connection: ConnectionId, stream: StreamId) -> Resume {
     streams.handle_attach(NOW, connection, stream, HOST, false);
     streams.handle_session(connection, session(0, 0)).expect("it is attached");
@@ -45,7 +45,7 @@ fn attached(streams: &mut Streams, connection: ConnectionId, stream: StreamId) -
     resume.expect("it is told where to go on")
 }
 
-/// remoted seen, one stream attached in its first epoch.
+/// The state after remoted was seen and one stream was attached in its first epoch.
 fn begun() -> Streams {
     let mut streams = Streams::default();
     streams.handle_sample(LIFE, Reading::default());
@@ -54,7 +54,7 @@ fn begun() -> Streams {
     streams
 }
 
-/// Injects all that fits `room`; the numbers, as the datagrams say them.
+/// Injects all datagrams that fit `room`. Returns the numbers in their payloads.
 fn inject(streams: &mut Streams, mut room: u64) -> Vec<u64> {
     let mut injected = Vec::new();
     while let Some(volley) = streams.poll(room, usize::MAX) {
@@ -67,7 +67,7 @@ fn inject(streams: &mut Streams, mut room: u64) -> Vec<u64> {
     injected
 }
 
-/// Everything that connections are told.
+/// All frames that connections are told.
 fn told(streams: &mut Streams) -> Vec<(ConnectionId, Frame)> {
     std::iter::from_fn(|| streams.poll_frame()).collect()
 }
@@ -196,7 +196,7 @@ fn clients_that_come_and_go_leave_no_more_behind_than_all_may_have() {
         }
         assert!(streams.waiting_cost() <= WINDOWS_TOTAL + WINDOW_MAX, "{} wait", streams.waiting_cost());
         assert!(streams.schedule.len() <= WAITING_MAX + 1, "{} streams wait", streams.schedule.len());
-        // Who comes back is told to send it again, whether it was kept or not.
+        // A client that comes back is told to send its datagrams again, whether they were kept or not.
         assert_eq!(attached(&mut streams, 5_000, 2_999).from, Some(Seq(0)));
     }
 }
@@ -248,7 +248,7 @@ fn what_may_have_been_dropped_is_injected_again_before_anything_newer() {
     assert_eq!(inject(&mut streams, 2 * 832), [4, 5]);
     assert!(streams.is_unsettled());
     streams.handle_drop(true);
-    // Also the step that one sample has followed: its datagrams may have been on their way then.
+    // This includes the step that one sample has followed: its datagrams may have been on their way then.
     assert_eq!((streams.unread_cost(), streams.waiting_cost()), (0, 7 * 832));
     streams.handle_sample(LIFE, Reading { read: 0, queue: 2 * 832 });
     assert_eq!(told(&mut streams), [], "its client need not know");
@@ -377,7 +377,7 @@ fn a_window_is_an_equal_part_of_what_all_may_have() {
 fn a_client_that_was_started_anew_follows_what_it_had_left() {
     let mut streams = begun();
     streams.handle_data(1, data(1, 0..100)).expect("as it should be");
-    // One from elsewhere, and one of the same address that comes back: neither is waited for.
+    // The server waits neither for a client from elsewhere nor for one of the same address that comes back.
     streams.handle_gone(NOW, 1);
     attached(&mut streams, 2, STREAM + 1);
     streams.handle_data(2, data(1, 1_000..1_100)).expect("as it should be");

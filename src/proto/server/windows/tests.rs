@@ -7,7 +7,7 @@ use crate::proto::terms::LAG_MAX;
 mod crowds;
 
 impl Windows {
-    /// One asks of which nothing is known but that it has something to send.
+    /// A client asks. The server knows only that the client has something to send.
     fn handle_request(&mut self, now: Time, demand: Demand, capacity: Capacity) -> Grant {
         self.handle_demand(now, demand, u64::MAX, capacity)
     }
@@ -26,7 +26,7 @@ const fn address(host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, host))
 }
 
-/// A client at an address of its own that has small datagrams to send.
+/// The demand of a client that has its own address and small datagrams to send.
 fn asks(client: u8) -> Demand {
     Demand {
         client: ConnectionId::from(client),
@@ -71,13 +71,13 @@ fn what_lies_in_the_queue_is_not_granted_again() {
     let filled = Capacity { queue: BUFFER / 2, ..EMPTY };
     let window = windows.handle_request(ms(0), asks(1), filled).window;
     assert!(window > 0 && window + filled.queue <= BUFFER * USABLE_PERCENT / 100, "{window}");
-    // What is its own is bounded by the window already.
+    // The window already bounds the client's own datagrams in the queue.
     let own = Demand { unconfirmed_cost: window, ..asks(1) };
     let half = windows.handle_request(ms(200), own, Capacity { queue: window, ..EMPTY }).window;
     assert_eq!(half, BUFFER / 2);
     let own = Demand { unconfirmed_cost: 100_000, ..asks(1) };
     assert_eq!(windows.handle_request(ms(210), own, Capacity { queue: 100_000, ..EMPTY }).window, BUFFER / 2);
-    // What another has under way counts, though its grant has expired.
+    // The datagrams that another client has under way count, though its grant has expired.
     assert_eq!(windows.handle_request(ms(600), asks(2), Capacity { queue: 100_000, ..EMPTY }).window, 49_094);
 }
 
@@ -90,7 +90,7 @@ fn one_that_says_it_has_more_under_way_than_it_was_ever_granted_takes_no_room_wi
     for at in 1..30 {
         windows.handle_demand(ms(at * 900), boast, SMALL, EMPTY);
         let other = windows.handle_request(ms(at * 900 + 500), asks(2), EMPTY).window;
-        // While it was alone it may have been granted half the buffer, for as long as its lease lasts.
+        // While the first client was alone, it may have been granted half the buffer for as long as its lease lasts.
         assert!(other > 0 || at * 900 < 12_000, "after {at}");
     }
 }
@@ -152,8 +152,8 @@ fn a_driver_that_charges_more_makes_the_buffer_count_as_smaller() {
     assert_eq!(windows.handle_request(ms(400), asks(1), EMPTY).window, BUFFER / 2, "it forgets slowly");
 }
 
-/// Clients that all have something to send, each asking again when it was told to, for `millis`: how much each was
-/// granted, and for how many milliseconds nobody had a window.
+/// Lets clients that all have something to send contend for `millis`. Each asks again when it was told to. Returns how
+/// much each was granted, and for how many milliseconds nobody had a window.
 fn contend(clients: u8, per_address: u8, millis: u64) -> (Vec<u64>, u64) {
     let mut windows = Windows::default();
     let mut next = vec![ms(0); usize::from(clients)];
@@ -255,17 +255,17 @@ fn one_that_dies_in_its_turn_does_not_keep_the_others_waiting() {
 #[derive(Clone, Default)]
 struct Holder {
     unsent: u64,
-    /// Released and not confirmed, and when the last of it was released.
+    /// Datagrams that are released and not confirmed. The last of them was released at `released`.
     open: u64,
     released: Time,
     next: Time,
-    /// When the oldest unsent datagram came, and the longest that one has waited.
+    /// The moment when the oldest unsent datagram came, and the longest that such a datagram has waited.
     came: Time,
     longest: Duration,
 }
 
 impl Holder {
-    /// Asks, and releases what it may. What was released is confirmed by a heartbeat that begins a grace later.
+    /// Asks, and releases what it may. A heartbeat that begins a grace later confirms the released datagrams.
     fn ask(&mut self, now: Time, windows: &mut Windows, client: ConnectionId) {
         const GRACE: Duration = LAG_MAX;
         if now.since(self.released) >= GRACE {
@@ -295,8 +295,8 @@ impl Holder {
     }
 }
 
-/// Lets them ask whenever they want to in these milliseconds, with remoted reading at once. `come`: who gets a
-/// datagram in each of them.
+/// Lets the holders ask whenever they want to in these milliseconds, with remoted reading at once. `come` says which
+/// holder gets a datagram in each millisecond.
 fn live(windows: &mut Windows, holders: &mut [Holder], millis: Range<u64>, come: impl Fn(u64, usize) -> bool) {
     for at in millis {
         windows.handle_queue(ms(at), 0, false);

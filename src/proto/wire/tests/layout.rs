@@ -19,7 +19,7 @@ const fn widths(frame: &Frame) -> &'static [usize] {
     }
 }
 
-/// What follows the fields goes on to the end of the frame.
+/// Whether bytes follow the fields up to the end of the frame.
 const fn is_open(frame: &Frame) -> bool {
     matches!(frame, Frame::Refusal(_) | Frame::Data(_) | Frame::Reply(_))
 }
@@ -35,7 +35,7 @@ fn kind_and_body(frame: &Frame) -> (u8, Vec<u8>) {
     (bytes[LENGTH_BYTES], bytes[LENGTH_BYTES + 1..].to_vec())
 }
 
-/// Both ends of one version agree on any layout; only written out does it hold between versions.
+/// Both ends of one version agree on any layout. Only a layout that is written out holds between versions.
 #[test]
 fn every_field_lies_where_the_protocol_says() {
     let wide = |number: u64| number.to_be_bytes().to_vec();
@@ -178,10 +178,11 @@ fn a_flipped_bit_of_a_body_is_read_as_it_stands() {
                     assert_eq!(Pong { verdict: pong().verdict, ..*got }, pong());
                 }
                 (Frame::Notice(_), Ok([Frame::Notice(_)])) => {}
-                // Whatever is not zero means yes; of a number that is not known nothing is said.
+                // Any byte except zero means yes. Where that byte says that a number is unknown, the number says
+                // nothing.
                 (Frame::Ack(_), Ok([Frame::Ack(_)])) | (Frame::Attach(_), Ok([Frame::Attach(_)])) if bit >= 128 => {}
                 (Frame::Resume(_), Ok([Frame::Resume(_)])) if (32..104).contains(&bit) => {}
-                // Behind the epoch: numbers that go back, or a length beyond the end.
+                // Bits behind the epoch make numbers that go back, or a length beyond the end.
                 (Frame::Data(_), Err(error)) => assert!(*error == WireError::Datagrams && bit >= 32, "{error}"),
                 (Frame::Refusal(_), Ok([Frame::Refusal(refusal)])) => assert!(refusal.text.len() <= TEXT_BYTES_MAX),
                 (_, Ok([got])) => assert_eq!(kind_and_body(got), (kind, flipped)),

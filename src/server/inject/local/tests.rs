@@ -10,10 +10,10 @@ use crate::proto::wire::Session;
 
 const SERVER: Seen = Seen::Server { is_ossec: true };
 
-/// How long what must come may take.
+/// Longest wait for something that must come.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What stands in remoted's place, and what a search finds of it.
+/// A stand-in for remoted, and the result of a search for it.
 struct Stage {
     remoted: UdpSocket,
     at: SocketAddr,
@@ -40,14 +40,14 @@ impl Stage {
         local.send(net::now(), &self.poll, &self.found, volley)
     }
 
-    /// The next datagram that remoted gets, and where it comes from. It is there already: loopback.
+    /// The next datagram that remoted gets, and its source. The datagram is there already: loopback.
     fn next(&self) -> (Vec<u8>, SocketAddr) {
         let mut bytes = [0; 64];
         let (length, from) = self.remoted.recv_from(&mut bytes).expect("it was injected");
         (bytes[..length].to_vec(), from)
     }
 
-    /// Waits until something arrives at a socket of an agent, and takes the replies among it.
+    /// Waits until datagrams arrive at a socket of an agent, and takes the replies among them.
     fn replies(&mut self, local: &Local) -> Vec<(StreamId, u16, Vec<u8>)> {
         let mut events = Events::with_capacity(8);
         self.poll.poll(&mut events, Some(DEADLINE)).expect("it waits");
@@ -82,7 +82,7 @@ fn what_remoted_answers_goes_to_the_agent_that_it_answers_and_nobody_else_is_hea
         stage.remoted.send_to(b"pong", other).expect("the socket is there");
         assert_eq!(stage.replies(&local), [(1, 1, b"pong".to_vec())]);
         assert_eq!(stranger.send_to(b"forged", first).ok(), Some(6));
-        // The system keeps it out: it does not even wake the server.
+        // The system keeps the forged datagram out: it does not even wake the server.
         let mut events = Events::with_capacity(8);
         stage.poll.poll(&mut events, Some(Duration::ZERO)).expect("it does not wait");
         assert!(events.is_empty(), "{events:?}");
@@ -112,7 +112,8 @@ fn a_remoted_that_was_away_is_injected_into_again_and_its_client_is_not_refused(
     assert!(matches!(stage.inject(&mut local, &volley(1, 0, &[b"1"])), Ok((_, 1, Ok(())))));
     let at = stage.at;
     stage.remoted = net::bind_agent("127.0.0.1:0".parse().expect("an address"), 1 << 20).expect("a socket");
-    // The first one leaves, and the system tells of the refusal at the next call; what cannot be sent for long waits.
+    // The first datagram leaves, and the system tells of the refusal at the next call. A datagram that cannot be sent
+    // for long waits.
     let outcomes = [(); 4].map(|()| stage.inject(&mut local, &volley(1, 0, &[b"2"])));
     let is_failed = |outcome: &Result<Sent, Error>| matches!(outcome, Err(_) | Ok((_, _, Err(SendError::Refused(_)))));
     assert!(!outcomes.iter().any(is_failed), "{outcomes:?}");

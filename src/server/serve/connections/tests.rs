@@ -8,7 +8,7 @@ use crate::os::remoted::Names;
 use crate::os::threads::DOORBELL;
 use crate::proto::wire::{Hello, Target, VERSION};
 
-/// How long the server has, so that a test that fails ends.
+/// Longest wait for the server, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn connections(poll: &Poll) -> Connections {
@@ -37,7 +37,7 @@ fn tokens_of_connections_begin_anew_below_those_of_others_and_pass_over_what_is_
     assert!([LISTENER, DOORBELL].iter().all(|other| other.0 > TOKENS_FROM));
 }
 
-/// A client's connection falls silent with every cut of the way to it: the log must not call that a stranger.
+/// A client's connection falls silent with every cut of the path to it. The log must not call that client a stranger.
 #[test]
 fn only_who_never_said_what_it_is_is_complained_of_for_its_silence() {
     let mut poll = Poll::new().expect("descriptors");

@@ -10,7 +10,7 @@ use crate::os::remoted::{Found, Names};
 use crate::proto::terms::Port;
 use crate::server::inject::Way;
 
-/// How long the server has, so that a test that fails ends.
+/// Longest wait for the server, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 #[test]

@@ -82,7 +82,7 @@ impl TcpStream {
         matches!(self.inside().stage, Stage::ClosedByClient | Stage::ClosedByServer)
     }
 
-    /// The server has something to do here.
+    /// The server has something to do at this connection.
     pub(crate) fn calls(&self) -> bool {
         let inside = self.inside();
         inside.stage == Stage::Connecting || (inside.stage == Stage::Connected && !inside.to_server.is_empty())
@@ -114,7 +114,7 @@ impl TcpStream {
         frame
     }
 
-    /// Its client should not add datagrams.
+    /// The client of this connection should not add datagrams.
     pub(crate) fn is_full(&self) -> bool {
         self.inside().to_server.len() >= FRAMES_MAX
     }
@@ -178,7 +178,7 @@ impl Framed {
         None
     }
 
-    /// What only the system knows.
+    /// Only the system knows this.
     #[expect(clippy::unused_self, reason = "the real one does")]
     pub(crate) const fn sent(&self) -> Option<Sent> {
         None

@@ -25,7 +25,7 @@ pub(crate) struct Inside {
     queue: VecDeque<(SocketAddr, Vec<u8>)>,
     /// Reports of refused datagrams.
     refusals: usize,
-    /// The system would not watch it last time: whoever tried knows of that.
+    /// The system refused to watch the socket last time, and the thread that tried knows of that.
     unwatchable: bool,
     watcher: Option<(Registry, Token)>,
 }
@@ -57,12 +57,12 @@ impl UdpSocket {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Something lies there that was not read, and somebody could be told.
+    /// Something unread lies in the socket, and a thread could be told.
     pub(crate) fn is_overlooked(&self) -> bool {
         self.is_unread() && !self.inside().unwatchable
     }
 
-    /// Something lies there that was not read.
+    /// Something unread lies in the socket.
     pub(crate) fn is_unread(&self) -> bool {
         let inside = self.inside();
         !inside.queue.is_empty() || inside.refusals > 0
@@ -134,8 +134,8 @@ impl Inbox {
     }
 }
 
-/// To remoted. At times there is no room for all, or the network reports that one was refused (by a host that is not
-/// remoted's, since all arrive).
+/// Sends to remoted. At times there is no room for all datagrams, or the network reports that one was refused. All
+/// datagrams arrive, so the refusing host is not remoted's.
 pub(crate) fn send_batch(socket: &UdpSocket, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
     let (world, system) = (World::here(), System::here());
     world.step();
@@ -152,12 +152,12 @@ pub(crate) fn send_batch(socket: &UdpSocket, to: SocketAddr, payloads: &[&[u8]])
     (room, if room == payloads.len() { Ok(()) } else { Err(SendError::Busy) })
 }
 
-/// Nothing here is too large.
+/// No datagram here is too large.
 pub(crate) fn send_run(socket: &UdpSocket, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Result<(), SendError>) {
     send_batch(socket, to, payloads)
 }
 
-/// To an agent.
+/// Sends to an agent.
 pub(crate) fn send_from(_: &UdpSocket, _: Option<IpAddr>, _: SocketAddr, _: &[u8]) -> Result<(), SendError> {
     World::here().step();
     Ok(())

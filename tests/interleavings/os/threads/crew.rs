@@ -1,4 +1,4 @@
-//! In the place of `src/os/threads/crew.rs`: threads whose steps are chosen by the explorer.
+//! A module in the place of `src/os/threads/crew.rs`: threads whose steps the explorer chooses.
 
 use std::io;
 

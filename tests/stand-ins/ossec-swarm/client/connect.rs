@@ -15,7 +15,7 @@ impl Client {
         self.peers.iter().filter(|peer| Some(peer.token) != self.chosen).count()
     }
 
-    /// When an attempt is to be started or given up.
+    /// The moment when an attempt is to be started or given up.
     pub(super) fn next_dial(&self) -> Option<Time> {
         let attempts = self.peers.iter().filter(|peer| Some(peer.token) != self.chosen);
         let given_up = attempts.map(|peer| peer.since + Settings::default().timeout).min();
@@ -39,7 +39,7 @@ impl Client {
             peer.framed.watch(ground.poll.registry(), token)?;
             Ok(peer)
         });
-        // One that fails at once is tried again like one that fails later.
+        // An attempt that fails at once is tried again like an attempt that fails later.
         self.peers.extend(begun);
     }
 

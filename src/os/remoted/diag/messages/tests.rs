@@ -65,7 +65,7 @@ fn an_answer_gives_the_sockets_of_its_request() {
     let stale_end = bytes(SEQUENCE - 1, done(0));
     let dual = bytes(SEQUENCE, response(101, &[Nla::Shutdown(0), Nla::SkV6Only(false), memory()]));
     let v6_only = bytes(SEQUENCE, response(102, &[memory(), Nla::SkV6Only(true)]));
-    // One byte longer than its header, and padded.
+    // This message is one byte longer than its header, and padded.
     let mut noop = bytes(SEQUENCE, NetlinkPayload::Noop);
     noop[..4].copy_from_slice(&17_u32.to_ne_bytes());
     noop.extend([0; 4]);

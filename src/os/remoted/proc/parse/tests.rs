@@ -12,7 +12,7 @@ const UDP: &str = "\
 14406: 0100007F:05EB 0100007F:05EA 01 00000000:00000000 00:00000000 00000000     0        0 10793 2 00000000d3e8871d 0         
 ";
 
-/// The same with 275 datagrams and a socket bound to `::` port 1516.
+/// The same table for IPv6, with 275 datagrams and a socket bound to `::` port 1516.
 const UDP6: &str = "\
   sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
 14407: 00000000000000000000000000000000:05EC 00000000000000000000000000000000:0000 07 00000000:00034000 00:00000000 00000000     0        0 10792 2 0000000013adf269 19

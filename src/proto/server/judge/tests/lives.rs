@@ -1,4 +1,4 @@
-//! Lives of remoted at random, against a model that knows what really happened.
+//! Random lives of remoted, against a model that knows what really happened.
 
 use super::*;
 
@@ -15,13 +15,13 @@ enum Step {
         socket: usize,
         datagrams: u32,
     },
-    /// Another process with other sockets.
+    /// Another process starts, with other sockets.
     Restart {
         sockets: usize,
     },
     Wait(u64),
     Sample,
-    /// A sample in which it is stopped, or cannot be seen.
+    /// A sample in which remoted is stopped, or cannot be seen.
     SampleAs(Presence),
 }
 
@@ -44,9 +44,9 @@ struct World {
     now: u64,
     sample: Sample,
     inodes: u64,
-    /// Bytes that it has read, in all of its lives.
+    /// Bytes that remoted has read, in all of its lives.
     read: u64,
-    /// What has become of each socket's bytes in this life.
+    /// The flow of bytes through each socket in this life.
     sockets: Vec<Flow>,
 }
 
@@ -69,7 +69,7 @@ impl World {
         self.inodes = inodes.end;
         self.sample.sockets = inodes.map(|inode| Socket { inode, ..socket(0) }).collect();
         self.sample.owners[0].pid += 1;
-        // What was in the queues is lost.
+        // The bytes in the queues are lost.
         self.sockets = vec![Flow::default(); sockets];
     }
 
@@ -96,7 +96,7 @@ struct Seen {
     samples: Vec<(u64, Vec<Socket>)>,
     drops: u64,
     incarnations: Vec<(u32, Incarnation)>,
-    /// F + queue at a sample, and what had come into each socket by then.
+    /// F + queue at a sample, with the flow of each socket until then.
     marks: Vec<(u64, Vec<Flow>)>,
 }
 
@@ -116,7 +116,7 @@ impl Seen {
         self.samples.push((world.now, sockets));
     }
 
-    /// Since when a socket has had something and was not seen to fall.
+    /// The moment since which a socket has held something and its queue was not seen to fall.
     fn still_since(&self, at: usize) -> Option<u64> {
         let queue = |index: usize| self.samples[index].1[at].rx_queue;
         let last = self.samples.len() - 1;
@@ -174,7 +174,7 @@ fn check_seen(judge: &Judge, world: &World, seen: &mut Seen) {
     let sockets = &world.sample.sockets;
     let backlog: u64 = sockets.iter().map(|socket| socket.rx_queue).sum();
     assert_eq!(judge.backlog(), backlog);
-    // The part of several sockets' that is known to be read and does not count yet.
+    // With several sockets, the queue includes bytes that are known to be read and do not count yet.
     assert!(
         judge.reading().queue >= backlog && (judge.reading().queue == 0) == (backlog == 0),
         "{} of {backlog}",
@@ -186,15 +186,15 @@ fn check_seen(judge: &Judge, world: &World, seen: &mut Seen) {
     let still = (0..sockets.len()).filter_map(|at| seen.still_since(at)).min();
     let stalled = still.is_some_and(|since| world.now - since >= STALL.as_millis() as u64);
     assert_eq!(judge.verdict(), if stalled { Verdict::Stalled } else { Verdict::Up });
-    // One life is one incarnation, whatever comes in between.
+    // One life is one incarnation, whatever happens meanwhile.
     let life = (judge.pid(), judge.incarnation());
     assert!(seen.incarnations.iter().all(|other| (other.0 == life.0) == (other.1 == life.1)), "{life:?}");
     seen.incarnations.push(life);
     check_marks(judge, world, seen);
 }
 
-/// What confirmation rests on: what had come into any socket at a sample has been read when F reaches what F and the
-/// queue were then.
+/// Checks the basis of confirmation. F and the queue at a sample have a sum. When F reaches that sum, all bytes that
+/// had come into any socket at the sample have been read.
 fn check_marks(judge: &Judge, world: &World, seen: &mut Seen) {
     for (reached, then) in seen.marks.iter().filter(|(reached, _)| judge.reading().read >= *reached) {
         let read = world.sockets.iter().zip(then).all(|(flow, then)| flow.read >= then.arrived);

@@ -1,4 +1,4 @@
-//! Clients at random: that the bounds hold whatever they do, and that nobody starves among those who behave.
+//! Random clients: the bounds hold whatever the clients do, and nobody starves among clients that behave.
 
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ const fn host(client: u8) -> IpAddr {
     address(client / 3)
 }
 
-/// What the sums and lists say is what the clients say.
+/// Checks that the sums and lists agree with the clients.
 fn check_books(windows: &mut Windows, now: Time) {
     let kept = (windows.booked(now), windows.ledger.said(), windows.ledger.under_way(), windows.active(now));
     assert_eq!(kept, windows.ledger.added_up(now));
@@ -48,7 +48,7 @@ fn check_grant(windows: &mut Windows, now: Time, demand: &Demand, grant: Grant, 
     let half = capacity.buffer / 2;
     let booked = windows.ledger.iter().map(|(_, client)| client.booked(now));
     let booked: Vec<u64> = booked.filter(|&bytes| bytes > 0).collect();
-    // One alone may send a single datagram that is larger than that.
+    // A client that is alone may send a single datagram larger than half the buffer.
     assert!(windows.booked(now) <= half || booked.len() == 1, "{booked:?} granted of {}", capacity.buffer);
     assert!(grant.window <= half.max(demand.next_cost), "{grant:?} for {demand:?}");
     if demand.wants {
@@ -95,13 +95,13 @@ proptest! {
     }
 }
 
-/// One that always has something to send, and asks as it was told to.
+/// A client that always has something to send, and asks as it was told to.
 #[derive(Clone, Debug)]
 struct Honest {
     length: usize,
-    /// How long it takes to come back for more.
+    /// The milliseconds until the client comes back for more.
     round_trip: u64,
-    /// It is gone after so many milliseconds: with a farewell, or without.
+    /// The client is gone after so many milliseconds: with a farewell (`true`), or without.
     gone: Option<(u64, bool)>,
 }
 
@@ -111,10 +111,11 @@ fn honest() -> impl Strategy<Value = Honest> {
     (length, 1u64..150, gone).prop_map(|(length, round_trip, gone)| Honest { length, round_trip, gone })
 }
 
-/// Longer than all of a crowd need to have their turns, and than one is waited for that vanished in its own.
+/// This is longer than a whole crowd needs for its turns. It is also longer than the wait for a client that vanished
+/// in its turn.
 const FAIR_AFTER_MILLIS: u64 = 12_000;
 
-/// When each of a crowd got a window.
+/// The moments at which each client of a crowd got a window.
 fn serve(crowd: &[Honest], per_address: usize) -> Vec<Vec<u64>> {
     let (mut windows, mut at) = (Windows::default(), 0);
     let mut next = vec![0; crowd.len()];
