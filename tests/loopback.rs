@@ -607,6 +607,26 @@ fn the_plain_request_is_answered_as_in_2015() {
     comes_true(|| ask(broker, b"ping\n"), &b"ossec_not_found\n".to_vec());
 }
 
+#[test]
+fn no_answer_is_older_than_its_question() {
+    let (mut socket, remoted) = receiver();
+    let broker = free_port(0);
+    let _server = server(broker, remoted);
+    wait_until_listening(broker);
+    for _ in 0..4 {
+        // The server may have looked a moment ago.
+        comes_true(|| ask(broker, b"ping"), &b"pong".to_vec());
+        drop(socket);
+        wait_until("the socket is gone", || {
+            let sockets = std::fs::read_to_string("/proc/net/udp").expect("the kernel's table");
+            let is_held = sockets.contains(&format!(": 0100007F:{remoted:04X} "));
+            if is_held { Err(sockets) } else { Ok(()) }
+        });
+        assert_eq!(ask(broker, b"ping"), b"ossec_not_found");
+        socket = UdpSocket::bind(("127.0.0.1", remoted)).expect("the port is free");
+    }
+}
+
 /// The answers to one client are a gap apart, however fast it asks.
 #[test]
 fn a_client_that_asks_as_fast_as_it_can_is_answered_no_sooner_than_the_gap() {
