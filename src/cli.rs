@@ -15,12 +15,13 @@ use crate::check;
 use crate::client::Config as ClientConfig;
 use crate::os::net::HostPort;
 use crate::server::Config as ServerConfig;
+use crate::spool::{self, Action};
 use client::ClientArgs;
 use server::ServerArgs;
 pub use usage::Usage;
 use usage::wrong;
 
-const ROLES: [&str; 4] = ["client", "server", "check", "genkey"];
+const ROLES: [&str; 5] = ["client", "server", "check", "spool", "genkey"];
 
 /// Makes OSSEC's UDP link between agent and server reliable.
 #[derive(Debug, FromArgs)]
@@ -39,6 +40,7 @@ enum Role {
     Client(Box<ClientArgs>),
     Server(ServerArgs),
     Check(CheckArgs),
+    Spool(SpoolArgs),
     Genkey(GenkeyArgs),
 }
 
@@ -59,6 +61,71 @@ struct CheckArgs {
     verbose: u8,
 }
 
+/// Shows what waits in a spool, also while a client uses it.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "spool")]
+struct SpoolArgs {
+    #[argh(subcommand)]
+    action: SpoolAction,
+}
+
+#[derive(Debug, FromArgs)]
+#[argh(subcommand)]
+enum SpoolAction {
+    Ls(LsArgs),
+    Cat(CatArgs),
+    Verify(VerifyArgs),
+    Purge(PurgeArgs),
+}
+
+/// How much waits, from whom, and for how long.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "ls")]
+struct LsArgs {
+    /// the folder of the spool
+    #[argh(positional, arg_name = "dir")]
+    path: PathBuf,
+}
+
+/// Each datagram: number, time of arrival, agent, length in bytes, payload.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "cat")]
+struct CatArgs {
+    /// the folder of the spool
+    #[argh(positional, arg_name = "dir")]
+    path: PathBuf,
+}
+
+/// Whether everything can be read. Exit code 0: yes, 1: no.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "verify")]
+struct VerifyArgs {
+    /// the folder of the spool
+    #[argh(positional, arg_name = "dir")]
+    path: PathBuf,
+}
+
+/// Throws everything away, if no client uses the spool.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "purge")]
+struct PurgeArgs {
+    /// the folder of the spool
+    #[argh(positional, arg_name = "dir")]
+    path: PathBuf,
+}
+
+impl SpoolArgs {
+    fn config(self) -> spool::Config {
+        let (action, path) = match self.action {
+            SpoolAction::Ls(LsArgs { path }) => (Action::Ls, path),
+            SpoolAction::Cat(CatArgs { path }) => (Action::Cat, path),
+            SpoolAction::Verify(VerifyArgs { path }) => (Action::Verify, path),
+            SpoolAction::Purge(PurgeArgs { path }) => (Action::Purge, path),
+        };
+        spool::Config { action, path }
+    }
+}
+
 /// Prints a new key for --psk-file on standard output.
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "genkey")]
@@ -71,6 +138,7 @@ pub enum Command {
     Client(Box<ClientConfig>),
     Server(ServerConfig),
     Check(check::Config),
+    Spool(spool::Config),
     Genkey,
 }
 
@@ -92,12 +160,13 @@ pub fn parse(arguments: &[String]) -> Result<Invocation, Usage> {
         return Err(Usage::Asked(format!("ossec-broker {}\n", env!("CARGO_PKG_VERSION"))));
     }
     let (verbosity, command) = match top.role {
-        None => return Err(wrong("which role? client, server, check or genkey; see ossec-broker --help")),
+        None => return Err(wrong("which role? client, server, check, spool or genkey; see ossec-broker --help")),
         Some(Role::Client(args)) => (args.verbose, Command::Client(Box::new(args.config()?))),
         Some(Role::Server(args)) => (args.verbose, Command::Server(args.config()?)),
         Some(Role::Check(CheckArgs { broker, psk_file, verbose })) => {
             (verbose, Command::Check(check::Config { broker, psk_file }))
         }
+        Some(Role::Spool(args)) => (0, Command::Spool(args.config())),
         Some(Role::Genkey(GenkeyArgs {})) => (0, Command::Genkey),
     };
     Ok(Invocation { command, verbosity })

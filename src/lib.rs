@@ -16,7 +16,8 @@
 //! | room | purpose |
 //! |---|---|
 //! | [`cli`], [`logging`] | arguments in, each role's configuration out; where log lines go |
-//! | [`client`], [`server`], [`check`] | the roles: threads and sockets, composed |
+//! | [`client`], [`server`] | the roles: threads and sockets, composed |
+//! | [`check`], [`spool`] | answers for people: one heartbeat; what waits on disk |
 //! | [`os`] | the outside world |
 //! | [`proto`] | the decisions of both roles: pure, no socket, no clock, no thread, no file |
 
@@ -29,3 +30,4 @@ pub mod logging;
 pub mod os;
 pub mod proto;
 pub mod server;
+pub mod spool;

@@ -9,6 +9,7 @@
 //! | [`terms`], [`cost`] | words that both have in common; what a datagram costs in a receive buffer |
 //! | [`time`] | a moment |
 
+pub mod amounts;
 pub mod client;
 pub mod cost;
 pub mod seal;

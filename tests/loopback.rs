@@ -4,6 +4,8 @@
 mod logs;
 #[path = "support/ports.rs"]
 mod ports;
+#[path = "loopback/spool.rs"]
+mod spool;
 #[path = "loopback/strangers.rs"]
 mod strangers;
 #[path = "support/uninterrupted.rs"]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Floors from the roof down. A room looks only into rooms of lower floors, or into the rooms that it holds.
-const FLOORS: [&[&str]; 4] = [&["main"], &["cli"], &["check", "client", "logging", "server"], &["os"]];
+const FLOORS: [&[&str]; 4] = [&["main"], &["cli"], &["check", "client", "logging", "server", "spool"], &["os"]];
 
 /// Names that the pure floor does not use.
 const OUTSIDE: [&str; 9] =

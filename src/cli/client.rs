@@ -10,11 +10,11 @@ use argh::FromArgs;
 use crate::cli::usage::{Usage, wrong};
 use crate::cli::values::{
     broker, buffer_bytes, duration, full, pause, rate, receive_bytes, remoted, resend, sessions, source, source_port,
-    transport,
+    spool_bytes, spool_sync, transport,
 };
-use crate::client::Config;
+use crate::client::{Config, SPOOL_BYTES, SpoolConfig};
 use crate::os::net::{self, HostPort};
-use crate::proto::client::{self, FullPolicy, Transport, link::Settings};
+use crate::proto::client::{self, FullPolicy, SyncPolicy, Transport, link::Settings};
 
 /// More frequent heartbeats of an idle link would only cost.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -71,6 +71,18 @@ pub(super) struct ClientArgs {
     #[argh(option, arg_name = "policy", from_str_fn(full), default = "Config::default().core.full")]
     full: FullPolicy,
 
+    /// folder on disk for datagrams that are held longer than a moment: they survive the end of this process (off)
+    #[argh(option, arg_name = "dir")]
+    spool: Option<PathBuf>,
+
+    /// bound of the spool (1GiB)
+    #[argh(option, arg_name = "size", from_str_fn(spool_bytes))]
+    spool_size: Option<u64>,
+
+    /// when the spool is made to survive a power cut: never, interval (each second) or always (interval)
+    #[argh(option, arg_name = "policy", from_str_fn(spool_sync))]
+    spool_sync: Option<SyncPolicy>,
+
     /// drop datagrams that are older (off)
     #[argh(option, arg_name = "duration", from_str_fn(duration))]
     max_age: Option<Duration>,
@@ -99,6 +111,10 @@ pub(super) struct ClientArgs {
     #[argh(option, arg_name = "name")]
     user: Option<String>,
 
+    /// says by the exit code whether this program could go on where the client of this version is
+    #[argh(option, arg_name = "version", hidden_help)]
+    accept_handover: Option<String>,
+
     /// say more: -v connections and what is sent again, -vv each heartbeat, -vvv each datagram
     #[argh(switch, short = 'v')]
     pub(super) verbose: u8,
@@ -118,6 +134,12 @@ impl ClientArgs {
             drain: self.drain,
             psk_file: self.psk_file,
             user: self.user,
+            accept_handover: self.accept_handover,
+            spool: self.spool.map(|path| SpoolConfig {
+                path,
+                bytes: self.spool_size.unwrap_or(SPOOL_BYTES),
+                sync: self.spool_sync.unwrap_or_default(),
+            }),
             core: client::Config {
                 buffer_bytes: self.buffer.unwrap_or(Config::default().core.buffer_bytes),
                 full: self.full,
@@ -143,6 +165,9 @@ impl ClientArgs {
         {
             let mebibytes = memory >> 20;
             return Err(wrong(format_args!("--buffer: this host has {mebibytes} MiB of memory, swap included")));
+        }
+        if self.spool.is_none() && (self.spool_size.is_some() || self.spool_sync.is_some()) {
+            return Err(wrong("--spool-size and --spool-sync need --spool"));
         }
         let server = &self.server;
         if self.listen == *server {

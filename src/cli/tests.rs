@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::os::remoted::Names;
-use crate::proto::client::{FullPolicy, Transport};
+use crate::proto::client::{FullPolicy, SyncPolicy, Transport};
 use crate::server::Inject;
 
 fn words(line: &str) -> Vec<String> {
@@ -60,7 +60,9 @@ fn described(role: &str) -> Vec<(String, String)> {
 #[test]
 fn the_help_tells_the_defaults() {
     let mut told = 0;
-    for (role, least) in [("client", "client --server a"), ("server", "server"), ("check", "check --broker a")] {
+    for (role, least) in
+        [("client", "client --server a --spool /s"), ("server", "server"), ("check", "check --broker a")]
+    {
         for (option, text) in described(role) {
             let default = text.strip_suffix(')').and_then(|text| text.rsplit_once('(')).map(|(_, default)| default);
             // The server's address depends on the host.
@@ -73,7 +75,7 @@ fn the_help_tells_the_defaults() {
             told += 1;
         }
     }
-    assert_eq!(told, 17, "options of all roles with a default: a new one raises this number");
+    assert_eq!(told, 19, "options of all roles with a default: a new one raises this number");
 }
 
 #[test]
@@ -82,8 +84,10 @@ fn every_option_of_the_client_arrives() {
         "client --server 10.0.0.1:2514 --broker [fd00::1]:2517 --listen [::1]:3514 --source 10.0.0.9 \
          --source-port 40000 --transport tcp --interval 500ms --lease 50ms --timeout=5s --resend never \
          --buffer 1MiB --full drop-newest --max-age 1h --rate 100 --rcvbuf 64KiB --max-sessions 3 --drain 0 \
-         --psk-file /k --user ossec -vv",
+         --psk-file /k --user ossec --spool /s --spool-size 64KiB --spool-sync always -vv",
     );
+    let spool = config.spool.expect("it was given");
+    assert_eq!((spool.path, spool.bytes, spool.sync), ("/s".into(), 65_536, SyncPolicy::Always));
     assert_eq!((config.server, config.broker), (host("10.0.0.1", 2_514), Some(host("fd00::1", 2_517))));
     assert_eq!((config.listen, config.source_port), (host("::1", 3_514), 40_000));
     assert_eq!(config.source, Some("10.0.0.9".parse().expect("an address")));

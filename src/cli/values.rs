@@ -11,7 +11,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::proto::client::buffer::{BUFFER_BYTES_MIN, SESSION_ID_MAX};
-use crate::proto::client::{FullPolicy, Transport};
+use crate::proto::client::spool::log::SPOOL_BYTES_MIN;
+use crate::proto::client::{FullPolicy, SyncPolicy, Transport};
 use crate::server::Inject;
 pub(super) use host::{broker, remoted, source};
 
@@ -53,28 +54,37 @@ pub(super) fn pause(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn buffer_bytes(text: &str) -> Result<usize, String> {
-    let bytes = size(text)?;
+    let bytes = memory(text)?;
     if bytes < BUFFER_BYTES_MIN { Err(format!("{text}: at least {} KiB", BUFFER_BYTES_MIN >> 10)) } else { Ok(bytes) }
 }
 
-pub(super) fn receive_bytes(text: &str) -> Result<usize, String> {
+pub(super) fn spool_bytes(text: &str) -> Result<u64, String> {
     let bytes = size(text)?;
+    if bytes < SPOOL_BYTES_MIN { Err(format!("{text}: at least {} KiB", SPOOL_BYTES_MIN >> 10)) } else { Ok(bytes) }
+}
+
+pub(super) fn receive_bytes(text: &str) -> Result<usize, String> {
+    let bytes = memory(text)?;
     if (1..=RECEIVE_BYTES_MAX).contains(&bytes) { Ok(bytes) } else { Err(format!("{text}: from 1 to 1GiB")) }
 }
 
 /// `1048576`, `512KiB`, `64MiB`, `1GiB`. Memory is counted in powers of two, so `64M`, `64MB` and `64mb` mean `64MiB`.
-fn size(text: &str) -> Result<usize, String> {
+fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size (4096, 512KiB, 64MiB, 1GiB)");
     let (number, unit) = split(text);
-    let factor: usize = match unit.to_ascii_lowercase().as_str() {
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kb" | "kib" => 1 << 10,
         "m" | "mb" | "mib" => 1 << 20,
         "g" | "gb" | "gib" => 1 << 30,
         _ => return Err(wrong()),
     };
-    let number: usize = number.parse().map_err(|_| wrong())?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
     number.checked_mul(factor).ok_or_else(wrong)
+}
+
+fn memory(text: &str) -> Result<usize, String> {
+    usize::try_from(size(text)?).map_err(|_| format!("{text}: more than this system can address"))
 }
 
 fn split(text: &str) -> (&str, &str) {
@@ -111,6 +121,11 @@ pub(super) fn inject(text: &str) -> Result<Inject, String> {
     choice(text, " is neither spoof nor local", [("spoof", Inject::Spoof), ("local", Inject::Local)])
 }
 
+pub(super) fn spool_sync(text: &str) -> Result<SyncPolicy, String> {
+    let choices = [("never", SyncPolicy::Never), ("interval", SyncPolicy::Interval), ("always", SyncPolicy::Always)];
+    choice(text, ": never, interval or always", choices)
+}
+
 pub(super) fn resend(text: &str) -> Result<bool, String> {
     choice(text, ": yes or never", [("yes", true), ("never", false)])
 }
@@ -120,7 +135,7 @@ pub(super) fn full(text: &str) -> Result<FullPolicy, String> {
     choice(text, ": drop-oldest or drop-newest", choices)
 }
 
-fn choice<T>(text: &str, wrong: &str, choices: [(&str, T); 2]) -> Result<T, String> {
+fn choice<T, const N: usize>(text: &str, wrong: &str, choices: [(&str, T); N]) -> Result<T, String> {
     let chosen = choices.into_iter().find(|(name, _)| *name == text);
     chosen.map(|(_, value)| value).ok_or_else(|| format!("{text:?}{wrong}"))
 }

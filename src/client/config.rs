@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::os::net::HostPort;
 use crate::proto;
+use crate::proto::client::SyncPolicy;
 use crate::proto::terms::{BROKER_PORT, REMOTED_PORT};
 
 /// The settings of this role.
@@ -21,7 +22,22 @@ pub struct Config {
     pub drain: Duration,
     pub psk_file: Option<PathBuf>,
     pub user: Option<String>,
+    /// Only say whether this program could go on where the client of this version is.
+    pub accept_handover: Option<String>,
+    pub spool: Option<SpoolConfig>,
     pub core: proto::client::Config,
+}
+
+/// Bound of a spool that was given none, in bytes: days of an agent that sends a few events a second.
+pub const SPOOL_BYTES: u64 = 1 << 30;
+
+/// The settings of the spool.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the flags say it")]
+pub struct SpoolConfig {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub sync: SyncPolicy,
 }
 
 impl Default for Config {
@@ -37,6 +53,8 @@ impl Default for Config {
             drain: Duration::from_secs(2),
             psk_file: None,
             user: None,
+            accept_handover: None,
+            spool: None,
             core: proto::client::Config::default(),
         }
     }

@@ -26,7 +26,7 @@ enum Halt {
 
 pub(super) fn run(
     shared: &Shared,
-    mut upstreams: Upstreams<'_>,
+    upstreams: &mut Upstreams<'_>,
     bell: &Receiver<()>,
     stop: &Stop,
 ) -> Result<(), Infallible> {
@@ -40,7 +40,7 @@ pub(super) fn run(
         });
         if !releases {
             stop.wait(bell, due.map(|at| at.since(now)));
-        } else if let Some(pause) = send(shared, &mut upstreams, &batch) {
+        } else if let Some(pause) = send(shared, upstreams, &batch) {
             stop.wait(&crossbeam_channel::never(), Some(pause));
         }
     }

@@ -18,7 +18,7 @@ use mio::{Registry, Token};
 use super::{config::Config, report::Report, resolve::Resolver, shared::Shared, stream::Outgoing};
 use crate::os::net::{self, udp::kernel_drops};
 use crate::os::threads::{DOORBELL, Stop, Wait, WaitError};
-use crate::proto::{seal::Key, time::Time};
+use crate::proto::{client::ClientCore, seal::Key, time::Time};
 use attempts::{Attempts, Success};
 use connection::{Answer, Connection};
 use peer::{End, Heard};
@@ -49,7 +49,8 @@ impl<'a> Prober<'a> {
         report: &'a mut Report,
     ) -> Self {
         let (bound, plain_told) = (shared.agents.local_addr().ok(), key.is_some());
-        let attempts = Attempts::new(config, key, resolver, bound, net::now());
+        let stream = shared.read(ClientCore::stream);
+        let attempts = Attempts::new(config, key, resolver, bound, stream, net::now());
         Self { shared, config, attempts, chosen: None, slow_told: None, plain_told, report, outgoing }
     }
 
@@ -186,7 +187,9 @@ impl<'a> Prober<'a> {
                 "another process sends as this client, with the memory that it had (a guest that was cloned?): \
                  going on under another name, and sending again what is not confirmed"
             );
-            self.attempts.leave_stream();
+            let stream = net::random();
+            self.attempts.handle_stream(stream);
+            self.shared.with_core(now, |core| core.handle_stream(stream));
         }
         self.attempts.handle_lost(now, peer.route, &end);
         self.shared.with_core(now, |core| core.handle_disconnected(now));

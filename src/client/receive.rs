@@ -1,5 +1,7 @@
 //! Agent socket → core. While this thread waits for anything else, the kernel drops what does not fit the socket.
 
+use std::sync::atomic::Ordering;
+
 use mio::Token;
 
 use super::shared::Shared;
@@ -12,13 +14,17 @@ use crate::proto::client::Origin;
 const LAST_BATCHES_MAX: usize = 4_096;
 
 /// Receives until the stop, and then every datagram that came in before it. From the stop on agents' datagrams are
-/// refused, which agents may notice, instead of lying in a socket that nobody reads.
+/// refused, which agents may notice, instead of lying in a socket that nobody reads. A socket that outlives this
+/// process is left as it is.
 pub(super) fn run(shared: &Shared, mut wait: Wait, stop: &Stop) -> Result<(), WaitError> {
     watch(wait.poll(), &shared.agents, Token(0)).map_err(|error| wait.error(error))?;
     let mut inbox = Inbox::default();
     while !stop.is_set() {
         wait.wait(None)?;
-        while !stop.is_set() && take(shared, &mut inbox) {}
+        while !stop.is_set() && take_unless_paused(shared, &mut inbox) {}
+    }
+    if shared.keeps_socket.load(Ordering::SeqCst) {
+        return Ok(());
     }
     if let Err(error) = net::turn_away(&shared.agents) {
         log::debug!("agents are not turned away: {error}");
@@ -29,6 +35,11 @@ pub(super) fn run(shared: &Shared, mut wait: Wait, stop: &Stop) -> Result<(), Wa
         }
     }
     Ok(())
+}
+
+fn take_unless_paused(shared: &Shared, inbox: &mut Inbox) -> bool {
+    let is_paused = shared.is_paused.lock();
+    !*is_paused && take(shared, inbox)
 }
 
 /// Reads one batch; whether more may wait.

@@ -7,20 +7,21 @@
 mod blocked;
 mod link;
 mod overflow;
+mod pauses;
 mod sums;
 #[cfg(test)]
 mod tests;
-pub(super) mod text;
 
 use std::time::SystemTime;
 
 use crate::os::line::Line;
-use crate::proto::{client::Snapshot, time::Time};
+use crate::proto::amounts::amount;
+use crate::proto::client::{Counters, Snapshot, buffer::Tally};
+use crate::proto::time::Time;
 use blocked::Blocked;
 use link::Link;
 use overflow::Overflows;
 use sums::Sums;
-use text::amount;
 
 #[derive(Debug)]
 pub(super) struct Report {
@@ -31,12 +32,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(now: Time) -> Self {
+    /// Nothing is told of what the counters count already.
+    pub(super) fn new(now: Time, counters: &Counters) -> Self {
         Self {
             link: Link::new(now),
-            overflows: Overflows::default(),
+            overflows: Overflows::new(counters),
             blocked: Blocked::default(),
-            sums: Sums::default(),
+            sums: Sums::new(counters),
         }
     }
 
@@ -54,8 +56,9 @@ impl Report {
         [link, overflow, blocked].into_iter().flatten().chain(self.sums.poll(now)).collect()
     }
 
-    /// The last words: everything untold, and what became of all datagrams.
-    pub(super) fn farewell(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot) -> Vec<Line> {
+    /// The last words: everything untold, and what became of all datagrams. Of those that are left, `lost` are not on
+    /// disk.
+    pub(super) fn farewell(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot, lost: Tally) -> Vec<Line> {
         let link = self.link.farewell(now, snapshot);
         let overflow = self.overflows.observe(now, wall, snapshot, self.link.is_up());
         let mut lines: Vec<Line> = [link, overflow, self.overflows.end(wall)].into_iter().flatten().collect();
@@ -69,8 +72,12 @@ impl Report {
             counters.dropped_total(),
             held.datagrams
         )));
-        if held.datagrams > 0 {
-            lines.push(Line::warn(format!("lost with this stop: {}, not confirmed", amount(held))));
+        let kept = held.without(lost);
+        if kept.datagrams > 0 {
+            lines.push(Line::info(format!("kept in the spool: {}", amount(kept))));
+        }
+        if lost.datagrams > 0 {
+            lines.push(Line::warn(format!("lost with this stop: {}, not confirmed", amount(lost))));
         }
         lines
     }

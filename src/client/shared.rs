@@ -15,9 +15,15 @@ pub(super) struct Shared {
     core: Mutex<ClientCore>,
     forward: Sender<()>,
     probe: Doorbell,
+    spool: Sender<()>,
     drained: Sender<()>,
     /// The socket that agents send to, and get their replies from.
     pub(super) agents: UdpSocket,
+    /// Nothing is read from the agents' socket for a moment. A reader has the lock until the core has the datagrams:
+    /// whoever sets this knows that no datagram is on its way.
+    pub(super) is_paused: Mutex<bool>,
+    /// The agents' socket outlives this process: whatever lies in it is the next one's.
+    pub(super) keeps_socket: AtomicBool,
     /// remoted ignores empty datagrams, says the broker server.
     pub(super) takes_empty: AtomicBool,
 }
@@ -26,18 +32,29 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Rung {
     pub(super) forward: Receiver<()>,
+    pub(super) spool: Receiver<()>,
     /// The datagrams of the drain are confirmed.
     pub(super) drained: Receiver<()>,
 }
 
 impl Shared {
-    pub(super) fn new(core: ClientCore, agents: UdpSocket, probe: Doorbell) -> (Self, Rung) {
+    pub(super) fn new(core: ClientCore, agents: UdpSocket, keeps_socket: bool, probe: Doorbell) -> (Self, Rung) {
         // A bell that is rung already is enough.
         let (forward, forward_rung) = bounded(1);
+        let (spool, spool_rung) = bounded(1);
         let (drained, drained_rung) = bounded(1);
-        let (core, takes_empty) = (Mutex::new(core), AtomicBool::default());
-        let shared = Self { core, forward, probe, drained, agents, takes_empty };
-        (shared, Rung { forward: forward_rung, drained: drained_rung })
+        let shared = Self {
+            core: Mutex::new(core),
+            forward,
+            probe,
+            spool,
+            drained,
+            agents,
+            is_paused: Mutex::new(false),
+            keeps_socket: AtomicBool::new(keeps_socket),
+            takes_empty: AtomicBool::default(),
+        };
+        (shared, Rung { forward: forward_rung, spool: spool_rung, drained: drained_rung })
     }
 
     /// Calls the core at the moment `now`. When the lock is free again, the bells of threads that have got work ring.
@@ -52,6 +69,9 @@ impl Shared {
         }
         if bells.probe {
             self.probe.ring();
+        }
+        if bells.spool {
+            let _ = self.spool.try_send(());
         }
         if bells.drained {
             let _ = self.drained.try_send(());

@@ -4,6 +4,8 @@
 //!   signal ─► drain ─► `receive` turns agents away, reads its socket empty, ends ─► drain ─► all end
 //! ```
 //!
+//! With a spool, the thread `spool` ends last: when every other has ended, it writes everything that is held.
+//!
 //! Each drain lasts while the link is up, no second signal comes, and `--drain` is not over. `receive` goes on during
 //! the first drain. If a thread ends by itself, all end at once.
 
@@ -11,8 +13,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, select};
 
+use super::handover::{Attempt, Handover};
 use super::shared::Shared;
 use crate::os::net;
+use crate::os::signals::Signals;
 use crate::os::threads::{Ended, Stopper};
 use crate::proto::{client::link::Standing, time::Time};
 
@@ -23,17 +27,36 @@ const CREW_LISTENS: &str = "the crew keeps a sender";
 pub(super) struct Shutdown<'a> {
     pub(super) shared: &'a Shared,
     pub(super) drain: Duration,
-    pub(super) signals: &'a Receiver<()>,
+    pub(super) signals: &'a Signals,
+    pub(super) handover: Handover<'a>,
     pub(super) ended: &'a Receiver<Ended>,
     pub(super) drained: &'a Receiver<()>,
 }
 
+/// How the role has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Stopped,
+    /// Another program takes over.
+    Replaced,
+}
+
 impl Shutdown<'_> {
-    pub(super) fn conduct(&self, stop_receive: Stopper, stop_rest: Stopper) -> Result<(), Ended> {
-        select! {
-            recv(self.signals) -> _ => log::info!("stopping"),
-            recv(self.ended) -> ended => return Err(ended.expect(CREW_LISTENS)),
+    pub(super) fn conduct(&self, stop_receive: Stopper, stop_rest: Stopper) -> Result<End, Ended> {
+        loop {
+            select! {
+                recv(self.signals.stop) -> _ => break,
+                recv(self.signals.replace) -> _ => {
+                    match self.handover.attempt(&self.signals.stop, self.ended, self.drained)? {
+                        Attempt::Safe => return Ok(End::Replaced),
+                        Attempt::Refused => {}
+                        Attempt::Stop => break,
+                    }
+                }
+                recv(self.ended) -> ended => return Err(ended.expect(CREW_LISTENS)),
+            }
         }
+        log::info!("stopping");
         let until = net::now() + self.drain;
         let mut in_time = self.drain_held(until)?;
         drop(stop_receive);
@@ -43,13 +66,13 @@ impl Shutdown<'_> {
                 Ended::Stopped(_) => {}
                 ended => return Err(ended),
             },
-            recv(self.signals) -> _ => in_time = false,
+            recv(self.signals.stop) -> _ => in_time = false,
         }
         if in_time {
             self.drain_held(until)?;
         }
         drop(stop_rest);
-        Ok(())
+        Ok(End::Stopped)
     }
 
     /// Waits until everything held at this moment is confirmed, if the link is up. True if that comes before `until`
@@ -66,7 +89,7 @@ impl Shutdown<'_> {
         }
         select! {
             recv(self.drained) -> _ => Ok(true),
-            recv(self.signals) -> _ => Ok(false),
+            recv(self.signals.stop) -> _ => Ok(false),
             recv(self.ended) -> ended => Err(ended.expect(CREW_LISTENS)),
             default(until.since(now)) => { Ok(false) }
         }

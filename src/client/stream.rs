@@ -29,9 +29,9 @@ pub(super) struct Outgoing {
 }
 
 #[derive(Debug)]
-pub(super) struct Streamer<'a> {
+pub(super) struct Streamer<'a, 'b> {
     shared: &'a Shared,
-    upstreams: Upstreams<'a>,
+    upstreams: &'b mut Upstreams<'a>,
     outgoing: Sender<Outgoing>,
     prober: Doorbell,
     /// Agents that the connection knows in this epoch.
@@ -43,10 +43,10 @@ pub(super) struct Streamer<'a> {
     opened: Time,
 }
 
-impl<'a> Streamer<'a> {
+impl<'a, 'b> Streamer<'a, 'b> {
     pub(super) fn new(
         shared: &'a Shared,
-        upstreams: Upstreams<'a>,
+        upstreams: &'b mut Upstreams<'a>,
         outgoing: Sender<Outgoing>,
         prober: Doorbell,
     ) -> Self {

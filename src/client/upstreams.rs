@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use hashlink::LinkedHashMap;
 use mio::net::UdpSocket;
 
 use super::config::Config;
+use super::shared::Shared;
 use crate::os::{net, net::udp::discard, threads::Doorbell};
+use crate::proto::client::spool::record::Agent;
 use crate::proto::{terms::SessionName, time::Time};
 
 /// A session for whose socket there was no descriptor tries again after this.
@@ -44,6 +47,7 @@ pub(super) enum Change {
 /// waits then, and replies that came before the end of a session's turn are not lost.
 #[derive(Debug)]
 pub(super) struct Upstreams<'a> {
+    shared: &'a Shared,
     config: &'a Config,
     /// By the ids of their sessions; the socket whose last use is longest ago comes first.
     sockets: LinkedHashMap<u16, Upstream>,
@@ -61,8 +65,15 @@ pub(super) struct Upstreams<'a> {
 }
 
 impl<'a> Upstreams<'a> {
-    pub(super) fn new(config: &'a Config, sockets_max: usize, changes: Sender<Change>, reply_bell: Doorbell) -> Self {
+    pub(super) fn new(
+        shared: &'a Shared,
+        config: &'a Config,
+        sockets_max: usize,
+        changes: Sender<Change>,
+        reply_bell: Doorbell,
+    ) -> Self {
         Self {
+            shared,
             config,
             sockets: LinkedHashMap::new(),
             sockets_max,
@@ -75,6 +86,33 @@ impl<'a> Upstreams<'a> {
             ports: 0,
             left: HashSet::new(),
         }
+    }
+
+    /// Takes over the sockets that the process before this one has left, each with its agent.
+    pub(super) fn take_over(&mut self, inherited: Vec<(Agent, std::net::UdpSocket)>) {
+        for (agent, socket) in inherited {
+            let session = SessionName { id: agent.session, generation: agent.generation };
+            // The agent may be another one's place now, if the spool was lost.
+            if self.shared.read(|core| core.agent(session)) == Some(agent)
+                && let Ok(socket) = net::take_upstream(socket)
+                && let Ok(local) = socket.local_addr()
+            {
+                let upstream =
+                    Upstream { session, socket: Arc::new(socket), ipv4: local.is_ipv4(), port: local.port() };
+                self.sockets.insert(session.id, upstream.clone());
+                self.tell(Change::Open(upstream));
+            }
+        }
+    }
+
+    /// Leaves the sockets to the next process, each with its agent.
+    pub(super) fn leave(&self) -> Vec<(Agent, OwnedFd)> {
+        let left = |upstream: &Upstream| {
+            let agent = self.shared.read(|core| core.agent(upstream.session))?;
+            Some((agent, net::duplicate(&upstream.socket).ok()?))
+        };
+        // The longest unused come first: if not all have room, these can do without.
+        self.sockets.values().rev().filter_map(left).collect()
     }
 
     /// The session's socket, made if need be. The error [`io::ErrorKind::WouldBlock`] means that there will be a
@@ -100,12 +138,14 @@ impl<'a> Upstreams<'a> {
         if self.sockets.len() >= self.sockets_max {
             self.give_way();
         }
-        let socket = match self.bind(target) {
+        let former = self.shared.read(|core| core.port(session));
+        let socket = match self.bind(target, former) {
             Err(error) if net::is_shortage(&error) && self.give_way() => return Err(io::ErrorKind::WouldBlock.into()),
             outcome => Arc::new(outcome?),
         };
         let port = socket.local_addr().map_or(0, |local| local.port());
         log::debug!("session {} sends from port {port}", session.id);
+        self.shared.with_core(net::now(), |core| core.handle_port(session, port));
         let upstream = Upstream { session, socket: Arc::clone(&socket), ipv4: target.is_ipv4(), port };
         self.sockets.insert(session.id, upstream.clone());
         self.tell(Change::Open(upstream));
@@ -166,9 +206,9 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// Takes the first free port from `--source-port` upward, so that a restarted client finds the ports that remoted
-    /// replies to; where there is none, any port.
-    fn bind(&mut self, target: SocketAddr) -> io::Result<UdpSocket> {
+    /// Takes the session's `former` port, to which remoted replies; else the first free one from `--source-port`
+    /// upward, so that also without a spool a restarted client finds its ports; where there is none, any port.
+    fn bind(&mut self, target: SocketAddr, former: u16) -> io::Result<UdpSocket> {
         let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         let ip = self.config.source.unwrap_or(any);
         if ip.is_ipv4() != target.is_ipv4() {
@@ -176,6 +216,12 @@ impl<'a> Upstreams<'a> {
                 io::ErrorKind::InvalidInput,
                 "--source and the server are of different address families",
             ));
+        }
+        if former != 0
+            && !self.left.contains(&former)
+            && let Ok(socket) = net::bind_upstream(SocketAddr::new(ip, former))
+        {
+            return Ok(socket);
         }
         let now = net::now();
         if now >= self.crowded_until {

@@ -15,5 +15,8 @@ mod tests;
 pub mod udp;
 
 pub use address::{HostPort, comes_back, family, is_local};
-pub use sockets::{bind_agent, bind_source, bind_upstream, dial, explain, listen, receive_buffer, turn_away};
-pub use system::{is_shortage, memory_bytes, now, raise_descriptor_limit, random};
+pub use sockets::{
+    bind_agent, bind_source, bind_upstream, dial, duplicate, explain, listen, receive_buffer, take_agent,
+    take_upstream, turn_away,
+};
+pub use system::{clock, is_shortage, memory_bytes, now, raise_descriptor_limit, random};

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use caps::securebits::set_keepcaps;
 use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
-use nix::sys::prctl::set_no_new_privs;
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::unistd::{Uid, User, initgroups, setgid, setuid};
 use thiserror::Error;
 
@@ -28,10 +28,8 @@ pub fn become_user(name: &str, kept: &[Right]) -> Result<(), UserError> {
     Ok(())
 }
 
-fn change(name: &str, kept: &[Right]) -> Result<(), Cause> {
-    let user = User::from_name(name)?.ok_or("there is no such user")?;
+fn become_other(name: &str, user: &User) -> Result<(), Cause> {
     let group_name = CString::new(name)?;
-    let had = caps::read(None, CapSet::Permitted)?;
     // Rights would end with the change of the user.
     set_keepcaps(true)?;
     initgroups(&group_name, user.gid).map_err(|error| match error {
@@ -40,7 +38,34 @@ fn change(name: &str, kept: &[Right]) -> Result<(), Cause> {
     })?;
     setgid(user.gid)?;
     setuid(user.uid)?;
-    set_keepcaps(false)?;
+    Ok(set_keepcaps(false)?)
+}
+
+/// Passes these rights on to the next program in the place of this one, as far as this process has them.
+pub fn pass_on(rights: &[Right]) -> Result<(), Cause> {
+    for &right in rights {
+        if caps::has_cap(None, CapSet::Permitted, right)? {
+            caps::raise(None, CapSet::Inheritable, right)?;
+            caps::raise(None, CapSet::Ambient, right)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the memory of this process from other processes of its user, and from core dumps: it has a key.
+pub fn hide_memory() {
+    if let Err(error) = set_dumpable(false) {
+        log::debug!("other processes may look into this one: {error}");
+    }
+}
+
+fn change(name: &str, kept: &[Right]) -> Result<(), Cause> {
+    let user = User::from_name(name)?.ok_or("there is no such user")?;
+    let had = caps::read(None, CapSet::Permitted)?;
+    // The process before this one may have become that user.
+    if Uid::current() != user.uid || Uid::effective() != user.uid {
+        become_other(name, &user)?;
+    }
     let keep: CapsHashSet = kept.iter().copied().filter(|right| had.contains(right)).collect();
     for set in [CapSet::Effective, CapSet::Inheritable] {
         caps::clear(None, set)?;

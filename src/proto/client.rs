@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   agent ──► handle_datagram ──► [ buffer ] ──► poll_release ──► handle_sent ──► remoted
-//!                                     ▲ rewind, confirm
-//!                                  [ link ] ◄── begin_heartbeat, handle_pong, handle_time
+//!                                   ▲  ▲  └──► poll_spool ──► handle_errand
+//!                   rewind, confirm │
+//!                                [ link ] ◄── begin_heartbeat, handle_pong, handle_time
 //! ```
 //!
 //! The threads call one method for each event, under one lock, and do their input and output without it. Nothing here
@@ -22,6 +23,8 @@ mod replies;
 pub mod routes;
 pub mod segments;
 mod sessions;
+pub mod spool;
+mod spooling;
 mod suspicion;
 #[cfg(test)]
 mod tests;
@@ -31,20 +34,26 @@ pub use counters::{Counters, DropReason};
 pub use held::FullPolicy;
 pub use link::Transport;
 pub use sessions::Origin;
+pub use spooling::{Hindrance, SyncPolicy};
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::proto::cost::buffer_cost;
-use crate::proto::terms::{Seq, SessionName, Verdict, digest};
+use crate::proto::terms::{Seq, SessionName, StreamId, Verdict, digest};
 use crate::proto::time::Time;
 use crate::proto::wire::{Ack, Ping, Pong, Resume};
-use buffer::{Buffer, SessionId, Tally};
+use buffer::{Buffer, Entry, SessionId, Tally};
 use held::{Held, Rules};
 use link::{Foreign, Link, Outcome, Probe, Rewind, Standing, Work};
 use pace::Pace;
 use sessions::Sessions;
+use spool::keeper::{Answer, Errand, Report};
+use spool::open::Found;
+use spool::record::Agent;
+use spool::records::Records;
+use spooling::{Holding, Spooling};
 use suspicion::Suspicion;
 
 /// With `--rate`: the number of round trips between two pauses that gather a burst. Each pause takes a grace, which
@@ -90,6 +99,7 @@ impl Default for Config {
 
 /// The threads that have something to do and do not know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a bell")]
 pub struct Bells {
     /// A datagram may be released.
     pub forward: bool,
@@ -97,6 +107,8 @@ pub struct Bells {
     pub probe: bool,
     /// The datagrams held when the drain began are gone, and the program waits for that.
     pub drained: bool,
+    /// There is something to write to disk, or to read back.
+    pub spool: bool,
 }
 
 /// A view of the state for the log.
@@ -114,6 +126,8 @@ pub struct Snapshot {
     pub tail: Seq,
     /// The buffer is smaller than it was meant to be: the system gave no more memory.
     pub short: bool,
+    /// With a spool: why a full buffer stays full.
+    pub hindrance: Option<Hindrance>,
     /// All counters.
     pub counters: Counters,
     /// Number of sessions that used to get replies over UDP and get none any more, although heartbeats are good.
@@ -137,19 +151,27 @@ pub struct ClientCore {
     /// Replies come over the connection, and say nothing of UDP.
     replies_carried: bool,
     suspicion: Suspicion,
+    /// `None`: nothing goes to disk.
+    spooling: Option<Spooling>,
+    /// The name under which datagrams are sent.
+    stream: StreamId,
+    /// Something has gone wrong since nothing was held.
+    is_doubtful: bool,
     /// Number of changes of the source ports.
     ports: u32,
     /// The moment until which the forward thread waits, if it does.
     forward_waits: Option<Time>,
     probe_waits: Option<Time>,
+    spool_waits: Option<Time>,
     /// The program is about to stop, and waits until every datagram below this one is confirmed.
     draining: Option<Seq>,
 }
 
 impl ClientCore {
-    /// An empty core without a link.
-    pub fn new(config: Config) -> Self {
-        let rules = Rules { full: config.full, max_age: config.max_age, resend: config.resend };
+    /// An empty core without a link. It sends under the name `stream`.
+    pub fn new(config: Config, stream: StreamId) -> Self {
+        let rules =
+            Rules { full: config.full, max_age: config.max_age, resend: config.resend, transport: config.transport };
         Self {
             held: Held::new(rules, Buffer::new(config.buffer_bytes), Sessions::new(config.sessions_max)),
             link: Link::new(config.transport, config.link),
@@ -160,16 +182,33 @@ impl ClientCore {
             up_since: None,
             replies_carried: false,
             suspicion: Suspicion::default(),
+            spooling: None,
+            stream,
+            is_doubtful: false,
             ports: 0,
             forward_waits: None,
             probe_waits: None,
+            spool_waits: None,
             draining: None,
         }
     }
 
+    /// A core without a link that goes on where an earlier process has ended. The spool takes datagrams of at most
+    /// `datagram_bytes_max`.
+    pub fn reopen<E>(config: Config, sync: SyncPolicy, found: &Found<E>, datagram_bytes_max: u64) -> Self {
+        let mut core = Self::new(config, found.stream);
+        core.held.restore(found, datagram_bytes_max);
+        core.spooling = Some(Spooling::new(sync, found.mark, found.tail, found.failure.is_none()));
+        core
+    }
+
     /// A datagram came in from an agent.
     pub fn handle_datagram(&mut self, now: Time, origin: Origin, bytes: &[u8]) {
-        self.held.handle_datagram(now, origin, bytes);
+        let durable = self.spooling.as_mut().map_or(Seq::default(), |spooling| {
+            spooling.handle_datagram(now, bytes.len());
+            spooling.durable
+        });
+        self.held.handle_datagram(now, origin, bytes, durable);
     }
 
     /// A connection to the broker server was made and greeted in `round_trip`; datagrams go to `target`.
@@ -198,7 +237,9 @@ impl ClientCore {
     /// A datagram that may be released at this moment needs a heartbeat after it, but none before it. Another one in
     /// between would cost an agent with a few events a second half as many heartbeats again.
     pub fn next_heartbeat(&mut self, now: Time) -> Option<Time> {
-        let hurry = self.draining.is_some() && self.held.tally().datagrams > 0;
+        let drain = (self.draining.is_some() && self.held.tally().datagrams > 0).then_some(Time::ZERO);
+        let oldest = || self.held.buffer.front().map(|entry| entry.arrived);
+        let hurry = drain.or_else(|| self.spooling.as_ref()?.wants_confirmation(oldest()?));
         let unsent = if self.held.buffer.unsent().datagrams > 0 { self.wants_heartbeat(now) } else { None };
         self.link.next_heartbeat(Work { unsent, hurry, under_way: self.held.flight().is_open() })
     }
@@ -303,9 +344,11 @@ impl ClientCore {
         let mut cost = self.held.unconfirmed_cost();
         let mut pace = self.pace;
         let mut stopped = false;
+        let mut more_led = Tally::default();
         for entry in self.held.buffer.unsent_entries() {
             let more = buffer_cost(entry.bytes.len());
-            if !permit.fits(cost, more) || !pace.allows(now) {
+            more_led.add(entry.bytes.len());
+            if !permit.fits(cost, more) || !pace.allows(now) || !self.may_lead(more_led) {
                 stopped = true;
                 break;
             }
@@ -380,15 +423,153 @@ impl ClientCore {
         Some(origin)
     }
 
+    /// The name under which datagrams are sent.
+    pub const fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// Datagrams are sent under this name from here on.
+    pub const fn handle_stream(&mut self, stream: StreamId) {
+        self.stream = stream;
+    }
+
+    /// The agents that an earlier process has left, without a spool.
+    pub fn handle_agents(&mut self, agents: &[Agent]) {
+        if self.spooling.is_none() {
+            let agents: Vec<(Agent, u64)> = agents.iter().map(|&agent| (agent, 0)).collect();
+            self.held.sessions.restore(&agents);
+        }
+    }
+
+    /// The agent of a session. `None` if the session has given way to another.
+    pub fn agent(&self, session: SessionName) -> Option<Agent> {
+        self.held.sessions.current(session)
+    }
+
+    /// The UDP port from which the session sends, or has sent before a restart; 0 without one.
+    pub fn port(&self, session: SessionName) -> u16 {
+        self.held.sessions.port(session)
+    }
+
+    /// The session sends from this UDP port.
+    pub fn handle_port(&mut self, session: SessionName, port: u16) {
+        self.held.sessions.handle_port(session, port);
+    }
+
+    /// The next errand for the spool. To be written are the `records`.
+    pub fn poll_spool(&mut self, now: Time, records: &mut Records) -> Errand {
+        let errand = self.take_errand(now);
+        if let Some(spooling) = &self.spooling {
+            records.stream = self.stream;
+            match errand {
+                Errand::Write => self.held.fill_records(spooling.written, records),
+                Errand::Mark => self.held.fill_state(records),
+                Errand::Sync | Errand::Read(..) | Errand::Wait => {}
+            }
+        }
+        errand
+    }
+
+    fn take_errand(&mut self, now: Time) -> Errand {
+        let holding = self.holding();
+        if let Some(below) = self.spooling.as_ref().and_then(|spooling| spooling.giving_way(holding)) {
+            self.held.drop_below(below);
+        }
+        let holding = self.holding();
+        self.spooling.as_mut().map_or(Errand::Wait, |spooling| spooling.poll(now, holding))
+    }
+
+    /// An errand was run, with these `records`. Whatever has failed is tried again, and meanwhile everything stays in
+    /// memory.
+    pub fn handle_errand<E>(&mut self, now: Time, errand: Errand, records: &Records, report: &Report<E>) {
+        let Some(spooling) = &mut self.spooling else {
+            return;
+        };
+        match (errand, &report.answer) {
+            (Errand::Wait, _) => {}
+            (Errand::Read(..), Answer::ReadBack(through)) => {
+                self.held.handle_read_back(records, *through);
+                self.held.expire(now);
+            }
+            (Errand::Read(..), _) => spooling.handle_read_failed(now),
+            _ => {
+                self.held.written = report.written;
+                spooling.handle_report(now, errand, report, records.mark, self.held.buffer.tail());
+                if self.held.tally().datagrams == 0 {
+                    spooling.handle_empty(self.held.buffer.oldest());
+                }
+            }
+        }
+    }
+
+    /// The program is about to end: everything that is held goes to disk.
+    pub const fn handle_stop(&mut self) {
+        if let Some(spooling) = &mut self.spooling {
+            spooling.handle_stop();
+        }
+    }
+
+    /// Another program is about to take over: everything that is held goes to disk, as long as `wanted`. The drain is
+    /// over when it is there.
+    pub fn handle_flush(&mut self, wanted: bool) {
+        self.draining = None;
+        if let Some(spooling) = &mut self.spooling {
+            spooling.handle_flush(wanted);
+            self.draining = wanted.then_some(self.held.buffer.tail());
+        }
+    }
+
+    /// The thread of the spool is about to wait until the returned moment, or until its bell rings.
+    pub fn handle_spool_waits(&mut self, now: Time) -> Option<Time> {
+        let due = self.next_errand().filter(|&at| at > now);
+        self.spool_waits = Some(due.unwrap_or(Time::FAR));
+        due
+    }
+
+    /// Held datagrams that are not on disk.
+    pub fn unwritten(&self) -> Tally {
+        let from = self.spooling.as_ref().map_or(Seq::default(), |spooling| spooling.written);
+        let mut tally = Tally::default();
+        self.held_from(from).for_each(|entry| tally.add(entry.bytes.len()));
+        tally
+    }
+
+    /// Held datagrams from this number on, without any that is on disk alone or older than such a one.
+    pub fn held_from(&self, from: Seq) -> impl Iterator<Item = Entry<'_>> {
+        self.held.buffer.entries_from(from)
+    }
+
+    /// The moment at which there is something to do for the spool; the past counts as this moment.
+    pub fn next_errand(&self) -> Option<Time> {
+        self.spooling.as_ref()?.next(self.holding())
+    }
+
+    fn holding(&self) -> Holding {
+        let buffer = &self.held.buffer;
+        Holding {
+            oldest: buffer.front().map(|entry| entry.arrived),
+            datagrams: buffer.held().datagrams,
+            mark: self.held.mark(),
+            tail: buffer.tail(),
+            quarter_full: buffer.is_full_to(4),
+            half_full: buffer.is_full_to(2),
+            is_good: self.up_since.is_some() && !self.is_doubtful,
+            spilled: buffer.wanted(),
+            can_read: buffer.can_fill(),
+            gives_way: self.held.gives_way(),
+        }
+    }
+
     /// The program is about to stop: the datagrams held at this moment are to be confirmed as soon as possible. More
     /// may still come in.
     pub const fn handle_drain(&mut self) {
         self.draining = Some(self.held.buffer.tail());
     }
 
-    /// The datagrams held when the drain began are confirmed or dropped.
+    /// The datagrams held when the drain began are confirmed or dropped, or on disk if that is enough.
     pub fn is_drained(&self) -> bool {
-        self.draining.is_some_and(|end| self.held.buffer.oldest() >= end)
+        let is_flushed = || self.spooling.as_ref().is_some_and(|spooling| spooling.is_flushed(self.holding()));
+        self.draining.is_some_and(|end| self.held.buffer.oldest() >= end || is_flushed())
     }
 
     /// The forward thread is about to wait until the returned moment, or until its bell rings.
@@ -409,9 +590,14 @@ impl ClientCore {
         let ring = |waits: &mut Option<Time>, due: Option<Time>| {
             waits.take_if(|until| due.is_some_and(|due| due < *until)).is_some()
         };
+        let spool = if self.spool_waits.is_some() { self.next_errand() } else { None };
         let forward = ring(&mut self.forward_waits, release);
         let probe = ring(&mut self.probe_waits, heartbeat);
-        Bells { forward, probe, drained: self.take_drained() }
+        let spool = ring(&mut self.spool_waits, spool);
+        if self.held.tally().datagrams == 0 {
+            self.is_doubtful = false;
+        }
+        Bells { forward, probe, drained: self.take_drained(), spool }
     }
 
     /// Whether the drain is over; true only once.
@@ -433,6 +619,7 @@ impl ClientCore {
             oldest: self.held.buffer.oldest(),
             tail: self.held.buffer.tail(),
             short: self.held.buffer.is_short(),
+            hindrance: self.spooling.as_ref().map(|spooling| spooling.hindrance(now)),
             counters: self.held.counters,
             replies_missing: if self.up_since.is_some() && !self.replies_carried {
                 self.held.sessions.silent(now)
@@ -472,7 +659,15 @@ impl ClientCore {
             return false;
         }
         let cost = self.held.unconfirmed_cost();
-        self.held.next_cost().is_some_and(|next| permit.fits(cost, next))
+        let Some(next) = self.held.buffer.peek().map(|entry| entry.bytes.len()) else {
+            return false;
+        };
+        permit.fits(cost, buffer_cost(next)) && self.may_lead(Tally { datagrams: 1, bytes: next as u64 })
+    }
+
+    /// With a spool, enough of the memory must stay behind the cursor: only that can be given back.
+    fn may_lead(&self, more: Tally) -> bool {
+        self.spooling.is_none() || self.held.buffer.may_lead(more)
     }
 
     /// Nothing goes out until the datagrams under way are confirmed: the burst that follows may prove a
@@ -500,6 +695,7 @@ impl ClientCore {
 
     fn apply(&mut self, rewind: Option<Rewind>) {
         if rewind.is_some() {
+            self.is_doubtful = true;
             self.held.rewind();
         }
     }

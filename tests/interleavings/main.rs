@@ -3,16 +3,17 @@
 //! ```text
 //!   client.rs, client/… (all but report), os/threads.rs      the source as it is (links to `src`)
 //!   ──────────────────────────────────────────────────────────────────────
-//!   mio, crossbeam_channel, parking_lot, crate::os::net, crate::os::threads::crew       made up here, on virtual time
+//!   mio, crossbeam_channel, parking_lot, crate::os (all but threads)      made up here, on virtual time
 //!   agents, network, broker server, remoted                                     made up here, with faults
 //! ```
 //!
 //! The explorer runs one thread at a time and decides at each step which thread is next. A step is a lock, a system
-//! call, a look at the clock or the ring of a bell. When all threads sleep (see `judge.rs`), three states are wrong:
+//! call, a look at the clock or the ring of a bell. When all threads sleep (see `judge.rs`), four states are wrong:
 //!
 //! * a datagram may be released, and `forward` sleeps;
 //! * a heartbeat is due, and `probe` sleeps;
-//! * something is unread, and its reader sleeps.
+//! * something is unread, and its reader sleeps;
+//! * there is something to do for the spool, and `spool` sleeps.
 //!
 //! After a stop, all threads must end without waiting for time to pass.
 //!
@@ -24,7 +25,11 @@ extern crate self as mio;
 extern crate self as parking_lot;
 
 mod channels;
-#[expect(unreachable_pub, reason = "it is a room of the library, and private here")]
+#[expect(
+    unreachable_pub,
+    dead_code,
+    reason = "it is a room of the library, and private here; what only the binary uses is unused"
+)]
 #[expect(
     clippy::explicit_auto_deref,
     clippy::unused_self,
@@ -65,12 +70,17 @@ const SCHEDULES_DEFAULT: usize = 800;
 /// The client's threads keep more on their stacks than the explorer's default has room for.
 const STACK_BYTES: usize = 256 * 1024;
 
-fn config(transport: proto::client::Transport, rate: Option<NonZeroU32>) -> client::Config {
+fn config(transport: proto::client::Transport, rate: Option<NonZeroU32>, has_spool: bool) -> client::Config {
     let local = |port| HostPort { host: "127.0.0.1".into(), port };
     client::Config {
         server: local(1_514),
         listen: local(1_515),
         source_port: 0,
+        spool: has_spool.then(|| client::SpoolConfig {
+            path: "spool".into(),
+            bytes: client::SPOOL_BYTES,
+            sync: proto::client::SyncPolicy::Always,
+        }),
         drain: Duration::from_mins(10),
         core: proto::client::Config {
             buffer_bytes: 1 << 20,
@@ -96,28 +106,36 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) {
 /// One schedule: agents send, things go wrong, a stop comes at some moment.
 fn schedule() {
     let (world, system) = (World::begin(replayed().is_some()), System::begin());
-    let (signal, signals) = bounded(2);
+    let (signal, stop) = bounded(2);
+    let (request, replace) = bounded(1);
     let transport = if percent(50) { proto::client::Transport::Tcp } else { proto::client::Transport::Udp };
     let rate = if percent(50) { NonZeroU32::new(10) } else { None };
+    let has_spool = percent(50);
     let own = Arc::clone(&system);
     spawn("server", move || own.be_server());
-    // The channel of signals is kept to the end: a channel that closes would be another signal.
-    let first = signal.clone();
+    // The channels of signals are kept to the end: a channel that closes would be another signal.
+    let (first, request_first) = (signal.clone(), request.clone());
     let own = Arc::clone(&system);
     spawn("agent", move || {
         own.be_agent();
+        if percent(30) {
+            own.wait_for_a_stop();
+            let _ = request_first.try_send(());
+        }
         own.wait_for_a_stop();
-        first.try_send(()).expect("the client listens");
+        let _ = first.try_send(());
     });
     spawn("client", move || {
-        client::run(&config(transport, rate), &signals).expect("nothing fails for good");
-        judge::look_back();
+        let config = config(transport, rate, has_spool);
+        let successor =
+            client::run(&config, &os::signals::Signals { stop, replace }, os::handover::Inherited::default());
+        judge::look_back(successor.expect("nothing fails for good").is_some());
         System::here().end();
     });
     loop {
         let sleepers = world.wait_for_silence();
         if sleepers.is_empty() {
-            return drop(signal);
+            return drop((signal, request));
         }
         judge::look_at(&sleepers);
         world.pass();

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use ossec_broker::proto::client::buffer::Tally;
 use ossec_broker::proto::client::{ClientCore, Snapshot};
 use ossec_broker::proto::server::streams::Streams;
 use ossec_broker::proto::terms::ConnectionId;
@@ -32,6 +33,7 @@ std::thread_local! {
 pub(crate) struct System(Mutex<State>);
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says another thing of the world")]
 struct State {
     core: Option<Arc<shuttle::sync::Mutex<ClientCore>>>,
     agents: Option<UdpSocket>,
@@ -45,6 +47,12 @@ struct State {
     /// The client has returned.
     over: bool,
     farewell: Option<Snapshot>,
+    /// Datagrams that were on no disk at the end.
+    lost: Tally,
+    has_disk: bool,
+    may_pause: bool,
+    /// There is a disk, and it has never failed.
+    disk_is_sound: bool,
 }
 
 impl System {
@@ -111,6 +119,24 @@ impl System {
         self.state().agents.as_ref().is_some_and(UdpSocket::is_unread)
     }
 
+    /// The number of datagrams of agents that wait for the client.
+    pub(crate) fn agents_unread(&self) -> u64 {
+        self.state().agents.as_ref().map_or(0, UdpSocket::unread)
+    }
+
+    /// The client has begun to hand over: it may pause.
+    pub(crate) fn note_handover(&self) {
+        self.state().may_pause = true;
+    }
+
+    pub(crate) fn may_pause(&self) -> bool {
+        self.state().may_pause
+    }
+
+    pub(crate) fn has_disk(&self) -> bool {
+        self.state().has_disk
+    }
+
     /// Replies or reports wait for the client.
     pub(crate) fn is_upstream_unread(&self) -> bool {
         self.state().upstreams.iter().filter_map(UdpSocket::upgrade).any(|socket| socket.is_overlooked())
@@ -130,8 +156,21 @@ impl System {
         self.state().farewell
     }
 
-    pub(crate) fn say_farewell(&self, snapshot: Snapshot) {
-        self.state().farewell = Some(snapshot);
+    pub(crate) fn say_farewell(&self, snapshot: Snapshot, lost: Tally) {
+        let mut state = self.state();
+        (state.farewell, state.lost) = (Some(snapshot), lost);
+    }
+
+    /// The disk of the spool has failed, or begins.
+    pub(crate) fn note_disk(&self, is_sound: bool) {
+        let mut state = self.state();
+        (state.has_disk, state.disk_is_sound) = (true, is_sound);
+    }
+
+    /// Whether datagrams were lost with the stop although the disk of the spool never failed.
+    pub(crate) fn has_lost_with_sound_disk(&self) -> bool {
+        let state = self.state();
+        state.disk_is_sound && state.lost.datagrams > 0
     }
 
     pub(crate) fn end(&self) {
@@ -157,7 +196,7 @@ impl System {
     /// Returns when everything has arrived, or earlier.
     pub(crate) fn wait_for_a_stop(&self) {
         if percent(70) {
-            World::here().sleep(None, || self.has_all().then_some(()));
+            World::here().sleep(None, || (self.has_all() || self.state().over).then_some(()));
         }
     }
 

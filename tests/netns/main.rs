@@ -14,6 +14,7 @@
 #![cfg(target_os = "linux")]
 
 mod bench;
+mod bench_spool;
 mod descriptors;
 mod half_open;
 mod idle;
@@ -27,6 +28,7 @@ mod reach;
 mod replies;
 mod routes;
 mod scene;
+mod spool;
 mod stops;
 mod stream;
 #[path = "../support/mod.rs"]

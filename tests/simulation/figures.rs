@@ -75,6 +75,7 @@ fn outage(seed: u64, kind: Kind, span: u64, rate: u64) -> Plan {
         sockets: 1,
         settle: Duration::from_secs(3),
         faults: kind.faults().into_iter().map(|fault| Timed { fault, from, to }).collect(),
+        spool: None,
     }
 }
 

@@ -5,7 +5,10 @@
 //! with a trace. `scripts/soak` runs many, `scripts/figures` prints the tables of `docs/reliability.md`.
 
 mod clones;
+mod damage;
+mod disk;
 mod figures;
+mod log;
 mod plan;
 mod promise;
 mod random;
@@ -60,6 +63,16 @@ fn the_promise_holds_whatever_happens() {
 #[test]
 fn nothing_is_lost_over_tcp_whatever_happens() {
     explore(|seed| Plan::of(seed).over_tcp());
+}
+
+#[test]
+fn the_promise_holds_with_a_spool_whatever_happens() {
+    explore(|seed| Plan::of(seed).with_spool());
+}
+
+#[test]
+fn nothing_is_lost_over_tcp_with_a_spool_whatever_happens() {
+    explore(|seed| Plan::of(seed).over_tcp().with_spool());
 }
 
 /// Runs as many seeds as asked for, or one with a trace.

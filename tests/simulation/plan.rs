@@ -4,9 +4,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ossec_broker::proto::client::link::Settings;
-use ossec_broker::proto::client::{Config, FullPolicy, Transport};
+use ossec_broker::proto::client::{Config, FullPolicy, SyncPolicy, Transport};
 use ossec_broker::proto::cost::buffer_cost;
 
+use crate::disk;
 use crate::random::Random;
 use crate::remoted::BUFFER;
 
@@ -65,6 +66,32 @@ pub(crate) enum Fault {
     Flood(u64),
     /// This client's host is suspended: its clock jumps.
     Suspend(usize),
+    /// The process of this client ends, and is started again at the end.
+    Ends(usize, End),
+    /// The disk under this client's spool.
+    Disk(usize, disk::Fault),
+}
+
+/// How the process of a client ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It is asked to. `keeps_socket`: the agents' socket stays meanwhile, and takes what comes in.
+    Stop { keeps_socket: bool },
+    /// It is killed.
+    Kill,
+    /// Its host loses power.
+    PowerCut,
+}
+
+/// A client's spool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spool {
+    pub(crate) bytes: u64,
+    /// Memory of the buffer in bytes, unless an option says another.
+    pub(crate) memory: usize,
+    pub(crate) sync: SyncPolicy,
+    /// The time that the disk takes for a thing, from and to.
+    pub(crate) takes: (u64, u64),
 }
 
 /// A fault with its time.
@@ -123,6 +150,8 @@ pub(crate) struct Plan {
     /// The number of sockets that remoted has.
     pub(crate) sockets: usize,
     pub(crate) faults: Vec<Timed>,
+    /// The clients have a spool.
+    pub(crate) spool: Option<Spool>,
 }
 
 impl Plan {
@@ -175,7 +204,53 @@ impl Plan {
             addresses,
             sockets,
             faults,
+            spool: None,
         }
+    }
+
+    /// The same plan with a spool at each client, and with clients that end.
+    pub(crate) fn with_spool(mut self) -> Self {
+        let mut random = Random::new(self.seed ^ 0x5b001);
+        self.spool = Some(Spool {
+            bytes: random.pick(&[64 << 10, 256 << 10, 4 << 20]),
+            memory: random.pick(&[64 << 10, 64 << 10, 256 << 10, 16 << 20]),
+            sync: random.pick(&[SyncPolicy::Never, SyncPolicy::Interval, SyncPolicy::Always]),
+            takes: random.pick(&[(MS / 50, MS / 5), (MS / 50, MS / 5), (MS / 2, 3 * MS), (20 * MS, 150 * MS)]),
+        });
+        if random.per_mille(150) {
+            self.options = Options::MaxAge(Duration::from_millis(random.range(300, 2_000)));
+        }
+        if random.per_mille(200) {
+            // Long enough for every promise of the spool to have fallen due.
+            self.faults.push(Timed { fault: Fault::Cut(Cut::Both), from: SECOND, to: random.range(5, 8) * SECOND });
+        }
+        for _ in 0..random.range(1, 5) {
+            let client = random.range(0, self.clients as u64) as usize;
+            let end = match random.range(0, 4) {
+                0 => End::Stop { keeps_socket: false },
+                1 => End::Stop { keeps_socket: true },
+                2 => End::Kill,
+                _ => End::PowerCut,
+            };
+            self.faults.push(Timed::placed(&mut random, Fault::Ends(client, end), 1_500));
+        }
+        for _ in 0..random.range(0, 3) {
+            let client = random.range(0, self.clients as u64) as usize;
+            let fault = random.pick(&[disk::Fault::ReadOnly, disk::Fault::Full, disk::Fault::Sync, disk::Fault::Dead]);
+            self.faults.push(Timed::placed(&mut random, Fault::Disk(client, fault), 3_000));
+        }
+        if random.per_mille(250) {
+            // A process that cannot write from its beginning to its end.
+            let from = random.range(2, 6) * SECOND;
+            let mut add = |fault, after: u64, until: u64| {
+                self.faults.push(Timed { fault, from: from + after * MS, to: from + until * MS });
+            };
+            add(Fault::Ends(0, End::Stop { keeps_socket: false }), 0, 200);
+            add(Fault::Disk(0, disk::Fault::Full), 100, 1_000);
+            add(Fault::Ends(0, End::PowerCut), 700, 900);
+        }
+        self.faults.sort_by_key(|timed| timed.from);
+        self
     }
 
     /// The same plan over transport tcp, every now and then over a narrow link.
@@ -187,8 +262,10 @@ impl Plan {
     /// The configuration that the client's command line gives.
     pub(crate) fn config(&self) -> Config {
         let link = Settings { lease: Duration::from_nanos(LEASE), ..Settings::default() };
-        let mut config =
-            Config { buffer_bytes: 16 << 20, sessions_max: 4, transport: self.transport, link, ..Config::default() };
+        let buffer_bytes = self.spool.map_or(16 << 20, |spool| spool.memory);
+        // A power cut may leave datagrams of unknown agents, which have places of their own.
+        let sessions_max = if self.spool.is_some() { 16 } else { 4 };
+        let mut config = Config { buffer_bytes, sessions_max, transport: self.transport, link, ..Config::default() };
         match self.options {
             Options::Defaults => {}
             Options::SmallBuffer(bytes, full) => (config.buffer_bytes, config.full) = (bytes, full),
@@ -216,6 +293,21 @@ impl Plan {
     /// Whether one of remoted's sockets is not read at this moment.
     pub(crate) fn stalls(&self, socket: usize, at: u64) -> bool {
         self.is_active(at, |fault| matches!(fault, Fault::StallOne(one) if one == socket))
+    }
+
+    /// What is wrong with the disk of this client at this moment.
+    pub(crate) fn disk_fault(&self, client: usize, at: u64) -> Option<disk::Fault> {
+        let active = self.faults.iter().filter(|timed| timed.from <= at && at < timed.to);
+        active
+            .filter_map(|timed| if let Fault::Disk(one, fault) = timed.fault { Some((one, fault)) } else { None })
+            .find(|(one, _)| *one == client)
+            .map(|(_, fault)| fault)
+    }
+
+    /// Whether this client's disk fails or its host is suspended after the moment `from`, up to the moment `to`.
+    pub(crate) fn has_disk_fault(&self, client: usize, from: u64, to: u64) -> bool {
+        let here = |timed: &Timed| matches!(timed.fault, Fault::Disk(one, _) | Fault::Suspend(one) if one == client);
+        self.faults.iter().any(|timed| here(timed) && timed.from <= to && from < timed.to)
     }
 
     /// Whether the clients' hosts refuse to send UDP at this moment.
@@ -266,13 +358,18 @@ impl Plan {
     /// * twenty seconds;
     /// * the time that the windows take for all datagrams over the slowest path of this run: half a default buffer in
     ///   two round trips and the grace;
-    /// * the time that `--rate` takes.
+    /// * the time that `--rate` takes;
+    /// * the time that a buffer with a spool takes, which releases a quarter of its memory at a time.
     pub(crate) fn drained_within(&self) -> u64 {
         let datagrams = self.rate * self.clients as u64 * self.sending / SECOND;
         let windows = datagrams * buffer_cost(self.sizes.1 as usize) / (BUFFER / 2) + 1;
         let limited =
             if let Options::Rate(rate) = self.options { self.rate * self.sending / u64::from(rate.get()) } else { 0 };
-        20 * SECOND + windows * (2 * self.slowest() + 150 * MS) + limited
+        let spooled = self.spool.map_or(0, |spool| {
+            let turns = datagrams * self.sizes.1 / (spool.memory as u64 / 8) + 1;
+            turns * (2 * self.slowest() + 4 * spool.takes.1)
+        });
+        20 * SECOND + windows * (2 * self.slowest() + 150 * MS) + limited + spooled
     }
 
     /// The time after the last fault for which a client with something to send may send nothing. All other clients

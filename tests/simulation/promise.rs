@@ -126,6 +126,11 @@ impl Ledger {
         }
     }
 
+    /// Whatever these agents have sent and remoted has not accepted may be lost.
+    pub(crate) fn excuse(&mut self, agents: std::ops::Range<usize>) {
+        self.fates[agents].iter_mut().flatten().for_each(|fate| fate.excused |= fate.accepted == 0);
+    }
+
     /// remoted has forgotten all counters.
     pub(crate) fn forgotten(&mut self) {
         self.newest.fill(0);

@@ -36,6 +36,7 @@ fn rate(transport: Transport, round_trip: u64, options: Options) -> f64 {
         addresses: 1,
         sockets: 1,
         faults: Vec::new(),
+        spool: None,
     };
     let mut world = World::new(&plan, Way::Broker, false);
     world.run();

@@ -37,6 +37,7 @@ fn behind_a_stale_entry_nothing_is_lost_from_the_moment_that_replies_are_missed(
             addresses: 1,
             sockets: 1,
             faults: vec![Timed { fault: Fault::StaleEntry, from, to: from + SECOND }],
+            spool: None,
         };
         let mut world = World::new(&plan, Way::Broker, false);
         world.run();

@@ -11,6 +11,7 @@ mod faults;
 mod network;
 mod rivals;
 mod server;
+mod spool;
 mod stream;
 
 use std::cmp::Reverse;
@@ -21,6 +22,7 @@ use ossec_broker::proto::terms::Verdict;
 use ossec_broker::proto::time::Time;
 use ossec_broker::proto::wire::{Frame, Ping, Pong};
 
+use crate::disk::Disk;
 use crate::plan::{Fault, Plan, SECOND};
 use crate::promise::Ledger;
 use crate::random::Random;
@@ -46,26 +48,66 @@ const AFTERMATH: u64 = 2 * SECOND;
 
 #[derive(Clone, Debug)]
 enum Event {
-    AgentSends { client: usize, agent: usize },
+    AgentSends {
+        client: usize,
+        agent: usize,
+    },
     Wake(usize),
     Sends(usize),
-    Arrives { datagram: Datagram, sent: u64 },
-    PingArrives { client: usize, connection: u64, ping: Ping },
+    Arrives {
+        datagram: Datagram,
+        sent: u64,
+    },
+    PingArrives {
+        client: usize,
+        connection: u64,
+        ping: Ping,
+    },
     Looks,
-    PongArrives { client: usize, connection: u64, pong: Pong },
-    NoticeArrives { client: usize, connection: u64, verdict: Verdict },
-    Connects { client: usize, attempt: u64 },
+    PongArrives {
+        client: usize,
+        connection: u64,
+        pong: Pong,
+    },
+    NoticeArrives {
+        client: usize,
+        connection: u64,
+        verdict: Verdict,
+    },
+    Connects {
+        client: usize,
+        attempt: u64,
+    },
     RefusalArrives(usize),
-    ResetArrives { client: usize, connection: u64 },
+    ResetArrives {
+        client: usize,
+        connection: u64,
+    },
     Check(rivals::Step),
-    UpwardArrives { client: usize, connection: u64, frame: Upward },
-    Acknowledged { client: usize, connection: u64 },
-    ToldArrives { client: usize, connection: u64, told: Frame },
+    UpwardArrives {
+        client: usize,
+        connection: u64,
+        frame: Upward,
+    },
+    Acknowledged {
+        client: usize,
+        connection: u64,
+    },
+    ToldArrives {
+        client: usize,
+        connection: u64,
+        told: Frame,
+    },
     Reads(usize),
     ReplyArrives(usize),
     Begins(usize),
     Ends(usize),
     Floods(u64),
+    /// The errand of a client's spool is done, in this life of the client.
+    Spools {
+        client: usize,
+        life: u64,
+    },
 }
 
 /// Everything in a run.
@@ -149,6 +191,10 @@ impl<'a> World<'a> {
             random,
         };
         for client in 0..plan.clients {
+            if let Some(spool) = plan.spool {
+                let disk = Disk::new(Random::new(world.random.next()));
+                world.open_spool(client, disk, spool);
+            }
             for agent in world.agents(client) {
                 let first = world.random.range(0, 200 * crate::plan::MS);
                 world.at(first, Event::AgentSends { client, agent });
@@ -206,7 +252,8 @@ impl<'a> World<'a> {
     }
 
     fn is_drained(&self) -> bool {
-        self.remoted.waiting().next().is_none() && (0..self.plan.clients).all(|client| self.held(client) == 0)
+        let is_idle = |client| self.held(client) == 0 && !self.clients[client].is_away();
+        self.remoted.waiting().next().is_none() && (0..self.plan.clients).all(is_idle)
     }
 
     /// The agents behind this client.
@@ -249,6 +296,7 @@ impl<'a> World<'a> {
             | Event::NoticeArrives { client, .. }
             | Event::Connects { client, .. }
             | Event::ToldArrives { client, .. }
+            | Event::Spools { client, .. }
             | Event::ResetArrives { client, .. } => Some(*client),
             Event::Check(step) => step.client(),
             Event::Arrives { .. }
@@ -268,8 +316,10 @@ impl<'a> World<'a> {
         if let Some(until) = Self::host(&event).and_then(|client| self.suspended(client)) {
             return self.at(until, event);
         }
+        let away = Self::host(&event).is_some_and(|client| self.clients[client].is_away());
         match event {
             Event::AgentSends { client, agent } => self.agent_sends(client, agent),
+            _ if away => {}
             Event::Wake(client) => self.wake(client),
             Event::Sends(client) => self.sends(client),
             Event::Arrives { datagram, sent } => self.arrives(datagram, sent),
@@ -289,6 +339,7 @@ impl<'a> World<'a> {
             Event::Begins(index) => self.begins(index),
             Event::Ends(index) => self.ends(index),
             Event::Floods(rate) => self.floods(rate),
+            Event::Spools { client, life } => self.spools(client, life),
         }
     }
 
@@ -306,7 +357,7 @@ impl<'a> World<'a> {
         let datagram = Datagram { agent, counter: self.counters[agent], length };
         self.ledger.sent(agent);
         match self.way {
-            Way::Broker => self.clients[client].handle_datagram(self.now, datagram),
+            Way::Broker => self.receive(client, datagram),
             Way::Rival => self.rivals[client].handle_datagram(datagram),
             Way::Bare => self.transmit(client, datagram, connect::last(self.plan)),
         }
@@ -316,6 +367,7 @@ impl<'a> World<'a> {
             self.at(next, Event::AgentSends { client, agent });
         }
         match self.way {
+            Way::Broker if self.clients[client].is_away() => {}
             Way::Broker => self.act(client),
             Way::Rival => self.begin_check(client),
             Way::Bare => {}

@@ -71,6 +71,27 @@ impl Process {
         status_field(Path::new(&format!("/proc/{}", self.child.id())), "VmRSS:")
     }
 
+    /// Time that the process has had a processor, in milliseconds.
+    pub(crate) fn processor_ms(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        // Behind the name, which may have blanks; a tick is 10 ms on every Linux.
+        let fields: Vec<u64> = stat
+            .rsplit(')')
+            .next()
+            .into_iter()
+            .flat_map(str::split_ascii_whitespace)
+            .map(|field| field.parse().unwrap_or(0))
+            .collect();
+        (fields[11] + fields[12]) * 10
+    }
+
+    /// Bytes that the process has had written to a disk.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.child.id())).expect("it runs");
+        let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        line.and_then(|bytes| bytes.parse().ok()).expect("the system counts")
+    }
+
     /// The system's account of each of the threads: the `status` files of `/proc`.
     pub(crate) fn thread_statuses(&self) -> Vec<String> {
         let status = |thread: PathBuf| fs::read_to_string(thread.join("status")).expect("it runs");

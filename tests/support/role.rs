@@ -6,6 +6,8 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Sender, bounded};
 use log::{LevelFilter, Log, Metadata, Record};
 use ossec_broker::cli::{self, Command};
+use ossec_broker::os::handover::Inherited;
+use ossec_broker::os::signals::Signals;
 use ossec_broker::{client, server};
 use parking_lot::Mutex;
 
@@ -30,14 +32,19 @@ impl Role {
         let command = cli::parse(&words).expect("the command line is right").command;
         let (signals, signalled) = bounded(2);
         let (name, body): (_, Box<dyn FnOnce() -> Result<(), String> + Send>) = match command {
-            Command::Client(config) => {
-                ("client", Box::new(move || client::run(keep(config), &signalled).map_err(|error| error.to_string())))
-            }
+            Command::Client(config) => (
+                "client",
+                Box::new(move || {
+                    let signals = Signals { stop: signalled, replace: crossbeam_channel::never() };
+                    let end = client::run(keep(config), &signals, Inherited::default());
+                    end.map(|_| ()).map_err(|error| error.to_string())
+                }),
+            ),
             Command::Server(config) => (
                 "server",
                 Box::new(move || server::run(keep(Box::new(config)), &signalled).map_err(|error| error.to_string())),
             ),
-            Command::Check(_) | Command::Genkey => panic!("a check is no role"),
+            Command::Check(_) | Command::Spool(_) | Command::Genkey => panic!("a check is no role"),
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(body).expect("a thread starts");
         Self { name, signals, thread }

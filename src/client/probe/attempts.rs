@@ -15,7 +15,9 @@ use crate::os::threads::DOORBELL;
 use crate::proto::client::dial::{Dialer, PATIENCE_MAX};
 use crate::proto::client::routes::{Route, Routes};
 use crate::proto::wire::{Features, Frame, Hello, Target, VERSION};
-use crate::proto::{client::Transport, client::segments::Segments, seal::Key, terms::Verdict, time::Time};
+use crate::proto::{
+    client::Transport, client::segments::Segments, seal::Key, terms::StreamId, terms::Verdict, time::Time,
+};
 
 pub(super) struct Attempts<'a> {
     config: &'a Config,
@@ -47,9 +49,9 @@ impl<'a> Attempts<'a> {
         key: Option<Key>,
         resolver: Resolver,
         bound: Option<SocketAddr>,
+        stream: StreamId,
         now: Time,
     ) -> Self {
-        let stream = net::random();
         let interval_ms = u32::try_from(config.core.link.interval.as_millis()).unwrap_or(u32::MAX);
         let features = match config.core.transport {
             Transport::Udp => Features::NONE,
@@ -70,8 +72,9 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    pub(super) fn leave_stream(&mut self) {
-        self.hello.stream = net::random();
+    /// Datagrams are sent under another name.
+    pub(super) fn handle_stream(&mut self, stream: StreamId) {
+        self.hello.stream = stream;
         // Attempts under way have said the old name.
         self.peers.clear();
     }

@@ -1,6 +1,6 @@
 //! UDP to remoted that seems blocked although heartbeats are good.
 
-use super::text::SUMMARY;
+use super::pauses::SUMMARY;
 use crate::os::line::Line;
 use crate::proto::{client::Snapshot, client::link::Standing, time::Time};
 

@@ -1,7 +1,8 @@
 //! The link: up, or down with a reason.
 
-use super::text::{LASTING, SUMMARY, amount, duration};
+use super::pauses::{LASTING, SUMMARY};
 use crate::os::line::Line;
+use crate::proto::amounts::{amount, duration};
 use crate::proto::{client::Snapshot, client::link::Standing, terms::Seq, time::Time};
 
 /// Lines about the link in a minute.

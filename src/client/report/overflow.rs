@@ -4,15 +4,16 @@ use std::time::SystemTime;
 
 use humantime::format_rfc3339_seconds;
 
-use super::text::{LASTING, SUMMARY, amount};
+use super::pauses::{LASTING, SUMMARY};
 use crate::os::line::Line;
-use crate::proto::client::{DropReason, Snapshot};
+use crate::proto::amounts::amount;
+use crate::proto::client::{Counters, DropReason, Hindrance, Snapshot};
 use crate::proto::time::Time;
 
 /// `2026-11-24T`.
 const DATE_BYTES: usize = 11;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Overflows {
     current: Option<Overflow>,
     /// Drops that were taken in.
@@ -29,6 +30,10 @@ struct Overflow {
 }
 
 impl Overflows {
+    pub(super) fn new(counters: &Counters) -> Self {
+        Self { current: None, dropped: counters.dropped(DropReason::Overflow) }
+    }
+
     /// Takes in the drops; the line about an overflow that begins or ends.
     pub(super) fn observe(&mut self, now: Time, wall: SystemTime, snapshot: &Snapshot, up: bool) -> Option<Line> {
         let total = snapshot.counters.dropped(DropReason::Overflow);
@@ -41,7 +46,12 @@ impl Overflows {
             self.current.get_or_insert(Overflow { began: now, from: wall, to: wall, dropped: 0, latest: now });
         overflow.dropped += dropped;
         (overflow.to, overflow.latest) = (wall, now);
-        let why = if snapshot.short { ", the system gives no more memory" } else { "" };
+        let why = match snapshot.hindrance {
+            _ if snapshot.short => ", the system gives no more memory",
+            Some(Hindrance::Failing) => ", the spool cannot be written",
+            Some(Hindrance::Slow) => ", the disk of the spool is slower than the input",
+            Some(Hindrance::Full) | None => "",
+        };
         begins.then(|| Line::warn(format!("buffer is full with {}{why}: dropping", amount(snapshot.held))))
     }
 

@@ -1,8 +1,8 @@
 //! Repeats and drops, summed up once a minute.
 
-use super::text::{LASTING, SUMMARY};
+use super::pauses::{LASTING, SUMMARY};
 use crate::os::line::Line;
-use crate::proto::client::{DropReason, Snapshot};
+use crate::proto::client::{Counters, DropReason, Snapshot};
 use crate::proto::time::Time;
 
 #[derive(Debug, Default)]
@@ -26,7 +26,21 @@ struct Counts {
     dropped: [u64; DropReason::ALL.len()],
 }
 
+impl Counts {
+    fn drops_of(counters: &Counters) -> [u64; DropReason::ALL.len()] {
+        let mut dropped = DropReason::ALL.map(|reason| counters.dropped(reason));
+        // Overflows of the buffer have their lines elsewhere.
+        dropped[DropReason::Overflow as usize] = 0;
+        dropped
+    }
+}
+
 impl Sums {
+    pub(super) fn new(counters: &Counters) -> Self {
+        let counts = Counts { dropped: Counts::drops_of(counters), ..Counts::default() };
+        Self { counts, told: counts, ..Self::default() }
+    }
+
     pub(super) const fn handle_kernel_drops(&mut self, counter: u32) {
         self.counts.kernel_drops += counter.wrapping_sub(self.kernel_drops) as u64;
         self.kernel_drops = counter;
@@ -37,9 +51,7 @@ impl Sums {
         self.counts.flaps = flaps;
         self.counts.others_drops = snapshot.counters.others_drops;
         self.counts.doubtful = snapshot.counters.doubtful;
-        self.counts.dropped = DropReason::ALL.map(|reason| snapshot.counters.dropped(reason));
-        // Overflows of the buffer have their lines elsewhere.
-        self.counts.dropped[DropReason::Overflow as usize] = 0;
+        self.counts.dropped = Counts::drops_of(&snapshot.counters);
         if self.counts != self.told {
             self.added.get_or_insert(now);
         }

@@ -1,7 +1,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::text::{duration, size};
 use super::*;
+use crate::proto::amounts::{duration, size};
 use crate::proto::client::buffer::Tally;
 use crate::proto::client::link::Standing;
 use crate::proto::client::{Counters, DropReason};
@@ -20,6 +20,7 @@ impl Bench {
     fn new() -> Self {
         let snapshot = Snapshot {
             short: false,
+            hindrance: None,
             standing: Standing::Unreachable,
             held: Tally::default(),
             unsent: Tally::default(),
@@ -28,7 +29,7 @@ impl Bench {
             counters: Counters::default(),
             replies_missing: 0,
         };
-        Self { report: Report::new(Time::ZERO), snapshot, at: 0 }
+        Self { report: Report::new(Time::ZERO, &Counters::default()), snapshot, at: 0 }
     }
 
     /// Leaves the state as it is for so many milliseconds. Returns the lines that are told meanwhile.
@@ -54,7 +55,7 @@ impl Bench {
 
     fn farewell(&mut self) -> Vec<String> {
         let wall = UNIX_EPOCH + Duration::from_secs(WALL) + Duration::from_millis(self.at);
-        let lines = self.report.farewell(Time::from_millis(self.at), wall, &self.snapshot);
+        let lines = self.report.farewell(Time::from_millis(self.at), wall, &self.snapshot, self.snapshot.held);
         lines.into_iter().map(|line| line.text).collect()
     }
 

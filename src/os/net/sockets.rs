@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 
 use mio::net::{TcpListener, TcpStream, UdpSocket};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -23,14 +24,43 @@ pub fn bind_agent(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSoc
     let socket = open(address, Type::DGRAM, Protocol::UDP)?;
     // Options come before bind: each datagram after it must have its packet information (see `udp::Inbox`).
     enlarge(&socket, buffer_bytes);
+    inform(&socket, address)?;
+    bind(socket, address)
+}
+
+/// Takes over the socket that agents send to. It keeps its receive buffer if that is larger than `buffer_bytes`.
+pub fn take_agent(socket: std::net::UdpSocket, buffer_bytes: usize) -> io::Result<UdpSocket> {
+    socket.set_nonblocking(true)?;
+    let socket = Socket::from(socket);
+    if socket.recv_buffer_size()? / 2 < buffer_bytes {
+        // Only by force: else the system could make it smaller than it is.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &buffer_bytes);
+    }
+    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+    inform(&socket, address)?;
+    Ok(UdpSocket::from_std(socket.into()))
+}
+
+/// Another descriptor of a socket, for the next process.
+pub fn duplicate(socket: &UdpSocket) -> io::Result<OwnedFd> {
+    socket.as_fd().try_clone_to_owned()
+}
+
+/// Takes over a socket that the process before this one has sent to remoted with.
+pub fn take_upstream(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
+    socket.set_nonblocking(true)?;
+    Ok(UdpSocket::from_std(socket))
+}
+
+/// Replies must leave from the very address that the agent sent to.
+fn inform(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if address.ip().is_unspecified() {
-        // Replies must leave from the very address that the agent sent to.
         match address {
-            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
-            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+            SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?,
+            SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?,
         }
     }
-    bind(socket, address)
+    Ok(())
 }
 
 /// Lets nothing more into an agent's socket, which can still be read empty and send. The socket is connected to

@@ -1,19 +1,42 @@
 //! Services of the system beside sockets: the clock, random numbers, descriptors, memory.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::sysinfo::sysinfo;
 use nix::time::{ClockId, clock_gettime};
+use rtime_clock::adjtime::{Timex, adjtimex};
 
+use crate::proto::client::spool::record::Clock;
+use crate::proto::terms::digest;
 use crate::proto::time::Time;
+
+/// The origin of time lies so long before the boot: longer than any `--max-age`, so that datagrams of an earlier boot
+/// have their moment, too.
+const BEFORE_BOOT: Duration = Duration::from_hours(400 * 24);
+/// No right clock shows an earlier time, in seconds since 1970: the first of 2026.
+const YEAR_2026_S: u64 = 1_767_225_600;
 
 /// The present moment. The clock goes on while the system is suspended, so that a lease does not survive a suspension.
 pub fn now() -> Time {
     let read = clock_gettime(ClockId::CLOCK_BOOTTIME).or_else(|_| clock_gettime(ClockId::CLOCK_MONOTONIC));
     let span = read.map_or(Duration::ZERO, Duration::from);
-    Time::from_nanos(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    Time::ZERO + BEFORE_BOOT + span
+}
+
+/// The clock behind [`now`]. It is trusted if the kernel says that a source of time has set it.
+pub fn clock() -> Clock {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let offset_ms = (wall.as_millis() as u64).wrapping_sub(now().as_nanos() / 1_000_000);
+    let trusted = wall.as_secs() >= YEAR_2026_S && is_clock_synchronised();
+    Clock { boot: digest(&boot), offset_ms, trusted }
+}
+
+fn is_clock_synchronised() -> bool {
+    let mut status = Timex::new();
+    adjtimex(&mut status).is_ok_and(|state| state != libc::TIME_ERROR)
 }
 
 /// A random number: it names a stream or spreads retries.

@@ -5,6 +5,7 @@ use std::io;
 use std::thread::Scope;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::sys::signal::SigSet;
 use thiserror::Error;
 
 pub use std::thread::scope;
@@ -38,6 +39,11 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         (Self { scope, ended }, reports)
     }
 
+    /// The same crew with its next threads in another scope.
+    pub fn within<'inner, 'outer>(&self, scope: &'inner Scope<'inner, 'outer>) -> Crew<'inner, 'outer> {
+        Crew { scope, ended: self.ended.clone() }
+    }
+
     /// Starts a thread. Fails if the system starts no more threads.
     pub fn spawn<E: Into<Cause>>(
         &self,
@@ -46,6 +52,7 @@ impl<'scope, 'env> Crew<'scope, 'env> {
     ) -> io::Result<()> {
         let mut report = Report { ended: Some(Ended::Panicked(name)), reports: self.ended.clone() };
         let run = move || {
+            leave_signals();
             report.ended = Some(body().map_or_else(|why| Ended::Failed(name, why.into()), |()| Ended::Stopped(name)));
             drop(report);
         };
@@ -71,7 +78,17 @@ impl Drop for Report {
 /// It is for calls that cannot be interrupted: to resolve a name may take half a minute, and a stop must not wait.
 /// Fails if the system starts no more threads.
 pub fn detach(name: &'static str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.into()).spawn(body).map(|_| ())
+    let run = move || {
+        leave_signals();
+        body();
+    };
+    std::thread::Builder::new().name(name.into()).spawn(run).map(|_| ())
+}
+
+/// Leaves all signals to the main thread.
+fn leave_signals() {
+    // It does not fail.
+    let _ = SigSet::all().thread_block();
 }
 
 #[cfg(test)]

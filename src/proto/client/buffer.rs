@@ -24,6 +24,11 @@
 //! stays as a *hollow* chunk, which knows only how many numbers it stands for. So expired datagrams behind one
 //! datagram under way do not keep newer ones out.
 //!
+//! **Disk.** Where datagrams are written to disk as well, a chunk of written ones in the middle can be *spilled*: its
+//! memory is given back, and it stays as a chunk that knows its numbers and its tally. There is one spilled chunk, and
+//! the FIFO is head in memory, middle on disk, tail in memory. The cursor stops before the middle. Datagrams that were
+//! read back are filled in at the end of the head, and leave the middle by its front.
+//!
 //! **Memory.** When the system gives no memory for another chunk, the buffer is full, below its bound. Until it has
 //! been empty once it holds a little less than at that moment, so that the rest of the program has something to live
 //! on.
@@ -49,6 +54,12 @@ const CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// the buffers of connections need it. The sum is doubled, since one thread may be unable to use the memory that
 /// another gives back.
 const SPARED_BYTES: usize = 4 * 1024 * 1024;
+/// With spilled datagrams this part of the memory is kept for datagrams that are read back.
+const HEAD_PART_MIN: usize = 8;
+/// With a spool the cursor leads by this part of the memory at most, so that there is something to spill.
+const LEAD_PART_MIN: usize = 4;
+/// Datagrams are read back when there is room for this part of the memory at least.
+const READ_PART_MIN: usize = 16;
 /// Least bytes of a chunk. A small buffer has smaller chunks, so that their unused ends stay a small part of it.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 
@@ -113,6 +124,12 @@ pub struct Buffer {
     tail: Seq,
     held: Tally,
     unsent: Tally,
+    /// The datagrams that lie on disk alone.
+    spilled: Tally,
+    /// The cursor has never been beyond this number.
+    reached: Seq,
+    /// The room in bytes that the next datagram to be read back needs, if there was too little.
+    needed: usize,
 }
 
 /// Number and payload bytes of datagrams, without struck ones.
@@ -125,14 +142,31 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, length: usize) {
-        self.datagrams += 1;
-        self.bytes += length as u64;
+    /// One more datagram of this length in bytes.
+    pub const fn add(&mut self, length: usize) {
+        self.join(Self { datagrams: 1, bytes: length as u64 });
     }
 
-    fn remove(&mut self, length: usize) {
-        self.datagrams -= 1;
-        self.bytes -= length as u64;
+    const fn remove(&mut self, length: usize) {
+        self.part(Self { datagrams: 1, bytes: length as u64 });
+    }
+
+    /// All of the other's, too.
+    pub const fn join(&mut self, other: Self) {
+        self.datagrams += other.datagrams;
+        self.bytes += other.bytes;
+    }
+
+    /// This tally without the other, which is a part of it.
+    #[must_use]
+    pub const fn without(mut self, other: Self) -> Self {
+        self.part(other);
+        self
+    }
+
+    const fn part(&mut self, other: Self) {
+        self.datagrams -= other.datagrams;
+        self.bytes = self.bytes.saturating_sub(other.bytes);
     }
 }
 
@@ -146,14 +180,32 @@ struct Chunk {
     unused: usize,
     /// Number of the record after the chunk's last.
     end: Seq,
-    /// Number of records that are neither struck nor forgotten.
-    live: usize,
+    /// The records that are neither struck nor forgotten.
+    live: Tally,
 }
 
 impl Chunk {
     /// All records of the chunk are struck, and their memory is given back.
     fn is_hollow(&self) -> bool {
-        self.data.capacity() == 0
+        self.data.capacity() == 0 && self.live.datagrams == 0
+    }
+
+    /// The records of the chunk lie on disk alone.
+    fn is_spilled(&self) -> bool {
+        self.data.capacity() == 0 && self.live.datagrams > 0
+    }
+
+    fn has_room(&self, span: usize) -> bool {
+        self.data.capacity() - self.data.len() >= span
+    }
+
+    fn append(&mut self, arrived: Time, session: SessionId, bytes: &[u8]) {
+        let age = u32::try_from(arrived.since(self.since).as_millis()).unwrap_or(u32::MAX);
+        self.data.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+        self.data.extend_from_slice(&session.to_be_bytes());
+        self.data.extend_from_slice(&age.to_be_bytes());
+        self.data.extend_from_slice(bytes);
+        self.live.add(bytes.len());
     }
 }
 
@@ -197,6 +249,9 @@ impl Buffer {
             tail: Seq::default(),
             held: Tally::default(),
             unsent: Tally::default(),
+            spilled: Tally::default(),
+            reached: Seq::default(),
+            needed: 0,
         }
     }
 
@@ -213,6 +268,11 @@ impl Buffer {
     /// Number that the next arrival gets.
     pub const fn tail(&self) -> Seq {
         self.tail
+    }
+
+    /// The number that the cursor has never been beyond.
+    pub fn reached(&self) -> Seq {
+        self.reached.max(self.next.seq)
     }
 
     /// The tally of held datagrams, released or not.
@@ -232,29 +292,217 @@ impl Buffer {
         if span > self.charged_max {
             return Err(Full::ByItself);
         }
-        let room = self.chunks.back().is_some_and(|last| last.data.capacity() - last.data.len() >= span);
-        let closing =
-            if room { 0 } else { self.chunks.back().map_or(0, |last| last.data.capacity() - last.data.len()) };
-        if self.charged + closing + span > self.short.unwrap_or(self.charged_max) {
+        // The rest is for datagrams that are read back, so that the head never starves.
+        let reserve = if self.spilled.datagrams > 0 { self.charged_max / HEAD_PART_MIN } else { 0 };
+        let at = self.chunks.len();
+        if !self.fits(at, span, self.short.unwrap_or(self.charged_max) - reserve) {
             return Err(Full::ByOthers);
         }
-        if !room {
-            self.open_chunk(now, span)?;
+        let seq = self.tail;
+        self.place(at, now, session, bytes)?;
+        self.tail = seq.next();
+        if let Some(chunk) = self.chunks.back_mut() {
+            chunk.end = self.tail;
         }
-        let chunk = self.chunks.back_mut().expect("a chunk with room was found or opened");
-        let age = u32::try_from(now.since(chunk.since).as_millis()).unwrap_or(u32::MAX);
-        chunk.data.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
-        chunk.data.extend_from_slice(&session.to_be_bytes());
-        chunk.data.extend_from_slice(&age.to_be_bytes());
-        chunk.data.extend_from_slice(bytes);
-        chunk.live += 1;
-        self.charged += span;
         self.held.add(bytes.len());
         self.unsent.add(bytes.len());
-        let seq = self.tail;
-        self.tail = seq.next();
-        chunk.end = self.tail;
         Ok(seq)
+    }
+
+    /// Whether a record of this span can be placed at `at` within `bound`.
+    fn fits(&self, at: usize, span: usize, bound: usize) -> bool {
+        let before = at.checked_sub(1).map(|before| &self.chunks[before]);
+        let room = before.is_some_and(|before| before.has_room(span));
+        let more = match before {
+            // Every chunk but the last is charged as a whole.
+            _ if at < self.chunks.len() => {
+                if room {
+                    0
+                } else {
+                    self.chunk_bytes.max(span)
+                }
+            }
+            Some(last) if !room => last.data.capacity() - last.data.len() + span,
+            Some(_) | None => span,
+        };
+        self.charged + more <= bound
+    }
+
+    /// Appends to the chunk before `at`, or to a new one at `at`. Returns the index of the chunk behind.
+    fn place(&mut self, mut at: usize, arrived: Time, session: SessionId, bytes: &[u8]) -> Result<usize, Full> {
+        let span = HEADER_BYTES + bytes.len();
+        let before = at.checked_sub(1).map(|before| &self.chunks[before]);
+        // A chunk counts time from its first record on.
+        if before.is_none_or(|chunk| !chunk.has_room(span) || arrived < chunk.since) {
+            self.open_chunk(at, arrived, span)?;
+            at += 1;
+        }
+        let is_last = at == self.chunks.len();
+        let chunk = &mut self.chunks[at - 1];
+        chunk.append(arrived, session, bytes);
+        if is_last {
+            self.charged += span;
+        } else {
+            chunk.unused -= span;
+        }
+        Ok(at)
+    }
+
+    /// Gives back the memory of a chunk in the middle, if its datagrams are on disk: all below `durable` are. Whatever
+    /// the cursor has ever passed stays in memory. Returns whether there was such a chunk.
+    pub fn spill(&mut self, durable: Seq) -> bool {
+        let spilled = self.spilled_chunk();
+        let is_fit = |at: &usize| {
+            let is_fit = |chunk: &Chunk| chunk.end <= durable && !chunk.is_hollow();
+            *at + 1 < self.chunks.len() && self.chunks.get(*at).is_some_and(is_fit)
+        };
+        let at = if let Some(at) = spilled {
+            Some(at + 1).filter(is_fit)
+        } else {
+            let untouched = |at: &usize| *at > self.next.chunk && self.start(*at) >= self.reached;
+            (1..=self.chunks.len() / 2).rev().find(|at| untouched(at) && is_fit(at))
+        };
+        let Some(at) = at else {
+            return false;
+        };
+        let chunk = &mut self.chunks[at];
+        self.charged -= chunk.data.len() + std::mem::take(&mut chunk.unused);
+        let (data, live, end) = (std::mem::take(&mut chunk.data), chunk.live, chunk.end);
+        self.keep_spare(data);
+        self.spilled.join(live);
+        if let Some(before) = spilled {
+            self.chunks[before].live.join(live);
+            self.chunks[before].end = end;
+            self.chunks.remove(at);
+        }
+        true
+    }
+
+    /// The number from which on datagrams are to be read back, and how many payload bytes there is room for; `None`
+    /// if no datagram is spilled.
+    pub fn wanted(&self) -> Option<(Seq, usize)> {
+        let at = self.spilled_chunk()?;
+        let head: usize = self.chunks.iter().take(at).map(|chunk| chunk.data.len()).sum();
+        let free = self.charged_max.saturating_sub(self.charged);
+        Some((self.start(at), (self.charged_max / 2).saturating_sub(head).min(free)))
+    }
+
+    /// Takes in datagrams that were read back, in the order of their numbers. Stops where there is no room for more;
+    /// one is always taken when the head has none.
+    pub fn fill<'a>(&mut self, entries: impl Iterator<Item = Entry<'a>>) -> Result<(), Full> {
+        let outcome = self.fill_head(entries);
+        self.free_chunks();
+        outcome
+    }
+
+    fn fill_head<'a>(&mut self, entries: impl Iterator<Item = Entry<'a>>) -> Result<(), Full> {
+        let Some(mut at) = self.spilled_chunk() else {
+            return Ok(());
+        };
+        let mut room = self.wanted().map_or(0, |(_, room)| room);
+        for entry in entries {
+            let from = self.start(at);
+            // More than was counted does not count.
+            if entry.seq >= self.chunks[at].end || self.spilled.datagrams == 0 {
+                break;
+            }
+            if entry.seq < from {
+                continue;
+            }
+            let span = HEADER_BYTES + entry.bytes.len();
+            if self.front().is_some() && (span > room || !self.fits(at, span, self.charged_max)) {
+                self.needed = self.chunk_bytes.max(span);
+                return Err(Full::ByOthers);
+            }
+            self.needed = 0;
+            if entry.seq > from {
+                at = self.skip_to(at, entry.seq);
+            }
+            at = self.place(at, entry.arrived, entry.session, entry.bytes)?;
+            self.chunks[at - 1].end = entry.seq.next();
+            self.chunks[at].live.remove(entry.bytes.len());
+            self.spilled.remove(entry.bytes.len());
+            room = room.saturating_sub(span);
+        }
+        Ok(())
+    }
+
+    /// Nothing more can be read back: spilled datagrams are lost. Returns their tally.
+    pub fn forget_spilled(&mut self) -> Tally {
+        if let Some(at) = self.spilled_chunk() {
+            self.chunks[at].live = Tally::default();
+        }
+        let lost = std::mem::take(&mut self.spilled);
+        self.held.part(lost);
+        self.unsent.part(lost);
+        self.free_chunks();
+        lost
+    }
+
+    /// Makes an empty buffer one whose datagrams all lie on disk: from the number `first` on. The next arrival gets
+    /// the number `tail`.
+    pub fn reopen(&mut self, first: Seq, tail: Seq, spilled: Tally) {
+        debug_assert!(self.chunks.is_empty(), "nothing came in before");
+        let place = Place { seq: if spilled.datagrams > 0 { first } else { tail }, ..Place::default() };
+        (self.oldest, self.next, self.tail) = (place, place, tail);
+        (self.held, self.unsent, self.spilled) = (spilled, spilled, spilled);
+        if spilled.datagrams > 0 {
+            self.chunks.push_back(Chunk { since: Time::ZERO, data: Vec::new(), unused: 0, end: tail, live: spilled });
+        }
+    }
+
+    /// The number behind the spilled datagrams.
+    pub fn spilled_end(&self) -> Seq {
+        self.spilled_chunk().map_or(self.oldest.seq, |at| self.chunks[at].end)
+    }
+
+    /// The sessions of all held datagrams in memory, each as often as it has one.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        let head = self.records(self.oldest).filter(|record| !record.struck).map(|record| record.entry.session);
+        let tail = self.spilled_chunk().map(|at| self.entries_from(self.chunks[at].end).map(|entry| entry.session));
+        head.chain(tail.into_iter().flatten())
+    }
+
+    /// Datagrams can be read back: the head starves, or has room for a good part of what it may have.
+    pub fn can_fill(&self) -> bool {
+        let least = self.needed.max(self.charged_max / READ_PART_MIN);
+        let has_room = || self.wanted().is_some_and(|(_, room)| room >= least);
+        self.spilled.datagrams > 0 && (self.front().is_none() || has_room())
+    }
+
+    /// Whether so many more datagrams with so many bytes can be released without keeping all others in memory.
+    pub const fn may_lead(&self, more: Tally) -> bool {
+        let datagrams = self.held.datagrams - self.unsent.datagrams + more.datagrams;
+        let bytes = self.held.bytes - self.unsent.bytes + more.bytes;
+        let lead = datagrams * HEADER_BYTES as u64 + bytes;
+        self.spilled.datagrams > 0 || datagrams <= 1 || lead <= (self.charged_max / LEAD_PART_MIN) as u64
+    }
+
+    /// This part of the memory is full: a quarter for 4.
+    pub const fn is_full_to(&self, part: usize) -> bool {
+        self.charged >= self.charged_max / part
+    }
+
+    fn spilled_chunk(&self) -> Option<usize> {
+        if self.spilled.datagrams == 0 { None } else { self.chunks.iter().position(Chunk::is_spilled) }
+    }
+
+    /// The number from which on records lie in this chunk.
+    fn start(&self, at: usize) -> Seq {
+        at.checked_sub(1).map_or(self.oldest.seq, |before| self.chunks[before].end)
+    }
+
+    /// The numbers up to `seq` are missing before this chunk. Returns the chunk's index.
+    fn skip_to(&mut self, at: usize, seq: Seq) -> usize {
+        if let Some(before) =
+            at.checked_sub(1).map(|before| &mut self.chunks[before]).filter(|before| before.is_hollow())
+        {
+            before.end = seq;
+            return at;
+        }
+        self.chunks
+            .insert(at, Chunk { since: Time::ZERO, data: Vec::new(), unused: 0, end: seq, live: Tally::default() });
+        at + 1
     }
 
     /// The datagram at `next`; struck ones are passed over.
@@ -267,24 +515,33 @@ impl Buffer {
 
     /// The datagram with this number, if it is held, struck or not. The search walks to it from the oldest.
     pub fn entry(&self, seq: Seq) -> Option<Entry<'_>> {
-        let mut place = self.oldest;
-        while place.seq < seq && place.seq < self.tail {
-            place = self.after(place);
-        }
-        self.record(place).map(|record| record.entry).filter(|entry| entry.seq == seq)
+        self.records(self.oldest)
+            .map(|record| record.entry)
+            .find(|entry| entry.seq >= seq)
+            .filter(|entry| entry.seq == seq)
     }
 
     /// The datagrams from `next` on, struck ones left out.
     pub fn unsent_entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        let mut place = self.next;
+        self.records(self.next).filter(|record| !record.struck).map(|record| record.entry)
+    }
+
+    /// The datagrams in the tail from this number on, struck ones left out: where nothing is spilled, of the whole
+    /// FIFO.
+    pub fn entries_from(&self, seq: Seq) -> impl Iterator<Item = Entry<'_>> {
+        let behind = self.chunks.iter().rposition(|chunk| chunk.is_spilled() || chunk.end <= seq);
+        let start = behind.map(|at| Place { seq: self.chunks[at].end, chunk: at + 1, offset: 0 });
+        let start = start.unwrap_or(self.oldest);
+        let records = self.records(start).skip_while(move |record| record.entry.seq < seq);
+        records.filter(|record| !record.struck).map(|record| record.entry)
+    }
+
+    /// The records in memory from this place on, up to the spilled ones.
+    fn records(&self, mut place: Place) -> impl Iterator<Item = Record<'_>> {
         std::iter::from_fn(move || {
-            loop {
-                let record = self.record(place)?;
-                place = self.after(place);
-                if !record.struck {
-                    return Some(record.entry);
-                }
-            }
+            let record = self.record(place)?;
+            place = self.after(place);
+            Some(record)
         })
     }
 
@@ -292,6 +549,7 @@ impl Buffer {
     pub fn advance(&mut self) -> Option<Gone> {
         let gone = self.peek().map(|entry| gone(&entry, true))?;
         self.next = self.after(self.next);
+        self.reached = self.reached.max(self.next.seq);
         self.unsent.remove(gone.length);
         Some(gone)
     }
@@ -304,12 +562,13 @@ impl Buffer {
         let session = (gone.session | STRUCK).to_be_bytes();
         let at = self.next.chunk;
         self.chunks[at].data[mark..mark + 2].copy_from_slice(&session);
-        self.chunks[at].live -= 1;
+        self.chunks[at].live.remove(gone.length);
         self.next = self.after(self.next);
+        self.reached = self.reached.max(self.next.seq);
         self.unsent.remove(gone.length);
         self.held.remove(gone.length);
         // The first chunk has a datagram under way, or goes as a whole.
-        if at > 0 && self.chunks[at].live == 0 {
+        if at > 0 && self.chunks[at].live.datagrams == 0 {
             self.hollow(at);
         }
         self.shed_struck();
@@ -359,7 +618,7 @@ impl Buffer {
         let (span, struck) = self.record(self.oldest).map_or((0, true), |record| (record.span(), record.struck));
         self.charged -= span;
         if !struck && let Some(chunk) = self.chunks.front_mut() {
-            chunk.live -= 1;
+            chunk.live.remove(span - HEADER_BYTES);
         }
         let after = self.after(self.oldest);
         if self.next.seq <= self.oldest.seq {
@@ -422,13 +681,14 @@ impl Buffer {
     }
 
     /// The same place, but at the end of a chunk the start of the following one. Hollow chunks have no places, and are
-    /// passed over.
+    /// passed over. At the end of the head it stays.
     fn settled(&self, mut place: Place) -> Place {
         while let Some(chunk) = self.chunks.get(place.chunk)
+            && !chunk.is_spilled()
             && place.offset == chunk.data.len()
         {
             place.seq = place.seq.max(chunk.end);
-            if place.chunk + 1 == self.chunks.len() {
+            if self.chunks.get(place.chunk + 1).is_none_or(Chunk::is_spilled) {
                 break;
             }
             (place.chunk, place.offset) = (place.chunk + 1, 0);
@@ -436,17 +696,21 @@ impl Buffer {
         place
     }
 
-    fn open_chunk(&mut self, now: Time, span: usize) -> Result<(), Full> {
+    fn open_chunk(&mut self, at: usize, since: Time, span: usize) -> Result<(), Full> {
         let Some(data) = self.chunk_data(span) else {
             let room = self.charged.saturating_sub(SPARED_BYTES).max(BUFFER_BYTES_MIN);
             self.short = Some(self.short.map_or(room, |short| short.min(room)));
             return Err(Full::ByOthers);
         };
-        if let Some(last) = self.chunks.back_mut().filter(|last| !last.is_hollow()) {
+        let (end, is_last, mut unused) = (self.start(at), at == self.chunks.len(), 0);
+        if !is_last {
+            unused = data.capacity();
+            self.charged += unused;
+        } else if let Some(last) = self.chunks.back_mut() {
             last.unused = last.data.capacity() - last.data.len();
             self.charged += last.unused;
         }
-        self.chunks.push_back(Chunk { since: now, data, unused: 0, end: self.tail, live: 0 });
+        self.chunks.insert(at, Chunk { since, data, unused, end, live: Tally::default() });
         self.oldest = self.settled(self.oldest);
         self.next = self.settled(self.next);
         Ok(())

@@ -1,5 +1,7 @@
 //! Counts what happened to every datagram.
 
+use super::spool::record::Totals;
+
 /// Why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "`text` says it")]
@@ -10,12 +12,20 @@ pub enum DropReason {
     TooLarge,
     NoSession,
     NotResent,
+    Damaged,
 }
 
 impl DropReason {
     /// All reasons, in the order of [`Counters::dropped`].
-    pub const ALL: [Self; 6] =
-        [Self::Overflow, Self::Expired, Self::Unsendable, Self::TooLarge, Self::NoSession, Self::NotResent];
+    pub const ALL: [Self; 7] = [
+        Self::Overflow,
+        Self::Expired,
+        Self::Unsendable,
+        Self::TooLarge,
+        Self::NoSession,
+        Self::NotResent,
+        Self::Damaged,
+    ];
 
     /// For the log: completes "dropped: ".
     pub const fn text(self) -> &'static str {
@@ -23,14 +33,15 @@ impl DropReason {
             Self::Overflow => "the buffer was full",
             Self::Expired => "older than --max-age",
             Self::Unsendable => "refused by this system, too large",
-            Self::TooLarge => "larger than --buffer",
+            Self::TooLarge => "larger than --buffer, or than half of --spool-size",
             Self::NoSession => "more agents than --max-sessions",
             Self::NotResent => "not confirmed, and --resend is never",
+            Self::Damaged => "cannot be read back from the spool",
         }
     }
 }
 
-/// Counters since the start. `received = confirmed + held + dropped`, always.
+/// Counters since the start, or since the spool was made. `received = confirmed + held + dropped`, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams that came in from agents.
@@ -75,6 +86,29 @@ impl Counters {
     }
 
     pub(super) const fn drop(&mut self, reason: DropReason) {
-        self.dropped[reason as usize] += 1;
+        self.drop_many(reason, 1);
+    }
+
+    pub(super) const fn drop_many(&mut self, reason: DropReason, more: u64) {
+        self.dropped[reason as usize] += more;
+    }
+
+    /// So many drops do not count.
+    pub(super) const fn take_back(&mut self, reason: DropReason, count: u64) {
+        self.dropped[reason as usize] -= count;
+    }
+
+    /// The counters of datagrams that are held no more, for the spool.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals { confirmed: self.confirmed, ..Totals::default() };
+        totals.dropped.iter_mut().zip(self.dropped).for_each(|(total, dropped)| *total = dropped);
+        totals
+    }
+
+    /// Goes on from the counters of an earlier process that has left so many datagrams.
+    pub(super) fn restore(&mut self, totals: Totals, held: u64) {
+        self.confirmed = totals.confirmed;
+        self.dropped.iter_mut().zip(totals.dropped).for_each(|(dropped, total)| *dropped = total);
+        self.received = self.confirmed + held + self.dropped_total();
     }
 }

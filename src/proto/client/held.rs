@@ -2,15 +2,20 @@
 //!
 //! **Accounting.** `received = confirmed + held + dropped (by reason)`, checked at each step of a debug build.
 
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::buffer::{Buffer, Entry, Full, Gone, Tally};
+use super::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
 use super::counters::{Counters, DropReason};
-use super::link::{Flight, Resumption};
+use super::link::{Flight, Resumption, Transport};
 use super::sessions::{Origin, Sessions};
+use super::spool::open::Found;
+use super::spool::record::Totals;
+use super::spool::records::{Mark, Records};
+use super::spooling::BATCH_BYTES_MAX;
 use crate::proto::cost::buffer_cost;
-use crate::proto::terms::{Seq, SessionName};
+use crate::proto::terms::{DATAGRAM_BYTES_MAX, Seq, SessionName};
 use crate::proto::time::Time;
 
 /// The datagram that gives way when the buffer is full.
@@ -28,6 +33,14 @@ pub(super) struct Rules {
     pub(super) full: FullPolicy,
     pub(super) max_age: Option<Duration>,
     pub(super) resend: bool,
+    pub(super) transport: Transport,
+}
+
+impl Rules {
+    /// Whatever may have been sent is dropped, and nobody else knows what was.
+    const fn sends_once(self) -> bool {
+        !self.resend && matches!(self.transport, Transport::Udp)
+    }
 }
 
 #[derive(Debug)]
@@ -39,6 +52,41 @@ pub(super) struct Held {
     /// Buffer cost of the released and unconfirmed datagrams, `abandoned` included.
     unconfirmed_cost: u64,
     abandoned: Option<Abandoned>,
+    /// Every datagram that was ever sent, by this process or an earlier one, is below this number.
+    furthest: Seq,
+    /// An earlier process has sent the datagrams below this number, as far as it could say.
+    inherited: Seq,
+    /// Every held datagram below this number is on disk.
+    pub(super) written: Seq,
+    /// Struck datagrams behind the oldest that are on disk, in their order.
+    struck: VecDeque<Struck>,
+    /// Datagrams on disk alone that the server spoke of: they are dealt with when they are read back.
+    ahead: Ahead,
+    /// Longest datagram that is taken, in bytes.
+    datagram_bytes_max: usize,
+}
+
+/// Struck datagrams with nothing between them. On disk they count as held until the oldest has gone past them.
+#[derive(Clone, Copy, Debug)]
+struct Struck {
+    first: Seq,
+    /// The number behind the last.
+    end: Seq,
+    reason: DropReason,
+    count: u64,
+}
+
+/// What the server has said of datagrams that lie on disk alone.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    /// Below this number they count as released.
+    released: Seq,
+    /// Below this number they may have reached remoted.
+    reached: Seq,
+    /// Below this number they are confirmed.
+    confirmed: Seq,
+    /// Some of that is doubtful.
+    doubtful: bool,
 }
 
 /// Datagrams that had been released when a full buffer dropped them. They still take their place in the window: they
@@ -62,7 +110,37 @@ pub(super) struct Released {
 
 impl Held {
     pub(super) fn new(rules: Rules, buffer: Buffer, sessions: Sessions) -> Self {
-        Self { rules, buffer, sessions, counters: Counters::default(), unconfirmed_cost: 0, abandoned: None }
+        Self {
+            rules,
+            buffer,
+            sessions,
+            counters: Counters::default(),
+            unconfirmed_cost: 0,
+            abandoned: None,
+            furthest: Seq::default(),
+            inherited: Seq::default(),
+            written: Seq::default(),
+            struck: VecDeque::new(),
+            ahead: Ahead::default(),
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+        }
+    }
+
+    /// Takes over what an earlier process has left on disk. Longer datagrams than `datagram_bytes_max` have no place
+    /// there.
+    pub(super) fn restore<E>(&mut self, found: &Found<E>, datagram_bytes_max: u64) {
+        self.buffer.reopen(found.first, found.tail, found.held);
+        self.sessions.restore(&found.agents);
+        self.counters.restore(found.mark.totals, found.held.datagrams);
+        (self.furthest, self.written) = (found.tail, found.tail);
+        self.inherited = found.mark.totals.sent.min(found.tail);
+        if self.rules.sends_once() {
+            // Over tcp the server will say what it has got.
+            self.ahead.reached = self.inherited;
+        }
+        self.datagram_bytes_max =
+            self.datagram_bytes_max.min(usize::try_from(datagram_bytes_max).unwrap_or(usize::MAX));
+        self.audit();
     }
 
     /// Buffer cost of the released and unconfirmed datagrams, in bytes.
@@ -72,15 +150,20 @@ impl Held {
 
     pub(super) fn flight(&self) -> Flight {
         let oldest = self.abandoned.map_or(self.buffer.oldest(), |abandoned| abandoned.oldest);
-        Flight { oldest, next: self.buffer.next() }
+        Flight { oldest, next: self.buffer.next(), furthest: self.furthest.max(self.buffer.next()) }
     }
 
     pub(super) fn next_cost(&mut self) -> Option<u64> {
         self.buffer.peek().map(|entry| buffer_cost(entry.bytes.len()))
     }
 
-    pub(super) fn handle_datagram(&mut self, now: Time, origin: Origin, bytes: &[u8]) {
+    /// A datagram came in. Every datagram below `durable` is on disk.
+    pub(super) fn handle_datagram(&mut self, now: Time, origin: Origin, bytes: &[u8], durable: Seq) {
         self.counters.received += 1;
+        if bytes.len() > self.datagram_bytes_max {
+            self.counters.drop(DropReason::TooLarge);
+            return;
+        }
         let Some(session) = self.sessions.admit(origin, bytes) else {
             self.counters.drop(DropReason::NoSession);
             return;
@@ -96,6 +179,7 @@ impl Held {
                     self.counters.drop(DropReason::TooLarge);
                     break;
                 }
+                Err(Full::ByOthers) if self.buffer.spill(durable) => {}
                 Err(Full::ByOthers) => {
                     let gone = match self.rules.full {
                         FullPolicy::DropOldest => self.buffer.pop(),
@@ -129,6 +213,7 @@ impl Held {
                 self.abandon(batch.seq(at), cost);
             }
         }
+        self.furthest = self.furthest.max(self.buffer.next());
         Released { cost: self.unconfirmed_cost - before, first: before == 0 }
     }
 
@@ -165,6 +250,10 @@ impl Held {
     }
 
     pub(super) fn confirm(&mut self, bound: Seq, doubtful: bool) {
+        if bound > self.ahead.confirmed {
+            self.ahead.confirmed = bound;
+            self.ahead.doubtful |= doubtful;
+        }
         self.confirm_abandoned(bound);
         while let Some(gone) = self.buffer.pop_released(bound) {
             self.unconfirmed_cost = self.unconfirmed_cost.saturating_sub(buffer_cost(gone.length));
@@ -179,26 +268,105 @@ impl Held {
     /// may have reached remoted.
     pub(super) fn go_on_from(&mut self, Resumption { from, reached }: Resumption) {
         let end = self.buffer.next();
+        self.ahead = Ahead {
+            released: from.min(end.max(self.furthest)),
+            reached: reached.min(end.max(self.inherited)),
+            ..Ahead::default()
+        };
         // Of the abandoned datagrams the server has only those that remoted has not read. There they do not count
         // against the window.
         self.abandoned = None;
         self.unconfirmed_cost = 0;
         self.buffer.rewind();
-        while self.buffer.peek().is_some_and(|entry| entry.seq < from.min(end))
+        self.catch_up(self.buffer.oldest());
+        self.counters.rewinds += u64::from(self.buffer.next() < end);
+        self.audit();
+    }
+
+    /// Deals with datagrams from this number on as the server has said.
+    fn catch_up(&mut self, from: Seq) {
+        let Ahead { released, reached, .. } = self.ahead;
+        while self.buffer.peek().is_some_and(|entry| entry.seq < released)
             && let Some(gone) = self.buffer.advance()
         {
             self.unconfirmed_cost += buffer_cost(gone.length);
         }
-        self.counters.rewinds += u64::from(self.buffer.next() < end);
-        let doubtful = |entry: &Entry<'_>| entry.seq < reached.min(end);
+        let doubtful = |entry: &Entry<'_>| entry.seq < reached;
         if self.rules.resend {
-            self.counters.copies += self.buffer.unsent_entries().take_while(doubtful).count() as u64;
+            let entries = self.buffer.unsent_entries().skip_while(|entry| entry.seq < from);
+            self.counters.copies += entries.take_while(doubtful).count() as u64;
         } else {
             while self.buffer.peek().is_some_and(|entry| doubtful(&entry)) {
                 self.drop_next(DropReason::NotResent);
             }
         }
+    }
+
+    /// Datagrams were read back from disk: everything below `through` that can be.
+    pub(super) fn handle_read_back(&mut self, records: &Records, through: Seq) {
+        let Some((from, _)) = self.buffer.wanted() else {
+            return;
+        };
+        let taken = self.buffer.fill(records.entries()).is_ok();
+        if taken && self.buffer.wanted().is_some() && through >= self.buffer.spilled_end() {
+            let lost = self.buffer.forget_spilled();
+            self.counters.drop_many(DropReason::Damaged, lost.datagrams);
+            self.sessions.recount(self.buffer.sessions());
+        }
+        // The cursor waits at the end of the head for what the server has said of; it may stand before it, too.
+        self.catch_up(from);
+        self.confirm(self.ahead.confirmed, self.ahead.doubtful);
         self.audit();
+    }
+
+    /// The oldest datagrams give way to newer ones.
+    pub(super) fn gives_way(&self) -> bool {
+        self.rules.full == FullPolicy::DropOldest
+    }
+
+    /// Drops everything below this number, as far as it is in memory.
+    pub(super) fn drop_below(&mut self, below: Seq) {
+        while self.buffer.front().is_some_and(|front| front.seq < below)
+            && let Some(gone) = self.buffer.pop()
+        {
+            self.forget(gone, DropReason::Overflow);
+        }
+        self.audit();
+    }
+
+    /// What is to be written from this number on, as much as one batch takes.
+    pub(super) fn fill_records(&self, from: Seq, records: &mut Records) {
+        records.clear();
+        records.mark = self.mark();
+        records.end = self.buffer.tail();
+        for entry in self.buffer.entries_from(from) {
+            if records.bytes() > 0 && records.bytes() + entry.bytes.len() > BATCH_BYTES_MAX {
+                records.end = entry.seq;
+                break;
+            }
+            records.push(entry);
+        }
+        let mut known = HashSet::new();
+        let sessions: Vec<SessionId> = records.entries().map(|entry| entry.session).collect();
+        records.agents.extend(sessions.into_iter().filter(|id| known.insert(*id)).map(|id| self.sessions.agent(id)));
+    }
+
+    /// The state of the accounting, and all agents that have a port.
+    pub(super) fn fill_state(&self, records: &mut Records) {
+        records.clear();
+        records.mark = self.mark();
+        records.agents.extend(self.sessions.agents());
+    }
+
+    /// The state of the accounting.
+    pub(super) fn mark(&self) -> Mark {
+        let below = self.buffer.oldest();
+        let mut counters = self.counters;
+        for run in self.struck.iter().filter(|run| run.first >= below) {
+            counters.take_back(run.reason, run.count);
+        }
+        let sent = self.inherited.max(self.buffer.reached());
+        Mark { below, totals: Totals { sent, ..counters.totals() } }
     }
 
     /// Drops datagrams that have become too old, unless they are under way.
@@ -232,9 +400,24 @@ impl Held {
     }
 
     fn drop_next(&mut self, reason: DropReason) {
+        let before = self.buffer.next();
         if let Some(gone) = self.buffer.strike() {
             self.sessions.handle_settled(gone.session);
             self.counters.drop(reason);
+            self.note_struck(before, gone.seq, reason);
+        }
+    }
+
+    /// The cursor stood at `before`, and the datagram behind it was struck.
+    fn note_struck(&mut self, before: Seq, seq: Seq, reason: DropReason) {
+        let oldest = self.buffer.oldest();
+        while self.struck.pop_front_if(|run| run.first < oldest).is_some() {}
+        match self.struck.back_mut() {
+            _ if seq < oldest || seq >= self.written => {}
+            Some(run) if run.end == before && run.reason == reason => {
+                (run.end, run.count) = (seq.next(), run.count + 1);
+            }
+            _ => self.struck.push_back(Struck { first: seq, end: seq.next(), reason, count: 1 }),
         }
     }
 

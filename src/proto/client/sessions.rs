@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use hashlink::LinkedHashMap;
 
 use super::replies::Replies;
+use super::spool::record::Agent;
 use crate::proto::client::buffer::SessionId;
 use crate::proto::terms::{AgentId, SessionName, agent_id};
 use crate::proto::time::Time;
@@ -48,6 +49,14 @@ struct Session {
     origin: Origin,
     held: u64,
     replies: Replies,
+    /// The UDP port that remoted knows the agent by; 0 until there is one.
+    port: u16,
+}
+
+impl Session {
+    fn new(key: Key, origin: Origin) -> Self {
+        Self { key, generation: 0, origin, held: 0, replies: Replies::default(), port: 0 }
+    }
 }
 
 impl Sessions {
@@ -62,7 +71,7 @@ impl Sessions {
             self.table[usize::from(id)].origin = origin;
             return Some(id);
         }
-        let fresh = Session { key, generation: 0, origin, held: 0, replies: Replies::default() };
+        let fresh = Session::new(key, origin);
         let id = if self.table.len() < usize::from(self.max) {
             self.table.push(fresh);
             self.idle += 1;
@@ -77,6 +86,67 @@ impl Sessions {
         };
         self.ids.insert(key, id);
         Some(id)
+    }
+
+    /// Takes over the agents of an earlier process, with the number of their held datagrams: the newest last.
+    pub(super) fn restore(&mut self, agents: &[(Agent, u64)]) {
+        let places = agents.iter().map(|(agent, _)| agent.session + 1).max().unwrap_or(0);
+        let unknown = (0..places).map(|place| session_of(&Agent::unknown(place), 0));
+        self.table = unknown.collect();
+        for (agent, held) in agents {
+            self.table[usize::from(agent.session)] = session_of(agent, *held);
+        }
+        self.idle = self.table.iter().filter(|session| session.held == 0).count();
+        let known: HashSet<SessionId> = agents.iter().map(|(agent, _)| agent.session).collect();
+        let order = (0..places).filter(|place| !known.contains(place)).chain(agents.iter().map(|(a, _)| a.session));
+        for place in order {
+            let key = self.table[usize::from(place)].key;
+            if let Some(before) = self.ids.insert(key, place) {
+                // The agent is in its newest place.
+                let unknown = session_of(&Agent::unknown(before), 0).key;
+                self.table[usize::from(before)].key = unknown;
+                self.ids.insert(unknown, before);
+            }
+        }
+    }
+
+    /// The agent of a session, for the spool.
+    pub(super) fn agent(&self, id: SessionId) -> Agent {
+        let Session { key: (_, agent_id), generation, origin, port, .. } = self.table[usize::from(id)];
+        let Origin { agent: address, local } = origin;
+        Agent { session: id, generation, address, local, id: agent_id.unwrap_or_default(), port }
+    }
+
+    /// The agent of a session, unless the session has given way to another.
+    pub(super) fn current(&self, session: SessionName) -> Option<Agent> {
+        let place = self.table.get(usize::from(session.id))?;
+        (place.generation == session.generation).then(|| self.agent(session.id))
+    }
+
+    /// All agents that have a port, the longest silent one first.
+    pub(super) fn agents(&self) -> impl Iterator<Item = Agent> {
+        self.ids.values().map(|&id| self.agent(id)).filter(|agent| agent.port != 0)
+    }
+
+    /// The port that the session sends from, or has sent from before a restart; 0 without one.
+    pub(super) fn port(&self, session: SessionName) -> u16 {
+        let found = self.table.get(usize::from(session.id));
+        found.filter(|found| found.generation == session.generation).map_or(0, |found| found.port)
+    }
+
+    /// The session sends from this port.
+    pub(super) fn handle_port(&mut self, session: SessionName, port: u16) {
+        let found = self.table.get_mut(usize::from(session.id));
+        if let Some(found) = found.filter(|found| found.generation == session.generation) {
+            found.port = port;
+        }
+    }
+
+    /// Counts the held datagrams of each session anew.
+    pub(super) fn recount(&mut self, held: impl Iterator<Item = SessionId>) {
+        self.table.iter_mut().for_each(|session| session.held = 0);
+        held.for_each(|id| self.table[usize::from(id)].held += 1);
+        self.idle = self.table.iter().filter(|session| session.held == 0).count();
     }
 
     /// The session that gives way to a newcomer. In an outage every session may have a datagram held, and each
@@ -135,6 +205,14 @@ impl Sessions {
         let replies = self.silent.iter().map(|&id| &self.table[usize::from(id)].replies);
         replies.filter(move |replies| replies.are_missing(now))
     }
+}
+
+/// The session of an agent that an earlier process knew.
+fn session_of(agent: &Agent, held: u64) -> Session {
+    let id = Some(agent.id).filter(|id| *id != AgentId::default());
+    let origin = Origin { agent: agent.address, local: agent.local };
+    let fresh = Session::new((agent.address.ip().to_canonical(), id), origin);
+    Session { generation: agent.generation, held, port: agent.port, ..fresh }
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+use super::spool::record::{Agent, Totals};
+use super::spool::records::Mark;
 use super::*;
 use crate::proto::terms::{Incarnation, Port, Receives, Verdict};
 
@@ -45,7 +47,7 @@ struct Bench {
 
 impl Bench {
     fn new(config: Config) -> Self {
-        Self { core: ClientCore::new(config), at: 0, window: 100 * SMALL }
+        Self { core: ClientCore::new(config, 1), at: 0, window: 100 * SMALL }
     }
 
     fn connected(config: Config) -> Self {
@@ -480,4 +482,55 @@ fn the_server_books_a_grant_for_no_less_than_the_lease_lasts() {
     let (probe, ping) = bench.core.begin_heartbeat(ms(0)).expect("it is connected");
     assert!(probe.lease().subsec_nanos() % 1_000_000 > 0, "a fraction is what this is about: {:?}", probe.lease());
     assert!(Duration::from_millis(ping.lease_ms.into()) >= probe.lease(), "{} ms", ping.lease_ms);
+}
+
+/// A core that finds five datagrams of an earlier process on disk, three of which that one has sent.
+fn reopened(config: Config) -> Bench {
+    let first = 1 << 40;
+    let mut held = Tally::default();
+    (0..5).for_each(|_| held.add(4));
+    let totals = Totals { sent: Seq(first + 3), ..Default::default() };
+    let found = Found::<()> {
+        stream: 1,
+        first: Seq(first),
+        tail: Seq(2 << 40),
+        held,
+        agents: vec![(Agent::unknown(0), 5)],
+        mark: Mark { below: Seq(first), totals },
+        damaged: (0, 0),
+        set_aside: 0,
+        failure: None,
+    };
+    let mut bench = Bench::new(config);
+    bench.core = ClientCore::reopen(config, SyncPolicy::Interval, &found, 1_000);
+    let mut records = Records::default();
+    let errand = bench.core.poll_spool(bench.now(), &mut records);
+    assert!(matches!(errand, Errand::Read(from, _) if from == Seq(first)), "{errand:?}");
+    for number in 0..5_u32 {
+        let (seq, arrived) = (Seq(first + u64::from(number)), bench.now());
+        records.push(Entry { seq, session: 0, arrived, bytes: &number.to_be_bytes() });
+    }
+    let report = Report::<()> { answer: Answer::ReadBack(found.tail), written: found.tail, durable: found.tail };
+    bench.core.handle_errand(bench.now(), errand, &records, &report);
+    bench.core.handle_connected(bench.now(), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    bench
+}
+
+#[test]
+fn what_an_earlier_process_has_left_is_sent_before_anything_new() {
+    let mut bench = reopened(config());
+    bench.arrive(5..7);
+    assert_eq!(bench.release(), (0..7).collect::<Vec<_>>());
+    bench.later_beat();
+    bench.later_beat();
+    assert_eq!((bench.counters().received, bench.counters().confirmed, bench.held()), (7, 7, 0));
+}
+
+#[test]
+fn what_an_earlier_process_has_sent_is_not_sent_again_where_nothing_is() {
+    let mut bench = reopened(Config { resend: false, ..config() });
+    bench.arrive(5..7);
+    assert_eq!(bench.release(), [3, 4, 5, 6]);
+    assert_eq!(bench.counters().dropped(DropReason::NotResent), 3);
 }

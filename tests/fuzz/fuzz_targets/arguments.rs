@@ -13,7 +13,8 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use ossec_broker::cli::{Command, Invocation, Usage, parse};
 use ossec_broker::os::remoted::Names;
-use ossec_broker::proto::client::{FullPolicy, Transport};
+use ossec_broker::proto::client::{FullPolicy, SyncPolicy, Transport};
+use ossec_broker::spool::{self, Action};
 use ossec_broker::{client, server};
 use ossec_broker_fuzz::Plan;
 
@@ -31,7 +32,12 @@ fuzz_target!(|data: &[u8]| {
     let of_client = CLIENT.split(' ').map(|option| (&["client", "--server", "ossec.example"][..], option));
     let of_server = SERVER.split(' ').map(|option| (&["server"][..], option));
     let needed = [(&["client"][..], "server"), (&["check"], "broker")];
-    match needed.into_iter().chain(of_client).chain(of_server).nth(choice) {
+    // These come last, so that the seeds keep the meaning of their first byte.
+    let client = &["client", "--server", "ossec.example"][..];
+    let with_spool = &["client", "--server", "ossec.example", "--spool", "/var/spool/ossec-broker"][..];
+    let of_spool =
+        [(client, "spool"), (with_spool, "spool-size"), (with_spool, "spool-sync"), (client, "accept-handover")];
+    match needed.into_iter().chain(of_client).chain(of_server).chain(of_spool).nth(choice) {
         Some((before, option)) => as_value(before, option, &text),
         None => look_at(&text.split('\n').map(String::from).collect::<Vec<_>>()),
     }
@@ -66,6 +72,7 @@ fn survives(invocation: &Invocation, words: &[String]) {
             written.extend(key(config.psk_file.as_ref()));
             (written, Vec::new())
         }
+        Command::Spool(config) => (look(config), Vec::new()),
         Command::Genkey => (vec!["genkey".into()], Vec::new()),
     };
     written.extend((0..invocation.verbosity).map(|_| "-v".to_string()));
@@ -100,6 +107,16 @@ fn of_client(config: &client::Config) -> (Vec<String>, Vec<Duration>) {
     written.extend(config.user.iter().map(|user| format!("--user={user}")));
     written.extend(core.rate.iter().map(|rate| format!("--rate={rate}")));
     written.extend(core.max_age.iter().map(|&age| format!("--max-age={}", seconds(age))));
+    if let Some(client::SpoolConfig { path, bytes, sync }) = &config.spool {
+        let sync = match sync {
+            SyncPolicy::Never => "never",
+            SyncPolicy::Interval => "interval",
+            SyncPolicy::Always => "always",
+        };
+        written.push(format!("--spool={}", path.display()));
+        written.extend([format!("--spool-size={bytes}"), format!("--spool-sync={sync}")]);
+    }
+    written.extend(config.accept_handover.iter().map(|version| format!("--accept-handover={version}")));
     let spans = [core.link.interval, core.link.lease, core.link.timeout, config.drain];
     (written, spans.into_iter().chain(core.max_age).collect())
 }
@@ -122,6 +139,17 @@ fn of_server(config: &server::Config) -> (Vec<String>, Vec<Duration>) {
     }
     written.extend(config.required.iter().map(|name| format!("--require={name}")));
     (written, vec![config.settle])
+}
+
+fn look(config: &spool::Config) -> Vec<String> {
+    let action = match config.action {
+        Action::Ls => "ls",
+        Action::Cat => "cat",
+        Action::Verify => "verify",
+        Action::Purge => "purge",
+    };
+    // The path may begin like an option.
+    vec!["spool".into(), action.into(), "--".into(), config.path.display().to_string()]
 }
 
 fn key(file: Option<&PathBuf>) -> Option<String> {

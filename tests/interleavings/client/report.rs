@@ -3,13 +3,14 @@
 use std::time::SystemTime;
 
 use ossec_broker::os::line::Line;
-use ossec_broker::proto::client::Snapshot;
+use ossec_broker::proto::client::buffer::Tally;
+use ossec_broker::proto::client::{Counters, Snapshot};
 use ossec_broker::proto::time::Time;
 
 pub(super) struct Report;
 
 impl Report {
-    pub(super) const fn new(_: Time) -> Self {
+    pub(super) const fn new(_: Time, _: &Counters) -> Self {
         Self
     }
 
@@ -20,18 +21,12 @@ impl Report {
     }
 
     #[expect(clippy::unused_self)]
-    pub(super) fn farewell(&mut self, _: Time, _: SystemTime, snapshot: &Snapshot) -> Vec<Line> {
-        crate::system::System::here().say_farewell(*snapshot);
+    pub(super) fn farewell(&mut self, _: Time, _: SystemTime, snapshot: &Snapshot, lost: Tally) -> Vec<Line> {
+        crate::system::System::here().say_farewell(*snapshot, lost);
         Vec::new()
     }
 
     pub(super) const fn next_deadline(&self) -> Option<Time> {
         None
-    }
-}
-
-pub(super) mod text {
-    pub(in crate::client) fn size(bytes: u64) -> String {
-        bytes.to_string()
     }
 }

@@ -5,9 +5,11 @@ pub(crate) mod udp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 pub(crate) use framed::TcpStream;
 pub(crate) use ossec_broker::os::net::{HostPort, explain, family, is_shortage};
+use ossec_broker::proto::client::spool::record::Clock;
 use ossec_broker::proto::time::Time;
 pub(crate) use udp::UdpSocket;
 
@@ -21,6 +23,10 @@ pub(crate) fn now() -> Time {
 /// The number is the same each time, so that a schedule can be run again.
 pub(crate) const fn random() -> u128 {
     7
+}
+
+pub(crate) fn clock() -> Clock {
+    Clock { boot: 1, offset_ms: 0, trusted: false }
 }
 
 /// The limit is one descriptor more than the process itself needs, so that sessions take turns.
@@ -41,6 +47,19 @@ pub(crate) fn bind_agent(address: SocketAddr, _: usize) -> io::Result<UdpSocket>
     System::here().open_agents(&socket);
     World::here().notify();
     Ok(socket)
+}
+
+pub(crate) fn take_agent(_: std::net::UdpSocket, _: usize) -> io::Result<UdpSocket> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn take_upstream(_: std::net::UdpSocket) -> io::Result<UdpSocket> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Some descriptor: nobody reads it.
+pub(crate) fn duplicate(_: &UdpSocket) -> io::Result<OwnedFd> {
+    Ok(std::fs::File::open("/dev/null")?.into())
 }
 
 pub(crate) const fn turn_away(_: &UdpSocket) -> io::Result<()> {

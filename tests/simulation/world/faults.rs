@@ -42,8 +42,10 @@ impl World<'_> {
                 let ports = self.clients.iter().map(|client| Some(client.batch.ports()));
                 self.stale_ports = ports.collect();
             }
+            Fault::Ends(client, end) => self.end_client(client, end, timed.to),
             // The world looks these up in the plan when they matter.
-            Fault::StopServer
+            Fault::Disk(..)
+            | Fault::StopServer
             | Fault::Suspend(_)
             | Fault::Refuse
             | Fault::LoopbackDrops
@@ -65,6 +67,7 @@ impl World<'_> {
             Fault::StallOne(socket) if !self.plan.stalls(socket, self.now) => self.remoted.stall(socket, false),
             Fault::Kill if !still(|fault| matches!(fault, Fault::Kill)) => self.remoted.start(self.now),
             Fault::KillServer if !still(|fault| matches!(fault, Fault::KillServer)) => self.server.start(self.plan),
+            Fault::Ends(client, _) => self.begin_client(client),
             _ => {}
         }
         self.start_reading();

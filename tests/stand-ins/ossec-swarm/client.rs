@@ -94,7 +94,7 @@ impl Client {
         let mut client = Self {
             token,
             source,
-            core: ClientCore::new(core),
+            core: ClientCore::new(core, 1),
             traffic,
             upstream,
             dialer: Dialer::new(now, stream as u64),

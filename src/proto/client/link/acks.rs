@@ -26,8 +26,6 @@ use crate::proto::wire::{Ack, Resume};
 pub(super) struct Acks {
     verdict: Option<Verdict>,
     state: State,
-    /// Every datagram that was ever sent is below this number.
-    furthest: Seq,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +40,7 @@ enum State {
 impl Acks {
     /// The connection is another one or gone: the words of the last one are over.
     pub(super) fn handle_other_connection(&mut self) {
-        *self = Self { furthest: self.furthest, ..Self::default() };
+        *self = Self::default();
     }
 
     /// The verdict of a pong or of a notice. The server says all things in their order, so the newest holds.
@@ -57,25 +55,25 @@ impl Acks {
         digest: Option<u64>,
     ) -> Result<Resumption, Foreign> {
         let is_other = digest.is_some_and(|ours| resume.digest != 0 && resume.digest != ours);
-        if is_other || resume.from.is_some_and(|from| from > self.furthest(flight)) {
+        if is_other || resume.from.is_some_and(|from| from > flight.furthest) {
             return Err(Foreign);
         }
         self.state = State::Going { epoch: resume.epoch, window: resume.window };
         // The server may have heard of more before another server had this client begin anew. Confirmed datagrams are
         // gone.
-        let from = resume.from.map_or(flight.oldest, |from| from.clamp(flight.oldest, flight.next));
+        let from = resume.from.map_or(flight.oldest, |from| from.max(flight.oldest));
         Ok(Resumption { from, reached: resume.reached })
     }
 
     pub(super) fn handle_ack(&mut self, ack: &Ack, flight: Flight) -> Result<Option<Seq>, Foreign> {
-        if ack.read > self.furthest(flight) {
+        if ack.read > flight.furthest {
             return Err(Foreign);
         }
         let State::Going { window, .. } = &mut self.state else {
             return Ok(None);
         };
         *window = ack.window;
-        Ok(Some(ack.read.min(flight.next)).filter(|&read| read > flight.oldest))
+        Ok(Some(ack.read).filter(|&read| read > flight.oldest))
     }
 
     /// The window, if a datagram may be sent. While remoted is away none may: at the server it would be out of reach
@@ -100,10 +98,5 @@ impl Acks {
             (Some(Verdict::Up), State::Going { .. }) => Standing::Up,
             (Some(verdict), _) => Standing::Remote(verdict),
         }
-    }
-
-    fn furthest(&mut self, flight: Flight) -> Seq {
-        self.furthest = self.furthest.max(flight.next);
-        self.furthest
     }
 }

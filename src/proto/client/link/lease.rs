@@ -241,8 +241,7 @@ impl Lease {
     pub(super) fn next_heartbeat(&self, last: Time, work: Work, lease: Duration, beats: &Heartbeats) -> Time {
         let idle = last + beats.settings.interval;
         let held = matches!(self.answer, Answer::Held { .. });
-        let hurry = work.hurry.then_some(Time::ZERO);
-        let asked = [work.unsent, hurry].into_iter().flatten().min().filter(|_| !held);
+        let asked = [work.unsent, work.hurry].into_iter().flatten().min().filter(|_| !held);
         let pause = self.refusals.map_or(self.backoff.until, |refusals| self.backoff.until.max(refusals.test));
         let asked = asked.map(|at| at.max(pause).max(self.landed).max(self.ask_again.unwrap_or_default()));
         // The cover comes first, also while remoted does not read: an outage may swallow datagrams on their way to its

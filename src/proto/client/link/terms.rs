@@ -10,6 +10,8 @@ pub struct Flight {
     pub oldest: Seq,
     /// The next datagram to release.
     pub next: Seq,
+    /// Every datagram that was ever sent is below this number.
+    pub furthest: Seq,
 }
 
 impl Flight {
@@ -24,8 +26,8 @@ impl Flight {
 pub struct Work {
     /// A datagram waits for a heartbeat to be released: the moment from which nothing else holds it back.
     pub unsent: Option<Time>,
-    /// A confirmation is wanted soon: the program is about to stop.
-    pub hurry: bool,
+    /// The moment from which a confirmation is wanted.
+    pub hurry: Option<Time>,
     /// A datagram is released and not confirmed.
     pub under_way: bool,
 }

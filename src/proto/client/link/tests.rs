@@ -12,7 +12,7 @@ const fn ms(n: u64) -> Time {
 }
 
 const fn flight(oldest: u64, next: u64) -> Flight {
-    Flight { oldest: Seq(oldest), next: Seq(next) }
+    Flight { oldest: Seq(oldest), next: Seq(next), furthest: Seq(next) }
 }
 
 /// A flight with nothing under way.
@@ -250,7 +250,7 @@ fn one_that_is_told_to_ask_later_still_covers_what_it_has_released() {
     let mut link = up();
     link.handle_released(ms(5), 832, true);
     beat(&mut link, 10, flight(0, 1), Pong { window: 0, ask_again_ms: 500, ..good() });
-    let unsent = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
+    let unsent = Work { unsent: Some(Time::ZERO), hurry: None, under_way: false };
     assert_eq!(link.next_heartbeat(unsent), Some(ms(5) + GRACE));
     beat(&mut link, 5 + GRACE.as_millis() as u64, flight(0, 1), Pong { window: 0, ask_again_ms: 500, ..good() });
     assert_eq!(link.next_heartbeat(unsent), Some(ms(5) + GRACE + Duration::from_millis(501)));
@@ -276,7 +276,7 @@ fn so_does_what_is_sent_again_over_another_connection() {
     link.handle_connected(ms(20), Duration::from_millis(1), flight(0, 1));
     beat(&mut link, 21, flight(0, 0), good());
     assert_eq!(link.permit(ms(22)), None, "what was released may be on its way");
-    let unsent = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
+    let unsent = Work { unsent: Some(Time::ZERO), hurry: None, under_way: false };
     let next = link.next_heartbeat(unsent).expect("one is due");
     assert!(next >= ms(20) + GRACE);
     let probe = link.begin(next, flight(0, 0)).expect("a heartbeat may begin");
@@ -441,8 +441,8 @@ fn the_reports_of_one_refused_batch_count_once() {
 
 #[test]
 fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() {
-    const NOTHING: Work = Work { unsent: None, hurry: false, under_way: false };
-    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
+    const NOTHING: Work = Work { unsent: None, hurry: None, under_way: false };
+    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: None, under_way: false };
     let mut link = Link::new(Transport::Udp, SETTINGS);
     assert_eq!(link.next_heartbeat(UNSENT), None, "no connection");
     link = connected();
@@ -461,7 +461,7 @@ fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() 
     link.handle_pong(ms(52), probe, &good(), flight(0, 1));
     assert_eq!(link.next_heartbeat(NOTHING), Some(ms(1_051)), "it is covered: its confirmation can wait");
     assert_eq!(
-        link.next_heartbeat(Work { unsent: None, hurry: true, under_way: false }),
+        link.next_heartbeat(Work { unsent: None, hurry: Some(Time::ZERO), under_way: false }),
         Some(ms(52)),
         "unless somebody waits for it"
     );
@@ -469,7 +469,7 @@ fn an_idle_link_beats_once_an_interval_and_a_busy_one_when_the_last_came_back() 
 
 #[test]
 fn the_server_may_slow_heartbeats_down_and_ask_for_one() {
-    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: false, under_way: false };
+    const UNSENT: Work = Work { unsent: Some(Time::ZERO), hurry: None, under_way: false };
     let mut link = connected();
     beat(&mut link, 0, IDLE, Pong { gap_us: 50_000, ..good() });
     assert_eq!(link.next_heartbeat(UNSENT), Some(ms(50)), "the gap it asked for");
@@ -504,7 +504,7 @@ fn no_more_than_eight_heartbeats_are_under_way() {
     let mut link = connected();
     let probes: Vec<_> = (0..20).filter_map(|at| link.begin(ms(at), IDLE)).collect();
     assert_eq!(probes.len(), HEARTBEATS_MAX);
-    assert_eq!(link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: false, under_way: false }), None);
+    assert_eq!(link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: None, under_way: false }), None);
     let last = probes.into_iter().next_back().expect("there are eight");
     link.handle_pong(ms(21), last, &good(), IDLE);
     let probes: Vec<_> = (21..40).filter_map(|at| link.begin(ms(at), IDLE)).collect();
@@ -532,7 +532,7 @@ fn a_suspended_host_begins_with_a_heartbeat() {
     let awake = 3_600_000;
     assert_eq!(link.permit(ms(awake)), None);
     assert!(
-        link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: false, under_way: false })
+        link.next_heartbeat(Work { unsent: Some(Time::ZERO), hurry: None, under_way: false })
             .is_some_and(|at| at <= ms(awake))
     );
     beat(&mut link, awake, IDLE, good());

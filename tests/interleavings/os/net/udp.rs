@@ -63,6 +63,10 @@ impl UdpSocket {
     }
 
     /// Something unread lies in the socket.
+    pub(crate) fn unread(&self) -> u64 {
+        self.inside().queue.len() as u64
+    }
+
     pub(crate) fn is_unread(&self) -> bool {
         let inside = self.inside();
         !inside.queue.is_empty() || inside.refusals > 0

@@ -21,6 +21,10 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         (Self { scope, ended }, reports)
     }
 
+    pub fn within<'inner, 'outer>(&self, scope: &'inner Scope<'inner, 'outer>) -> Crew<'inner, 'outer> {
+        Crew { scope, ended: self.ended.clone() }
+    }
+
     pub fn spawn<E: Into<Cause>>(
         &self,
         name: &'static str,

@@ -1,23 +1,18 @@
-//! Amounts and spans, for people; and the spans of time between lines.
+//! Amounts and spans of time, for people.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use crate::proto::client::buffer::Tally;
 
-/// A change is told when it has lasted this long.
-pub(super) const LASTING: Duration = Duration::from_secs(1);
-/// Repeats are summed up this often.
-pub(super) const SUMMARY: Duration = Duration::from_mins(1);
-
 /// `1204 datagrams (812 KiB)`.
-pub(super) fn amount(Tally { datagrams, bytes }: Tally) -> String {
+pub fn amount(Tally { datagrams, bytes }: Tally) -> String {
     let plural = if datagrams == 1 { "" } else { "s" };
     format!("{datagrams} datagram{plural} ({})", size(bytes))
 }
 
 /// `812 KiB`, `64 MiB`.
-pub(in crate::client) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
     let mut value = bytes;
     let mut unit = 0;
@@ -29,7 +24,7 @@ pub(in crate::client) fn size(bytes: u64) -> String {
 }
 
 /// `3m12s`, `12s`, `2h5m`.
-pub(super) fn duration(span: Duration) -> String {
+pub fn duration(span: Duration) -> String {
     let seconds = span.as_secs();
     let (days, hours, minutes, rest) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     let mut text = String::new();

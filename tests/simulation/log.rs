@@ -1,0 +1,234 @@
+//! The spool's log alone, over a disk that fails, and processes that end at any point.
+
+use std::collections::BTreeMap;
+
+use ossec_broker::proto::client::buffer::Entry;
+use ossec_broker::proto::client::spool::log::{Log, SPOOL_BYTES_MIN, Setting, Trouble};
+use ossec_broker::proto::client::spool::open::Found;
+use ossec_broker::proto::client::spool::record::{Agent, Clock, Totals};
+use ossec_broker::proto::client::spool::records::{Mark, Records};
+use ossec_broker::proto::terms::Seq;
+use ossec_broker::proto::time::Time;
+
+use crate::disk::{Disk, Failure, Fault};
+use crate::random::Random;
+
+const NOW: Time = Time::from_millis(1_000_000);
+const CLOCK: Clock = Clock { boot: 1, offset_ms: 0, trusted: false };
+
+fn setting(bound_bytes: u64) -> Setting {
+    Setting { bound_bytes, stream: 7, clock: CLOCK, now: NOW }
+}
+
+fn open(disk: Disk, bound_bytes: u64) -> (Log<Disk>, Found<Failure>) {
+    Log::open(disk, setting(bound_bytes)).unwrap_or_else(|error| panic!("it always opens: {error:?}"))
+}
+
+fn payload(number: u64, length: usize) -> Vec<u8> {
+    let mut bytes = number.to_be_bytes().repeat(length / 8 + 1);
+    bytes.truncate(length.max(8));
+    bytes
+}
+
+fn agent(session: u16) -> Agent {
+    Agent {
+        session,
+        generation: 1,
+        address: ([10, 0, 0, 9], 1_000 + session).into(),
+        local: None,
+        id: [0; 8],
+        port: 9,
+    }
+}
+
+/// Everything that can be read from a number on.
+fn contents(log: &mut Log<Disk>, from: Seq, room: usize) -> BTreeMap<u64, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let (mut records, mut from) = (Records::default(), from);
+    loop {
+        let through = log.read(from, room, &mut records).expect("it can be read");
+        for entry in records.entries() {
+            assert!(entry.seq >= from, "in order");
+            let twice = all.insert(entry.seq.0, entry.bytes.to_vec());
+            assert_eq!(twice, None, "once");
+        }
+        if through <= from {
+            return all;
+        }
+        from = through;
+    }
+}
+
+/// A client that writes all that it holds.
+struct Run {
+    log: Log<Disk>,
+    held: BTreeMap<u64, Vec<u8>>,
+    tail: u64,
+    bound: u64,
+    confirmed: u64,
+    /// Everything below was promised to survive a power cut.
+    promised: Seq,
+    /// Numbers that were dropped for want of room.
+    dropped: u64,
+    /// Something could not be written since the process began.
+    is_troubled: bool,
+    random: Random,
+}
+
+impl Run {
+    fn step(&mut self) {
+        match self.random.range(0, 20) {
+            0..10 => self.write(),
+            10..13 => self.confirm(),
+            13..16 => self.sync(),
+            16 => {
+                let fault = self.random.pick(&[Fault::ReadOnly, Fault::Full, Fault::Sync]);
+                self.disk().fault = Some(fault);
+            }
+            17 => self.disk().room = self.random.range(0, 5_000) as usize,
+            _ => {
+                self.disk().fault = None;
+                self.disk().room = usize::MAX;
+            }
+        }
+    }
+
+    fn disk(&mut self) -> &mut Disk {
+        self.log.folder()
+    }
+
+    fn write(&mut self) {
+        for _ in 0..self.random.range(0, 30) {
+            let length = if self.random.per_mille(20) { 20_000 } else { self.random.range(8, 400) as usize };
+            self.held.insert(self.tail, payload(self.tail, length));
+            self.tail += 1;
+        }
+        let mut records = Records::default();
+        records.mark = self.mark();
+        let from = self.log.written();
+        for (&number, bytes) in self.held.range(from.0..) {
+            let session = (number % 3) as u16;
+            records.push(Entry { seq: Seq(number), session, arrived: NOW, bytes });
+        }
+        records.agents = (0..3).map(agent).collect();
+        records.end = Seq(self.tail);
+        while let Err(trouble) = self.log.append(&records) {
+            match trouble {
+                Trouble::Failed(Failure) => {
+                    self.is_troubled = true;
+                    return;
+                }
+                Trouble::Full => {
+                    let below = self.log.oldest_end();
+                    let kept = self.held.split_off(&below.0);
+                    self.dropped += self.held.len() as u64;
+                    self.held = kept;
+                    records.mark = self.mark();
+                    if self.log.confirm(records.mark).is_err() {
+                        self.is_troubled = true;
+                        return;
+                    }
+                }
+            }
+        }
+        assert_eq!(self.log.written(), Seq(self.tail));
+    }
+
+    fn mark(&self) -> Mark {
+        let mut totals = Totals { confirmed: self.confirmed, ..Totals::default() };
+        totals.dropped[0] = self.dropped;
+        Mark { below: Seq(self.held.keys().next().copied().unwrap_or(self.tail)), totals }
+    }
+
+    fn confirm(&mut self) {
+        for _ in 0..self.random.range(0, 60) {
+            if self.held.pop_first().is_none() {
+                break;
+            }
+            self.confirmed += 1;
+        }
+        let mark = self.mark();
+        self.is_troubled |= self.log.append_state(mark, &[agent(0)]).is_err();
+    }
+
+    fn sync(&mut self) {
+        self.is_troubled |= self.log.sync().is_err();
+        self.promised = self.log.durable();
+    }
+
+    /// The process ends, and another one begins.
+    fn restart(mut self, power_cut: bool) -> Self {
+        let mut disk = self.log.folder().clone();
+        assert!(disk.peak_bytes <= self.bound, "{} of {}", disk.peak_bytes, self.bound);
+        disk = disk.after(power_cut);
+        let durable = if power_cut { self.promised } else { self.log.written() };
+        let (mut log, found) = open(disk, self.bound);
+        let known = found.first.min(found.tail);
+        let read = contents(&mut log, known, self.random.pick(&[1, 1_000, 100_000]));
+        assert!(found.tail.0 > self.tail, "another generation");
+        assert_eq!(found.held.datagrams, read.len() as u64, "what was counted can be read");
+        assert_eq!(found.held.bytes, read.values().map(|bytes| bytes.len() as u64).sum::<u64>());
+        for (number, bytes) in &read {
+            assert_eq!(bytes, &payload(*number, bytes.len()), "as it was");
+        }
+        for (number, bytes) in self.held.range(..durable.0) {
+            assert_eq!(read.get(number), Some(bytes), "{number} was promised, below {durable:?}");
+        }
+        let is_held = |number: &u64| self.held.contains_key(number);
+        if !power_cut && !self.is_troubled {
+            assert!(read.keys().all(is_held), "a mark or its segment's removal says what is held no more");
+            assert_eq!(found.mark.totals.confirmed, self.confirmed);
+        }
+        let confirmed = found.mark.totals.confirmed;
+        Self { promised: log.durable(), tail: found.tail.0, held: read, log, is_troubled: false, confirmed, ..self }
+    }
+}
+
+fn explore(seed: u64) {
+    let mut random = Random::new(seed);
+    let bound = random.pick(&[SPOOL_BYTES_MIN, 100_000, 1 << 20]);
+    let (log, found) = open(Disk::new(random.clone()), bound);
+    let mut run = Run {
+        held: BTreeMap::new(),
+        tail: found.tail.0,
+        bound,
+        confirmed: 0,
+        promised: log.durable(),
+        dropped: 0,
+        is_troubled: false,
+        random,
+        log,
+    };
+    for _ in 0..run.random.range(1, 6) {
+        for _ in 0..run.random.range(0, 60) {
+            run.step();
+        }
+        let cut = run.random.per_mille(500);
+        run = run.restart(cut);
+    }
+}
+
+#[test]
+fn what_the_log_promised_is_there_after_any_end() {
+    let count = crate::number("SEEDS").unwrap_or(2_000);
+    let first = crate::number("FIRST").unwrap_or(1);
+    if let Some(seed) = crate::number("SEED") {
+        return explore(seed);
+    }
+    for seed in first..first + count {
+        let outcome = std::panic::catch_unwind(|| explore(seed));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
+
+#[test]
+fn numbers_are_not_given_again_after_a_process_that_could_not_write() {
+    let (mut log, first) = open(Disk::new(Random::new(1)), SPOOL_BYTES_MIN);
+    let mut disk = log.folder().clone();
+    disk.fault = Some(Fault::Full);
+    let (mut log, second) = Log::open(disk, Setting { stream: 8, ..setting(SPOOL_BYTES_MIN) }).expect("it opens");
+    assert!(second.failure.is_some(), "the disk is full");
+    assert_ne!(second.stream, first.stream, "somebody else may get the numbers of this process");
+    let (_, third) = open(log.folder().clone().after(true), SPOOL_BYTES_MIN);
+    assert!(third.tail > first.tail, "{:?} was given before", third.tail);
+}
