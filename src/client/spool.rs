@@ -33,8 +33,33 @@ pub(super) struct Spooler<'a> {
 struct Trouble {
     /// The log was told that it began, and not yet that it is over.
     told: bool,
-    /// The newest attempt has failed.
-    lasts: bool,
+    stage: Stage,
+}
+
+/// How far a trouble has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Over,
+    /// An errand has failed. Over when one is done; with `syncs` when that was synced, too.
+    Failed { syncs: bool },
+    /// An errand was done since a sync failed, and is not synced.
+    Unsynced,
+}
+
+impl Stage {
+    const fn after(self, errand: Errand, has_failed: bool) -> Self {
+        match (self, errand, has_failed) {
+            (Self::Unsynced | Self::Failed { syncs: true }, _, true) | (_, Errand::Sync, true) => {
+                Self::Failed { syncs: true }
+            }
+            (_, _, true) => Self::Failed { syncs: false },
+            // After a failed sync nothing is left to be synced: the next one says nothing.
+            (Self::Failed { .. }, Errand::Sync, false) | (Self::Unsynced, Errand::Write | Errand::Mark, false) => self,
+            (Self::Failed { syncs: true }, _, false) => Self::Unsynced,
+            (_, _, false) => Self::Over,
+        }
+    }
 }
 
 /// A spool that was opened.
@@ -94,7 +119,15 @@ fn tell(path: &Path, found: &Found<io::Error>) {
 
 impl<'a> Spooler<'a> {
     pub(super) fn new(shared: &'a Shared, keeper: Keeper<Directory>, is_failing: bool) -> Self {
-        Self { shared, keeper, writing: Trouble { told: is_failing, lasts: is_failing }, reading: Trouble::default() }
+        Self {
+            shared,
+            keeper,
+            writing: Trouble {
+                told: is_failing,
+                stage: if is_failing { Stage::Failed { syncs: true } } else { Stage::Over },
+            },
+            reading: Trouble::default(),
+        }
     }
 
     /// Runs errands until the stop, and then writes everything that is held.
@@ -140,7 +173,9 @@ impl<'a> Spooler<'a> {
                 log::warn!("cannot {what} the spool {path}: {error}; {so}, trying again");
             }
         }
-        trouble.lasts = matches!(answer, Answer::Failed(_));
+        if !matches!(answer, Answer::Full(_)) {
+            trouble.stage = trouble.stage.after(errand, matches!(answer, Answer::Failed(_)));
+        }
     }
 
     /// Tells that a trouble is over. That is so when nothing is left to do: a disk that takes a little and fails again
@@ -148,7 +183,7 @@ impl<'a> Spooler<'a> {
     fn tell_ends(&mut self) {
         let path = self.keeper.log().folder().path().display();
         for (trouble, what) in [(&mut self.writing, "write"), (&mut self.reading, "read")] {
-            if trouble.told && !trouble.lasts {
+            if trouble.told && trouble.stage == Stage::Over {
                 trouble.told = false;
                 log::info!("can {what} the spool {path} again");
             }

@@ -127,8 +127,9 @@ impl Folder for Directory {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             // A process that uses the folder may have removed the file a moment ago.
-            let Ok(metadata) = entry.metadata() else {
-                continue;
+            let metadata = match entry.metadata() {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                outcome => outcome?,
             };
             if metadata.is_file()
                 && let Ok(name) = entry.file_name().into_string()

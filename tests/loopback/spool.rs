@@ -43,7 +43,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("it is text")
 }
 
-/// Where everything listens.
+/// The ports of the client, the broker server and remoted.
 #[derive(Clone, Copy)]
 struct Ports {
     listen: u16,
@@ -218,7 +218,7 @@ fn what_is_held_at_a_stop_is_sent_by_the_next_process_in_order_and_replies_come_
         send(&agent, 0..300);
         agent.send(&[]).expect("a datagram of no length is one");
         agent.send(&vec![7; 65_507]).expect("the largest there is");
-        // Another stop in between: nobody is there yet.
+        // There is another stop before anybody takes the datagrams.
         assert!(client.stop().contains("kept in the spool: 303 datagrams"), "over {transport}");
         let log = ports.client(&place.spool(), &ways).stop();
         assert!(log.contains(": 303 datagrams") && log.contains("kept in the spool: 303 datagrams"), "{log}");
@@ -409,7 +409,7 @@ fn what_was_on_disk_survives_a_kill_while_more_comes_in() {
         safe = after;
     }
 
-    // Numbers within a process, and those of processes, are in order, and the events with them.
+    // The numbers are in order, within a process and from one process to the next, and the events with them.
     let number = |text: &str| {
         let (generation, count) = text.split_once('.').expect("a number has two parts");
         (generation.parse::<u64>().expect("digits"), count.parse::<u64>().expect("digits"))
@@ -427,7 +427,8 @@ fn what_was_on_disk_survives_a_kill_while_more_comes_in() {
     assert!(log.contains(" 0 left"), "{log}");
 }
 
-/// A client with its spool on a file system of its own, which goes with the client: only the client's namespace has it.
+/// A client with its spool on a file system of its own, which only the client's namespace has. It goes with the
+/// client.
 struct Mounted {
     client: Client,
     /// The mounted folder, as others see it.
@@ -486,7 +487,7 @@ impl Mounted {
     }
 }
 
-/// On a file system without room for another file, the client cannot make the file that it would lock.
+/// A lock must not need room on the disk.
 #[test]
 fn a_client_that_began_on_a_full_disk_has_its_spool_for_itself_all_the_same() {
     // The folders and two other files take all the places that there are for files.
@@ -511,69 +512,198 @@ fn a_client_that_began_on_a_full_disk_has_its_spool_for_itself_all_the_same() {
     assert_eq!(held(&mounted.spool()), Ok(11));
 }
 
-/// A disk fails, is well again, fails once more while the datagrams go their way, and is well again. With
-/// `some_room_bytes` more it takes a part of the datagrams.
-fn a_disk_that_fails(script: &str, what: &str, some_room_bytes: u64) {
-    const FAILURES: usize = 4;
+const CANNOT_WRITE: &str = " cannot write the spool ";
+const WARNING: &str = " WARN  cannot write the spool ";
+const AGAIN: &str = " INFO  can write the spool ";
+
+/// Waits for so many failed attempts, and expects one warning: the other lines are shown only with `-v`.
+fn expect_told_once(client: &mut Client, attempts: usize) {
+    client.wait_for(attempts, CANNOT_WRITE);
+    assert_eq!((client.says(WARNING), client.says(AGAIN)), (1, 0), "{:#?}", client.log);
+}
+
+/// Waits until all these events are on disk, and nothing but them.
+fn wait_until_written(spool: &Path, numbers: std::ops::Range<u32>) {
+    let expected: Vec<String> = numbers.map(event).collect();
+    wait_until("all that is held is on disk", || {
+        let payloads: Vec<String> = events(spool).into_iter().map(|(_, payload)| payload).collect();
+        if payloads == expected { Ok(()) } else { Err(format!("{} are: {:?}", payloads.len(), payloads.last())) }
+    });
+}
+
+#[test]
+fn a_full_disk_is_told_once_costs_nothing_and_is_written_again_when_it_has_room() {
+    const SOME_ROOM_BYTES: u64 = 150_000;
+    let script = "mount -t tmpfs -o size=512k,mode=700 none \"$0\"; mkdir \"$0\"/disk";
     let place = Place::new();
     let (receiver, remoted) = receiver();
     let ports = Ports::new(remoted);
     let options = ["-v", "--spool-size", "1MiB", "--spool-sync", "always"];
-    let Some(mut mounted) = Mounted::start(&place, script, what, ports, &options) else { return };
+    let Some(mut mounted) = Mounted::start(&place, script, "a full disk", ports, &options) else { return };
     let spool = mounted.spool();
     let agent = agent(ports.listen);
     send(&agent, 0..10);
-    wait_until_held(&spool, 11);
+    wait_until_written(&spool, 0..10);
 
-    // More than there is room for: it stays in memory, the log says so once, and the client tries again and again.
-    // So it does when something gets in, and then no more.
-    let (warning, again) = (" WARN  cannot write the spool ", " INFO  can write the spool ");
+    // More datagrams than there is room for stay in memory. The log says so once, and the client tries again and
+    // again. The same holds when a part of them finds room.
     mounted.fill();
     send(&agent, 10..6_000);
-    for (attempts, room) in [(FAILURES, Some(some_room_bytes)), (2 * FAILURES, None)] {
-        mounted.client.wait_for(attempts, " cannot write the spool ");
-        let client = &mut mounted.client;
-        assert_eq!((client.says(warning), client.says(again)), (1, 0), "{:#?}", client.log);
+    for (attempts, room) in [(4, Some(SOME_ROOM_BYTES)), (8, None)] {
+        expect_told_once(&mut mounted.client, attempts);
         mounted.give_room(room);
     }
-    mounted.client.wait_for(1, again);
-    wait_until_held(&spool, 6_001);
-    let payloads: Vec<String> = events(&spool).into_iter().map(|(_, payload)| payload).collect();
-    assert_eq!(payloads, (0..6_000).map(event).collect::<Vec<_>>());
+    mounted.client.wait_for(1, AGAIN);
+    wait_until_written(&spool, 0..6_000);
 
     // The datagrams go on to remoted while nothing can be written.
     mounted.fill();
     send(&agent, 6_000..12_000);
-    mounted.client.wait_for(2, warning);
+    mounted.client.wait_for(2, WARNING);
     let server = server(ports.broker, remoted);
     expect_events(&receiver, 0..12_000);
     drop(server);
     mounted.give_room(None);
     send(&agent, 12_000..12_100);
-    mounted.client.wait_for(2, again);
-    wait_until("what came last is on disk", || {
+    mounted.client.wait_for(2, AGAIN);
+    // Earlier ones may still be there: no mark says yet that they are confirmed.
+    let last: Vec<String> = (12_000..12_100).map(event).collect();
+    wait_until("the last ones are on disk", || {
         let payloads: Vec<String> = events(&spool).into_iter().map(|(_, payload)| payload).collect();
-        let is_there = payloads.ends_with(&(12_000..12_100).map(event).collect::<Vec<_>>());
-        if is_there { Ok(()) } else { Err(format!("{payloads:?}")) }
+        if payloads.ends_with(&last) { Ok(()) } else { Err(format!("{:?} is the last", payloads.last())) }
     });
-    let log = mounted.client.stop();
-    assert!(!log.contains("lost with this stop"), "{log}");
+    assert!(!mounted.client.stop().contains("lost with this stop"));
 }
 
+/// The disk is larger than the volume below it, as with thin provisioning. The kernel takes what is written into
+/// memory, and the next sync fails.
 #[test]
-fn a_full_disk_is_told_once_costs_nothing_and_is_written_again_when_it_has_room() {
-    let script = "mount -t tmpfs -o size=512k,mode=700 none \"$0\"; mkdir \"$0\"/disk";
-    a_disk_that_fails(script, "a full disk", 150_000);
-}
-
-/// The disk is larger than what it lies on, as a thinly provisioned volume is: writing to it fails when that is full.
-/// The program sees it at the next sync, as it sees each error of a device. (The device mapper could make other
-/// errors, but not each kernel has it.)
-#[test]
-fn a_disk_whose_syncs_fail_is_told_once_costs_nothing_and_is_written_again_when_it_is_well() {
+fn a_disk_whose_syncs_fail_is_told_once_and_is_written_again_when_it_is_well() {
     let script = "mount -t tmpfs -o size=1m,mode=700 none \"$0\"; truncate -s 16m \"$0\"/image; \
-        mkfs.ext4 -q -O ^has_journal -b 1024 -N 64 \"$0\"/image; mkdir \"$0\"/disk; \
+        mkfs.ext4 -q -O ^has_journal -b 4096 -N 64 \"$0\"/image; mkdir \"$0\"/disk; \
         mount -o loop,errors=continue \"$0\"/image \"$0\"/disk";
-    // What was not synced may still have found its place.
-    a_disk_that_fails(script, "a disk whose syncs fail", 30_000);
+    let place = Place::new();
+    let (_receiver, remoted) = receiver();
+    let ports = Ports::new(remoted);
+    let options = ["-v", "--spool-size", "1MiB"];
+    let Some(mut mounted) = Mounted::start(&place, script, "a disk whose syncs fail", ports, &options) else {
+        return;
+    };
+    let agent = agent(ports.listen);
+    send(&agent, 0..10);
+    wait_until_written(&mounted.spool(), 0..10);
+    mounted.fill();
+    send(&agent, 10..6_000);
+    expect_told_once(&mut mounted.client, 4);
+    mounted.give_room(None);
+    mounted.client.wait_for(1, AGAIN);
+    wait_until_written(&mounted.spool(), 0..6_000);
+    assert!(!mounted.client.stop().contains("lost with this stop"));
+}
+
+/// A device that fails, as the client sees it: while this lives, strace ends its calls of one kind with an error.
+/// (The device mapper makes devices that fail, but not each kernel has it, and it needs root.)
+struct Failing(Role);
+
+impl Failing {
+    /// `None` where that cannot be done; the output of the tests says why.
+    fn begin(client: &Client, call: &str) -> Option<Self> {
+        let pid = client.role.0.as_ref().expect("it runs").id().to_string();
+        let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error=EIO"));
+        let mut command = Command::new("strace");
+        command.args(["-f", "-p", &pid, "-o", "/dev/null", "-e", &trace, "-e", &inject]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut strace = match child {
+            Ok(child) => Role(Some(child)),
+            Err(error) => {
+                say_untested("a device that fails", &format!("cannot run strace: {error}"));
+                return None;
+            }
+        };
+        let lines = strace.lines();
+        let mut said = Vec::new();
+        let is_attached = wait_until("strace has the client", || {
+            said.extend(lines.try_iter());
+            if said.iter().any(|line| line.contains(" attached")) {
+                Ok(true)
+            } else if strace.has_ended().is_some() {
+                Ok(false)
+            } else {
+                Err(format!("{said:?}"))
+            }
+        });
+        if !is_attached {
+            said.extend(lines.iter());
+            say_untested("a device that fails", &said.join("; "));
+            return None;
+        }
+        Some(Self(strace))
+    }
+
+    fn end(self) {
+        self.0.stop();
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_written_is_told_once_costs_nothing_and_is_written_again_when_it_can() {
+    let place = Place::new();
+    let spool = place.spool();
+    let (receiver, remoted) = receiver();
+    let ports = Ports::new(remoted);
+    let mut client = ports.client(&spool, &["-v", "--spool-sync", "always"]);
+    let agent = agent(ports.listen);
+    send(&agent, 0..10);
+    wait_until_written(&spool, 0..10);
+    let Some(failing) = Failing::begin(&client, "fdatasync") else { return };
+    send(&agent, 10..500);
+    expect_told_once(&mut client, 4);
+    failing.end();
+    client.wait_for(1, AGAIN);
+    wait_until_written(&spool, 0..500);
+
+    let Some(failing) = Failing::begin(&client, "fdatasync") else { return };
+    send(&agent, 500..1_000);
+    client.wait_for(2, WARNING);
+    let _server = server(ports.broker, remoted);
+    expect_events(&receiver, 0..1_000);
+    failing.end();
+    assert!(client.stop().contains(" 0 left"));
+}
+
+#[test]
+fn a_device_that_cannot_be_read_is_told_once_and_everything_arrives_when_it_can() {
+    const PAYLOAD_BYTES: usize = 1_000;
+    const COUNT: u32 = 500;
+    let place = Place::new();
+    let (receiver, remoted) = receiver();
+    let ports = Ports::new(remoted);
+    // The memory takes only a small part of the datagrams: most lie on disk alone.
+    let mut client = ports.client(&place.spool(), &["-v", "--buffer", "64KiB", "--spool-sync", "always"]);
+    let agent = agent(ports.listen);
+    let payload = |number: u32| event(number).repeat(PAYLOAD_BYTES / event(number).len()).into_bytes();
+    for number in 0..COUNT {
+        agent.send(&payload(number)).expect("sent");
+        if number % 10 == 9 {
+            wait_until_held(&place.spool(), u64::from(number));
+        }
+    }
+    let Some(failing) = Failing::begin(&client, "pread64") else { return };
+    let _server = server(ports.broker, remoted);
+    let read_all = move || {
+        for number in 0..COUNT {
+            let bytes = next(&receiver).0;
+            assert!(bytes == payload(number), "{number}: {}", bytes.escape_ascii());
+        }
+        receiver
+    };
+    let reading = thread::Builder::new().spawn(read_all).expect("a thread starts");
+    client.wait_for(3, " cannot read the spool ");
+    assert_eq!(client.says(" WARN  cannot read the spool "), 1, "{:#?}", client.log);
+    assert!(!reading.is_finished(), "nothing had to be read");
+    failing.end();
+    let _receiver = reading.join().expect("all arrive, in order");
+    client.wait_for(1, " INFO  can read the spool ");
+    let log = client.stop();
+    assert!(log.contains(" 0 dropped, 0 left"), "{log}");
 }

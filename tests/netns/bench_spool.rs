@@ -68,6 +68,8 @@ fn a_spool_takes_and_gives_more_than_remoted_reads() {
         let client = scene.client();
         let (cpu, written) = (client.processor_ms(), client.written_bytes());
         let out = drain(&mut scene, count);
+        // One scene at a time.
+        drop(scene);
         let mut memory = Scene::empty();
         start_client(&mut memory, &["--buffer", "1GiB"]);
         send(&mut memory, count, 150_000, &size);
@@ -94,16 +96,20 @@ fn a_good_link_writes_nothing_and_a_small_buffer_holds_an_hour() {
     start_client(&mut scene, &["--spool", &path]);
     send(&mut scene, 1_000, 500, "150");
     let before = scene.client().written_bytes();
-    send(&mut scene, 30_000, 500, "150");
+    // Half a minute, and another.
+    send(&mut scene, 15_000, 500, "150");
+    send(&mut scene, 15_000, 500, "150");
     let written = scene.client().written_bytes() - before;
     println!("| 500/s for a minute over a good link: bytes written | {written} |");
+    drop(scene);
 
     let mut scene = Scene::empty();
     let path = scene.directory.join("spool").to_str().expect("is plain text").to_owned();
     start_client(&mut scene, &["--buffer", "256KiB", "--spool", &path]);
     send(&mut scene, 10, 50, "150");
     let idle = scene.client().resident_kib();
-    send(&mut scene, 180_000, 2_000, "150");
+    send(&mut scene, 90_000, 2_000, "150");
+    send(&mut scene, 90_000, 2_000, "150");
     wait_until_on_disk(&path, 180_010);
     let full = scene.client().resident_kib();
     println!("| an hour of 50/s with --buffer 256KiB: KiB of memory more than idle | {} |", full.saturating_sub(idle));

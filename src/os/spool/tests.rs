@@ -49,7 +49,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("it is ours");
 }
 
-/// What a folder of no use says, when it is taken and when it is looked at.
+/// The texts of the errors when this folder is taken, and when it is looked at.
 fn refusals(path: &Path) -> [String; 2] {
     [Directory::lock(path), Directory::look(path)].map(|outcome| outcome.expect_err("it is refused").to_string())
 }
@@ -160,7 +160,7 @@ fn one_process_uses_a_spool_at_a_time_and_others_may_look() {
         assert_eq!(refused, format!("cannot use the spool {}: another process uses it", place.spool().display()));
         let mut look = Directory::look(&place.spool()).expect("looking needs no lock");
         assert_eq!(listed(&mut look), [("a.seg".to_owned(), 5)]);
-        // Whoever looks does not take the spool from anybody, and does not keep it.
+        // A look neither takes the spool from its process nor keeps it.
         drop(look);
         Directory::lock(&place.spool()).expect_err("it is still taken");
     }
@@ -282,7 +282,7 @@ fn only_files_are_listed() {
     assert_eq!(listed(&mut folder), [("a.seg".to_owned(), 0)]);
 }
 
-/// Descriptors of this process that lead into a folder.
+/// The number of descriptors of this process that lead into a folder.
 fn descriptors(path: &Path) -> usize {
     let entries = fs::read_dir("/proc/self/fd").expect("Linux has it").flatten();
     entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(path))).count()
@@ -303,7 +303,7 @@ fn many_files_need_few_descriptors_whether_they_are_synced_or_not() {
     }
     let all: Vec<(String, u64)> = (0..FILES).map(|at| (name(at), name(at).len() as u64)).collect();
     assert_eq!(listed(&mut folder), all);
-    // Here at the end of this process, and once more in the next one.
+    // This process syncs all files, and so does the next one.
     for _ in 0..2 {
         for at in 0..FILES {
             folder.sync(&name(at)).expect("it is there");
@@ -321,7 +321,7 @@ fn a_list_does_not_fail_because_files_come_and_go_meanwhile() {
     const LISTS: usize = 3_000;
     let place = Place::new();
     let mut folder = place.lock();
-    // To look at these takes a while, in which others go.
+    // To look at these files takes a while, in which others go.
     (0..100).for_each(|at| folder.create(&format!("kept-{at}.seg")).expect("a new name"));
     let mut look = Directory::look(&place.spool()).expect("looking needs no lock");
     let is_over = AtomicBool::new(false);
@@ -443,7 +443,7 @@ struct Ledger {
 }
 
 impl Ledger {
-    /// Some processes, one after the other, until one is killed.
+    /// Runs some processes, one after the other, until one is killed.
     fn live(&mut self, place: &Place, left: &Rc<Cell<u64>>) -> Result<(), Dead> {
         const PROCESSES: usize = 3;
         const ROUNDS: usize = 80;

@@ -20,7 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use super::folder::Folder;
 use super::record::{self, Agent, Clock, Item, Record};
 use super::records::{Mark, Records};
-use super::segment::{HEADER_BYTES, Header, SUFFIX, generation};
+use super::segment::{HEADER_BYTES, Header, SUFFIX, first_of, generation};
 use super::walk::{Reach, walk};
 use crate::proto::client::buffer::Entry;
 use crate::proto::terms::{Seq, StreamId};
@@ -339,7 +339,8 @@ impl<F: Folder> Log<F> {
         let behind = self.segments.partition_point(|segment| segment.from <= from);
         for at in behind.saturating_sub(1)..self.segments.len() {
             let segment = self.segments[at];
-            let until = self.segments.get(at + 1).map_or(self.written, |next| next.from);
+            let end = first_of(generation(segment.header.first) + 1).unwrap_or(Seq(u64::MAX));
+            let until = self.segments.get(at + 1).map_or(self.written, |next| next.from).min(end);
             let known = self.place.filter(|(header, _, number)| *header == segment.header && *number <= from);
             let start = known.map_or(HEADER_BYTES as u64, |(_, place, _)| place);
             let (clock, clocks, opened) = (self.clock, &self.clocks, self.opened);

@@ -11,7 +11,7 @@
 //! **A walk survives anything.** It yields every sound record in the order of the file. Where none is sound it goes on
 //! byte by byte, and says how many bytes it passed over.
 
-use super::record::Record;
+use super::record::{Item, Record};
 use crate::proto::terms::Seq;
 
 /// Bytes in front of the records.
@@ -134,6 +134,11 @@ impl<'a> Walk<'a> {
         self.damaged_bytes
     }
 
+    /// No datagram that follows has a smaller number.
+    pub const fn first(&self) -> Seq {
+        self.bounds.0
+    }
+
     /// Bytes behind the newest record.
     pub const fn rest(&self) -> usize {
         self.rest.len()
@@ -147,6 +152,10 @@ impl<'a> Iterator for Walk<'a> {
         while self.rest.len() > self.margin {
             if let Some(record) = Record::decode(self.salt, self.bounds, self.rest) {
                 self.rest = &self.rest[record.span()..];
+                if let Item::Datagram { .. } = record.item {
+                    // No log writes them in another order.
+                    self.bounds.0 = record.number.next();
+                }
                 return Some(record);
             }
             self.damaged_bytes += 1;
@@ -159,7 +168,6 @@ impl<'a> Iterator for Walk<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::client::spool::record::Item;
 
     const HEADER: Header = Header { salt: 0xfeed, first: Seq(100), serial: 7 };
 

@@ -41,7 +41,7 @@ pub(super) fn walk<F: Folder>(
     let name = segment.header.file_name();
     let place = start.max(HEADER_BYTES as u64);
     let mut end = Walked { place, is_whole: true, damaged_bytes: 0, failure: None };
-    let mut bytes = Vec::new();
+    let (mut bytes, mut header) = (Vec::new(), segment.header);
     while end.place < segment.bytes {
         let length = (segment.bytes - end.place).min(READ_BYTES as u64) as usize;
         bytes.resize(length, 0);
@@ -50,14 +50,14 @@ pub(super) fn walk<F: Folder>(
             Err(error) => return Walked { failure: Some(error), ..end },
         };
         let is_last = read < length || end.place + read as u64 >= segment.bytes;
-        let mut walk =
-            Walk::new(segment.header, segment.until, &bytes[..read], if is_last { 0 } else { RECORD_BYTES_MAX });
+        let mut walk = Walk::new(header, segment.until, &bytes[..read], if is_last { 0 } else { RECORD_BYTES_MAX });
         while let Some(record) = walk.next() {
             if !take(&record) {
                 let place = end.place + (read - walk.rest() - record.span()) as u64;
                 return Walked { place, is_whole: false, ..end };
             }
         }
+        header.first = walk.first();
         end.damaged_bytes += walk.damaged_bytes() as u64;
         end.place += (read - walk.rest()) as u64;
         if is_last {
