@@ -3,7 +3,7 @@
 //! ```text
 //!  agent ──UDP──► receive ──► ┌────────┐ ──► forward ──UDP──► remoted
 //!                             │  core  │                         │
-//!                 probe ◄───► └────────┘ ◄───► spool ──► disk   │
+//!                 probe ◄───► └────────┘ ◄───► spool ──► disk    │
 //!                   │              ▲                             │
 //!                   │TCP           └──── reply ◄──────UDP────────┘
 //!                   ▼                      └──UDP──► agent

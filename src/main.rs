@@ -25,7 +25,10 @@ fn main() -> ExitCode {
         Ok(Invocation { command, verbosity }) => match command {
             Command::Client(config) if config.accept_handover.is_none() => be_client(&config, verbosity),
             Command::Server(config) => be_server(&config, verbosity),
-            command => answer(command, verbosity),
+            Command::Client(config) => run(verbosity, || accept(&config)),
+            Command::Check(config) => run(verbosity, || check(&config)),
+            Command::Spool(config) => run(verbosity, || look_into(&config)),
+            Command::Genkey => run(verbosity, genkey),
         },
         Err(Usage::Asked(text)) => match print(&text) {
             Ok(()) => 0,
@@ -48,8 +51,7 @@ fn be_client(config: &client::Config, verbosity: u8) -> u8 {
         let successor = client::run(config, &signals, inherited?)?;
         Ok(successor.map(|successor| (successor, held.hold_again(&signals))))
     };
-    let end = run();
-    let code = tell(&end);
+    let end = run().map_err(|why| tell(&*why));
     log.finish();
     match end {
         Ok(Some((Successor { image, legacy }, environment))) => {
@@ -57,52 +59,41 @@ fn be_client(config: &client::Config, verbosity: u8) -> u8 {
             let why = image.replace(legacy, environment);
             complain(&format!("ossec-broker: cannot become {path}: {why}\n"), FAILED)
         }
-        _ => code,
+        Ok(None) => 0,
+        Err(code) => code,
     }
 }
 
-fn be_server(config: &server::Config, verbosity: u8) -> u8 {
-    let held = signals::hold();
+/// The exit code of what runs with a log. An error is one line: what was attempted, and why it failed.
+fn run(verbosity: u8, body: impl FnOnce() -> Result<u8, Box<dyn Error>>) -> u8 {
     let log = logging::start(verbosity);
-    let run = || -> Result<(), Box<dyn Error>> { Ok(server::run(config, &held.listen()?.stop)?) };
-    let code = tell(&run());
+    let code = body().unwrap_or_else(|why| tell(&*why));
     log.finish();
     code
 }
 
-/// What a person asks once.
-fn answer(command: Command, verbosity: u8) -> u8 {
-    let log = logging::start(verbosity);
-    let run = || -> Result<u8, Box<dyn Error>> {
-        match command {
-            Command::Client(config) => {
-                client::accept(&config)?;
-                Ok(0)
-            }
-            Command::Check(config) => check(&config),
-            Command::Spool(config) => look_into(&config),
-            Command::Genkey => {
-                print(&format_args!("{}\n", keyfile::generate()?.to_text()))?;
-                Ok(0)
-            }
-            Command::Server(_) => unreachable!("a server runs"),
-        }
-    };
-    let answer = run();
-    let code = tell(&answer);
-    log.finish();
-    answer.unwrap_or(code)
+fn tell(why: &dyn Error) -> u8 {
+    log::error!("{why}");
+    FAILED
 }
 
-/// The exit code. An error is one line: what was attempted, and why it failed.
-fn tell<T>(outcome: &Result<T, Box<dyn Error>>) -> u8 {
-    match outcome {
-        Ok(_) => 0,
-        Err(why) => {
-            log::error!("{why}");
-            FAILED
-        }
-    }
+fn be_server(config: &server::Config, verbosity: u8) -> u8 {
+    // Before the first thread.
+    let held = signals::hold();
+    run(verbosity, || {
+        server::run(config, &held.listen()?.stop)?;
+        Ok(0)
+    })
+}
+
+fn accept(config: &client::Config) -> Result<u8, Box<dyn Error>> {
+    client::accept(config)?;
+    Ok(0)
+}
+
+fn genkey() -> Result<u8, Box<dyn Error>> {
+    print(&format_args!("{}\n", keyfile::generate()?.to_text()))?;
+    Ok(0)
 }
 
 fn look_into(config: &spool::Config) -> Result<u8, Box<dyn Error>> {

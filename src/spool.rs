@@ -14,7 +14,7 @@ use crate::proto::amounts::{amount, duration, size};
 use crate::proto::client::buffer::Tally;
 use crate::proto::client::spool::folder::Folder;
 use crate::proto::client::spool::log::{Log, Setting};
-use crate::proto::client::spool::open::{Found, OpenError};
+use crate::proto::client::spool::open::Found;
 use crate::proto::client::spool::record::Agent;
 use crate::proto::client::spool::records::Records;
 use crate::proto::client::spool::segment::{count, generation};
@@ -80,11 +80,9 @@ impl Look {
     fn at(config: &Config) -> Result<Self, SpoolError> {
         let now = net::now();
         let setting = Setting { bound_bytes: 0, stream: 0, clock: net::clock(), now };
-        match Log::look(Directory::look(&config.path)?, setting) {
-            Ok((log, found)) => Ok(Self { log, found, now, wall: SystemTime::now() }),
-            Err(OpenError::Unreadable(error)) => Err(SpoolError::new(&config.path, error)),
-            Err(error) => Err(SpoolError::new(&config.path, error.to_string())),
-        }
+        let looked = Log::look(Directory::look(&config.path)?, setting);
+        let (log, found) = looked.map_err(|error| SpoolError::new(&config.path, error))?;
+        Ok(Self { log, found, now, wall: SystemTime::now() })
     }
 
     /// How long ago a datagram came; `None` if no clock tells.

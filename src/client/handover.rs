@@ -15,6 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, select};
 
 use super::shared::Shared;
+use super::shutdown::CREW_LISTENS;
 use crate::os::handover::{Image, Legacy};
 use crate::os::net;
 use crate::os::threads::{Cause, Doorbell, Ended};
@@ -107,7 +108,7 @@ impl Handover<'_> {
             select! {
                 recv(safe) -> _ => return Ok(Attempt::Safe),
                 recv(stop) -> _ => return Ok(Attempt::Stop),
-                recv(ended) -> ended => return Err(ended.expect("the crew keeps a sender")),
+                recv(ended) -> ended => return Err(ended.expect(CREW_LISTENS)),
                 default(patience) => {}
             }
             if is_late || !self.has_spool || !is_up {

@@ -21,7 +21,7 @@ use crate::os::threads::{Ended, Stopper};
 use crate::proto::{client::link::Standing, time::Time};
 
 /// Why the end of a thread is always told.
-const CREW_LISTENS: &str = "the crew keeps a sender";
+pub(super) const CREW_LISTENS: &str = "the crew keeps a sender";
 
 /// Everything that the main thread looks at.
 pub(super) struct Shutdown<'a> {

@@ -76,8 +76,7 @@ pub(super) fn check(config: &Config) -> Result<(), SpoolError> {
     let Some(SpoolConfig { path, .. }) = &config.spool else {
         return Ok(());
     };
-    let checked = Log::check(Directory::look(path)?);
-    checked.map_err(|error| SpoolError::new(path, error.to_string()))
+    Log::check(Directory::look(path)?).map_err(|error| SpoolError::new(path, error))
 }
 
 /// Opens the spool, and says what an earlier process has left. `None`: there is none, or it cannot be read.
@@ -94,7 +93,7 @@ pub(super) fn open(config: &Config) -> Result<Option<Opened>, SpoolError> {
             log::error!("cannot read the spool {shown}: {error}; going on without it");
             return Ok(None);
         }
-        Err(error) => return Err(SpoolError::new(path, error.to_string())),
+        Err(error) => return Err(SpoolError::new(path, error)),
     };
     tell(path, &found);
     let core = ClientCore::reopen(config.core, *sync, &found, datagram_bytes_max(*bytes));

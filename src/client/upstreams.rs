@@ -138,7 +138,7 @@ impl<'a> Upstreams<'a> {
         if self.sockets.len() >= self.sockets_max {
             self.give_way();
         }
-        let former = self.shared.read(|core| core.port(session));
+        let former = self.shared.read(|core| core.agent(session)).map_or(0, |agent| agent.port);
         let socket = match self.bind(target, former) {
             Err(error) if net::is_shortage(&error) && self.give_way() => return Err(io::ErrorKind::WouldBlock.into()),
             outcome => Arc::new(outcome?),

@@ -100,14 +100,12 @@ impl Directory {
 
     /// An open file; a file of an earlier process is opened.
     fn file(&mut self, name: &str) -> io::Result<&File> {
-        let mut at = self.files.iter().position(|(known, _)| known == name);
-        if at.is_none() {
-            let file = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(self.path.join(name))?;
-            self.files.insert(0, (name.into(), file));
-            at = Some(0);
+        if let Some(at) = self.files.iter().position(|(known, _)| known == name) {
+            return Ok(&self.files[at].1);
         }
-        let at = at.unwrap_or_default();
-        Ok(&self.files[at].1)
+        let file = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(self.path.join(name))?;
+        self.files.insert(0, (name.into(), file));
+        Ok(&self.files[0].1)
     }
 
     fn forget(&mut self, name: &str) {

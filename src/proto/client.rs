@@ -446,11 +446,6 @@ impl ClientCore {
         self.held.sessions.current(session)
     }
 
-    /// The UDP port from which the session sends, or has sent before a restart; 0 without one.
-    pub fn port(&self, session: SessionName) -> u16 {
-        self.held.sessions.port(session)
-    }
-
     /// The session sends from this UDP port.
     pub fn handle_port(&mut self, session: SessionName, port: u16) {
         self.held.sessions.handle_port(session, port);
@@ -471,11 +466,11 @@ impl ClientCore {
     }
 
     fn take_errand(&mut self, now: Time) -> Errand {
-        let holding = self.holding();
+        let mut holding = self.holding();
         if let Some(below) = self.spooling.as_ref().and_then(|spooling| spooling.giving_way(holding)) {
             self.held.drop_below(below);
+            holding = self.holding();
         }
-        let holding = self.holding();
         self.spooling.as_mut().map_or(Errand::Wait, |spooling| spooling.poll(now, holding))
     }
 
@@ -546,6 +541,7 @@ impl ClientCore {
 
     fn holding(&self) -> Holding {
         let buffer = &self.held.buffer;
+        let spilled = buffer.wanted();
         Holding {
             oldest: buffer.front().map(|entry| entry.arrived),
             datagrams: buffer.held().datagrams,
@@ -554,8 +550,8 @@ impl ClientCore {
             quarter_full: buffer.is_full_to(4),
             half_full: buffer.is_full_to(2),
             is_good: self.up_since.is_some() && !self.is_doubtful,
-            spilled: buffer.wanted(),
-            can_read: buffer.can_fill(),
+            spilled,
+            can_read: spilled.is_some_and(|(_, room)| buffer.can_fill(room)),
             gives_way: self.held.gives_way(),
         }
     }

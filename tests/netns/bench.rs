@@ -9,9 +9,9 @@ use crate::support::namespaces::Side;
 /// The number of datagrams of this file that the kernel's default receive buffer holds.
 const DEFAULT_BUFFER_HOLDS: u64 = 256;
 /// A receive buffer that is no limit.
-const LARGE_BUFFER: [&str; 2] = ["--rcvbuf", "8388608"];
+pub(crate) const LARGE_BUFFER: [&str; 2] = ["--rcvbuf", "8388608"];
 /// The address at which the client listens when it is on remoted's host.
-const LISTEN: &str = "127.0.0.1:2514";
+pub(crate) const LISTEN: &str = "127.0.0.1:2514";
 /// The delay of the long path in one direction.
 const DELAY: Duration = Duration::from_millis(50);
 
@@ -43,6 +43,11 @@ impl Scene {
         let options = ["--agent", AGENT, "--count", &numbers, "--rate", "20000", "--server", LISTEN, "--size", "150"];
         let mut agent = self.start(path.client_side(), example("ossec-agent"), "agent", &options);
         assert!(agent.wait().success(), "the agent fails");
+        self.drained(remoted, count)
+    }
+
+    /// The same, where the client holds the backlog already.
+    pub(crate) fn drained(&mut self, remoted: &[&str], count: u64) -> f64 {
         self.start_remoted_and_wait(remoted);
         self.start_server(&[]);
         self.wait_until_accepted(AGENT, 1);
@@ -55,7 +60,7 @@ impl Scene {
 }
 
 #[expect(clippy::disallowed_methods, reason = "to measure is what a benchmark is for")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 

@@ -1,21 +1,10 @@
 //! Benchmarks of the spool: how fast it takes and gives, and what it costs. They print figures and compare the figures
 //! of one run. `scripts/bench` runs them, the tests do not.
 
-use std::process::Command;
-use std::time::Instant;
-
-use crate::scene::{AGENT, Scene, broker, example, find_line};
+use crate::bench::{LARGE_BUFFER, LISTEN, now};
+use crate::scene::{AGENT, Scene, example};
+use crate::spool::{spool, wait_until_on_disk};
 use crate::support::namespaces::Side;
-use crate::support::wait_until;
-
-/// The address at which the client listens: it is on remoted's host.
-const LISTEN: &str = "127.0.0.1:2514";
-const LARGE_BUFFER: [&str; 2] = ["--rcvbuf", "8388608"];
-
-#[expect(clippy::disallowed_methods, reason = "to measure is what a benchmark is for")]
-fn now() -> Instant {
-    Instant::now()
-}
 
 fn start_client(scene: &mut Scene, options: &[&str]) {
     scene.start_client_at(Side::Server, &[&["--server", "127.0.0.1", "--listen", LISTEN], options].concat());
@@ -31,26 +20,6 @@ fn send(scene: &mut Scene, count: u64, rate: u64, size: &str) -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
-fn wait_until_on_disk(path: &str, count: u64) {
-    wait_until(&format!("{count} datagrams are on disk"), || {
-        let output = Command::new(broker()).args(["spool", "ls", path]).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        find_line(&said, &[&format!("{count} datagrams"), "in all"]).map(|_| ())
-    });
-}
-
-/// Datagrams a second at which everything held drains.
-fn drain(scene: &mut Scene, count: u64) -> f64 {
-    scene.start_remoted_and_wait(&LARGE_BUFFER);
-    scene.start_server(&[]);
-    scene.wait_until_accepted(AGENT, 1);
-    let (begun, first) = (now(), scene.received(AGENT).took.len() as u64);
-    scene.wait_until_accepted(AGENT, count);
-    let rate = (count - first) as f64 / begun.elapsed().as_secs_f64();
-    assert_eq!((scene.drops(), scene.received(AGENT).overtaken()), (0, 0), "not without a loss");
-    rate
-}
-
 #[test]
 #[ignore = "a benchmark: scripts/bench runs it"]
 fn a_spool_takes_and_gives_more_than_remoted_reads() {
@@ -61,19 +30,19 @@ fn a_spool_takes_and_gives_more_than_remoted_reads() {
     for (sync, size, count) in [("interval", 150, 1_000_000), ("interval", 300, 1_000_000), ("always", 300, 300_000)] {
         let size = format!("{size}");
         let mut scene = Scene::empty();
-        let path = scene.directory.join("spool").to_str().expect("is plain text").to_owned();
+        let path = spool(&scene);
         start_client(&mut scene, &["--spool", &path, "--spool-size", "4GiB", "--spool-sync", sync]);
         let seconds = send(&mut scene, count, 150_000, &size);
         wait_until_on_disk(&path, count);
         let client = scene.client();
         let (cpu, written) = (client.processor_ms(), client.written_bytes());
-        let out = drain(&mut scene, count);
+        let out = scene.drained(&LARGE_BUFFER, count);
         // One scene at a time.
         drop(scene);
         let mut memory = Scene::empty();
         start_client(&mut memory, &["--buffer", "1GiB"]);
         send(&mut memory, count, 150_000, &size);
-        let from_memory = drain(&mut memory, count);
+        let from_memory = memory.drained(&LARGE_BUFFER, count);
         let held = count * size.parse::<u64>().expect("a number");
         println!(
             "| {sync} | {size} | {:.0} | {:.2} | {:.2} | {out:.0} | {from_memory:.0} |",
@@ -89,7 +58,7 @@ fn a_spool_takes_and_gives_more_than_remoted_reads() {
 #[ignore = "a benchmark: scripts/bench runs it"]
 fn a_good_link_writes_nothing_and_a_small_buffer_holds_an_hour() {
     let mut scene = Scene::empty();
-    let path = scene.directory.join("spool").to_str().expect("is plain text").to_owned();
+    let path = spool(&scene);
     scene.start_remoted_and_wait(&[]);
     scene.start_server(&[]);
     scene.wait_until_up();
@@ -104,7 +73,7 @@ fn a_good_link_writes_nothing_and_a_small_buffer_holds_an_hour() {
     drop(scene);
 
     let mut scene = Scene::empty();
-    let path = scene.directory.join("spool").to_str().expect("is plain text").to_owned();
+    let path = spool(&scene);
     start_client(&mut scene, &["--buffer", "256KiB", "--spool", &path]);
     send(&mut scene, 10, 50, "150");
     let idle = scene.client().resident_kib();

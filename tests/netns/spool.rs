@@ -15,17 +15,22 @@ const HELD: u64 = 1_500;
 const ROUNDS: u64 = 4;
 
 /// The path of the scene's spool.
-fn spool(scene: &Scene) -> String {
+pub(crate) fn spool(scene: &Scene) -> String {
     scene.directory.join("spool").to_str().expect("is plain text").to_owned()
 }
 
-/// Waits until so many datagrams lie in the spool, as `ossec-broker spool` says.
-fn wait_until_on_disk(scene: &Scene, count: u64) {
-    let path = spool(scene);
+/// The number of datagrams in a spool, as `ossec-broker spool` says.
+fn on_disk(path: &str) -> u64 {
+    let output = Command::new(broker()).args(["spool", "ls", path]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    find_line(&said, &[" in all, "]).ok().and_then(|line| line.split(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Waits until so many datagrams lie in the spool.
+pub(crate) fn wait_until_on_disk(path: &str, count: u64) {
     wait_until(&format!("{count} datagrams are on disk"), || {
-        let output = Command::new(broker()).args(["spool", "ls", &path]).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        find_line(&said, &[&format!("{count} datagrams"), "in all"]).map(|_| ())
+        let some = on_disk(path);
+        (some == count).then_some(()).ok_or_else(|| format!("{some} are"))
     });
 }
 
@@ -64,7 +69,7 @@ fn what_is_held_outlives_a_stop_over_tcp() {
 #[test]
 fn what_is_held_outlives_a_kill() {
     holds_through(Scene::empty(), "always", |scene| {
-        wait_until_on_disk(scene, HELD);
+        wait_until_on_disk(&spool(scene), HELD);
         scene.client().kill();
     });
 }
@@ -72,7 +77,7 @@ fn what_is_held_outlives_a_kill() {
 #[test]
 fn what_is_held_outlives_a_kill_over_tcp() {
     holds_through(Scene::empty_with_key(), "always", |scene| {
-        wait_until_on_disk(scene, HELD);
+        wait_until_on_disk(&spool(scene), HELD);
         scene.client().kill();
     });
 }
@@ -84,16 +89,11 @@ fn a_kill_in_the_middle_of_an_outage_loses_the_newest_alone() {
     let options = ["--spool", &path, "--spool-sync", "interval"];
     scene.start_client(&options);
     let mut traffic = scene.send_as(AGENT, HELD, &[]);
-    let on_disk = || {
-        let output = Command::new(broker()).args(["spool", "ls", &path]).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        said.lines().last().and_then(|line| line.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
-    };
     let before = wait_until("some datagrams are on disk", || {
-        Some(on_disk()).filter(|&some| some > 0).ok_or_else(|| "none".into())
+        Some(on_disk(&path)).filter(|&some| some > 0).ok_or_else(|| "none".into())
     });
     scene.client().kill();
-    let kept = on_disk();
+    let kept = on_disk(&path);
     assert!(kept >= before, "{kept} of {before}");
     assert!(traffic.process.wait().success(), "the agent goes on, and is refused");
     scene.start_client(&options);

@@ -5,6 +5,7 @@
 //! the mark that says so. A datagram with changed bytes never comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::ops::Range;
 
 use ossec_broker::proto::client::buffer::Entry;
@@ -15,15 +16,13 @@ use ossec_broker::proto::client::spool::open::{Found, OpenError};
 use ossec_broker::proto::client::spool::record::{Agent, Clock, HEADER_BYTES, Item, Record, Totals};
 use ossec_broker::proto::client::spool::records::{Mark, Records};
 use ossec_broker::proto::client::spool::segment::{self, Header, generation};
-use ossec_broker::proto::terms::{Seq, StreamId};
+use ossec_broker::proto::terms::Seq;
 use ossec_broker::proto::time::Time;
 
 use crate::disk::{Disk, Failure, Fault};
+use crate::log::{self, CLOCK, NOW, STREAM, agent, contents};
 use crate::random::Random;
 
-const NOW: Time = Time::from_millis(1_000_000);
-const CLOCK: Clock = Clock { boot: 1, offset_ms: 0, trusted: false };
-const STREAM: StreamId = 7;
 const AGENTS: u16 = 3;
 /// More operations than an opening of a small spool and its reading ever need: an endless loop runs into this.
 const OPERATIONS_MAX: u64 = 2_000;
@@ -31,7 +30,7 @@ const OPERATIONS_MAX: u64 = 2_000;
 const ALL: usize = 1 << 20;
 
 const fn setting() -> Setting {
-    Setting { bound_bytes: SPOOL_BYTES_MIN, stream: STREAM, clock: CLOCK, now: NOW }
+    log::setting(SPOOL_BYTES_MIN)
 }
 
 fn new_disk() -> Disk {
@@ -40,14 +39,9 @@ fn new_disk() -> Disk {
 
 fn open<F: Folder>(folder: F) -> (Log<F>, Found<F::Error>)
 where
-    F::Error: std::fmt::Debug,
+    F::Error: Debug,
 {
-    Log::open(folder, setting()).unwrap_or_else(|error| panic!("it always opens: {error:?}"))
-}
-
-fn agent(session: u16) -> Agent {
-    let address = ([10, 0, 0, 9], 1_000 + session).into();
-    Agent { session, generation: 1, address, local: None, id: *b"1024\0\0\0\0", port: 9 }
+    log::open(folder, SPOOL_BYTES_MIN)
 }
 
 /// A payload that no other datagram has, long enough that a segment holds about twenty of them.
@@ -55,26 +49,6 @@ fn payload(number: u64) -> Vec<u8> {
     let mut text = format!("event {number:x} ").repeat(20).into_bytes();
     text.truncate(120 + (number % 80) as usize);
     text
-}
-
-/// Everything that can be read from a number on.
-fn contents<F: Folder>(log: &mut Log<F>, from: Seq, room: usize) -> BTreeMap<u64, Vec<u8>>
-where
-    F::Error: std::fmt::Debug,
-{
-    let mut all = BTreeMap::new();
-    let (mut records, mut from) = (Records::default(), from);
-    loop {
-        let through = log.read(from, room, &mut records).expect("it can be read");
-        for entry in records.entries() {
-            assert!(all.last_key_value().is_none_or(|(last, _)| *last < entry.seq.0), "in order, and once");
-            all.insert(entry.seq.0, entry.bytes.to_vec());
-        }
-        if through <= from {
-            return all;
-        }
-        from = through;
-    }
 }
 
 fn names(disk: &mut Disk) -> Vec<String> {

@@ -1,27 +1,33 @@
 //! The spool's log alone, over a disk that fails, and processes that end at any point.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use ossec_broker::proto::client::buffer::Entry;
+use ossec_broker::proto::client::spool::folder::Folder;
 use ossec_broker::proto::client::spool::log::{Log, SPOOL_BYTES_MIN, Setting, Trouble};
 use ossec_broker::proto::client::spool::open::Found;
 use ossec_broker::proto::client::spool::record::{Agent, Clock, Totals};
 use ossec_broker::proto::client::spool::records::{Mark, Records};
-use ossec_broker::proto::terms::Seq;
+use ossec_broker::proto::terms::{Seq, StreamId};
 use ossec_broker::proto::time::Time;
 
 use crate::disk::{Disk, Failure, Fault};
 use crate::random::Random;
 
-const NOW: Time = Time::from_millis(1_000_000);
-const CLOCK: Clock = Clock { boot: 1, offset_ms: 0, trusted: false };
+pub(crate) const NOW: Time = Time::from_millis(1_000_000);
+pub(crate) const CLOCK: Clock = Clock { boot: 1, offset_ms: 0, trusted: false };
+pub(crate) const STREAM: StreamId = 7;
 
-fn setting(bound_bytes: u64) -> Setting {
-    Setting { bound_bytes, stream: 7, clock: CLOCK, now: NOW }
+pub(crate) const fn setting(bound_bytes: u64) -> Setting {
+    Setting { bound_bytes, stream: STREAM, clock: CLOCK, now: NOW }
 }
 
-fn open(disk: Disk, bound_bytes: u64) -> (Log<Disk>, Found<Failure>) {
-    Log::open(disk, setting(bound_bytes)).unwrap_or_else(|error| panic!("it always opens: {error:?}"))
+pub(crate) fn open<F: Folder>(folder: F, bound_bytes: u64) -> (Log<F>, Found<F::Error>)
+where
+    F::Error: Debug,
+{
+    Log::open(folder, setting(bound_bytes)).unwrap_or_else(|error| panic!("it always opens: {error:?}"))
 }
 
 fn payload(number: u64, length: usize) -> Vec<u8> {
@@ -30,27 +36,24 @@ fn payload(number: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn agent(session: u16) -> Agent {
-    Agent {
-        session,
-        generation: 1,
-        address: ([10, 0, 0, 9], 1_000 + session).into(),
-        local: None,
-        id: [0; 8],
-        port: 9,
-    }
+pub(crate) fn agent(session: u16) -> Agent {
+    let address = ([10, 0, 0, 9], 1_000 + session).into();
+    Agent { session, generation: 1, address, local: None, id: *b"1024\0\0\0\0", port: 9 }
 }
 
 /// Everything that can be read from a number on.
-fn contents(log: &mut Log<Disk>, from: Seq, room: usize) -> BTreeMap<u64, Vec<u8>> {
+pub(crate) fn contents<F: Folder>(log: &mut Log<F>, from: Seq, room: usize) -> BTreeMap<u64, Vec<u8>>
+where
+    F::Error: Debug,
+{
     let mut all = BTreeMap::new();
     let (mut records, mut from) = (Records::default(), from);
     loop {
         let through = log.read(from, room, &mut records).expect("it can be read");
         for entry in records.entries() {
             assert!(entry.seq >= from, "in order");
-            let twice = all.insert(entry.seq.0, entry.bytes.to_vec());
-            assert_eq!(twice, None, "once");
+            assert!(all.last_key_value().is_none_or(|(last, _)| *last < entry.seq.0), "in order, and once");
+            all.insert(entry.seq.0, entry.bytes.to_vec());
         }
         if through <= from {
             return all;
@@ -72,6 +75,8 @@ struct Run {
     dropped: u64,
     /// Something could not be written since the process began.
     is_troubled: bool,
+    /// The disk took everything so far, and the power was never cut.
+    is_sound: bool,
     random: Random,
 }
 
@@ -179,8 +184,22 @@ impl Run {
             assert!(read.keys().all(is_held), "a mark or its segment's removal says what is held no more");
             assert_eq!(found.mark.totals.confirmed, self.confirmed);
         }
+        let is_sound = self.is_sound && !power_cut && !self.is_troubled;
+        if is_sound {
+            // A record that was written twice would count as damage.
+            assert_eq!(found.damaged, (0, 0), "every byte belongs to a record");
+        }
         let confirmed = found.mark.totals.confirmed;
-        Self { promised: log.durable(), tail: found.tail.0, held: read, log, is_troubled: false, confirmed, ..self }
+        Self {
+            promised: log.durable(),
+            tail: found.tail.0,
+            held: read,
+            log,
+            is_troubled: false,
+            is_sound,
+            confirmed,
+            ..self
+        }
     }
 }
 
@@ -196,6 +215,7 @@ fn explore(seed: u64) {
         promised: log.durable(),
         dropped: 0,
         is_troubled: false,
+        is_sound: true,
         random,
         log,
     };

@@ -1,6 +1,7 @@
 //! Services of the system beside sockets: the clock, random numbers, descriptors, memory.
 
 use std::io;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -15,6 +16,9 @@ use crate::proto::time::Time;
 /// The origin of time lies so long before the boot: longer than any `--max-age`, so that datagrams of an earlier boot
 /// have their moment, too.
 const BEFORE_BOOT: Duration = Duration::from_hours(400 * 24);
+/// Names the boot.
+static BOOT: LazyLock<u64> =
+    LazyLock::new(|| digest(&std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()));
 /// No right clock shows an earlier time, in seconds since 1970: the first of 2026.
 const YEAR_2026_S: u64 = 1_767_225_600;
 
@@ -28,10 +32,9 @@ pub fn now() -> Time {
 /// The clock behind [`now`]. It is trusted if the kernel says that a source of time has set it.
 pub fn clock() -> Clock {
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let offset_ms = (wall.as_millis() as u64).wrapping_sub(now().as_nanos() / 1_000_000);
     let trusted = wall.as_secs() >= YEAR_2026_S && is_clock_synchronised();
-    Clock { boot: digest(&boot), offset_ms, trusted }
+    Clock { boot: *BOOT, offset_ms, trusted }
 }
 
 fn is_clock_synchronised() -> bool {

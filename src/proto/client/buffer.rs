@@ -463,11 +463,10 @@ impl Buffer {
         head.chain(tail.into_iter().flatten())
     }
 
-    /// Datagrams can be read back: the head starves, or has room for a good part of what it may have.
-    pub fn can_fill(&self) -> bool {
-        let least = self.needed.max(self.charged_max / READ_PART_MIN);
-        let has_room = || self.wanted().is_some_and(|(_, room)| room >= least);
-        self.spilled.datagrams > 0 && (self.front().is_none() || has_room())
+    /// Spilled datagrams can be read back into this `room`: the head starves, or there is room for a good part of what
+    /// it may have.
+    pub fn can_fill(&self, room: usize) -> bool {
+        self.front().is_none() || room >= self.needed.max(self.charged_max / READ_PART_MIN)
     }
 
     /// Whether so many more datagrams with so many bytes can be released without keeping all others in memory.

@@ -123,21 +123,19 @@ impl Sessions {
         (place.generation == session.generation).then(|| self.agent(session.id))
     }
 
+    /// A session, unless it has given way to another.
+    fn current_mut(&mut self, session: SessionName) -> Option<&mut Session> {
+        self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)
+    }
+
     /// All agents that have a port, the longest silent one first.
     pub(super) fn agents(&self) -> impl Iterator<Item = Agent> {
         self.ids.values().map(|&id| self.agent(id)).filter(|agent| agent.port != 0)
     }
 
-    /// The port that the session sends from, or has sent from before a restart; 0 without one.
-    pub(super) fn port(&self, session: SessionName) -> u16 {
-        let found = self.table.get(usize::from(session.id));
-        found.filter(|found| found.generation == session.generation).map_or(0, |found| found.port)
-    }
-
     /// The session sends from this port.
     pub(super) fn handle_port(&mut self, session: SessionName, port: u16) {
-        let found = self.table.get_mut(usize::from(session.id));
-        if let Some(found) = found.filter(|found| found.generation == session.generation) {
+        if let Some(found) = self.current_mut(session) {
             found.port = port;
         }
     }
@@ -182,12 +180,12 @@ impl Sessions {
 
     /// A reply came. Returns the agent that it goes to.
     pub(super) fn handle_reply(&mut self, now: Time, session: SessionName, up_since: Option<Time>) -> Option<Origin> {
-        let found =
-            self.table.get_mut(usize::from(session.id)).filter(|found| found.generation == session.generation)?;
+        let found = self.current_mut(session)?;
         found.replies.handle_reply(now, up_since);
+        let origin = found.origin;
         self.newest_reply = Some(now);
         self.silent.remove(&session.id);
-        Some(found.origin)
+        Some(origin)
     }
 
     /// Number of sessions that used to get replies and get none any more, although they go on sending.

@@ -20,7 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use super::folder::Folder;
 use super::record::{self, Agent, Clock, Item, Record};
 use super::records::{Mark, Records};
-use super::segment::{HEADER_BYTES, Header, SUFFIX, first_of, generation};
+use super::segment::{HEADER_BYTES, Header, SUFFIX, generation};
 use super::walk::{Reach, walk};
 use crate::proto::client::buffer::Entry;
 use crate::proto::terms::{Seq, StreamId};
@@ -234,14 +234,19 @@ impl<F: Folder> Log<F> {
         if self.is_open {
             self.encode_mark(records.mark, &mut pending);
         }
-        let written = self.written;
-        for entry in records.entries().filter(|entry| entry.seq >= written) {
-            let agent = records.agents.iter().find(|agent| agent.session == entry.session);
-            self.make_place(&entry, agent, records.mark, &mut pending)?;
-            self.encode_agent(entry.seq, agent, &mut pending);
-            let Entry { seq, session, arrived, bytes } = entry;
+        let (written, mut room) = (self.written, self.room());
+        for Entry { seq, session, arrived, bytes } in records.entries().filter(|entry| entry.seq >= written) {
             let item = Item::Datagram { session, arrived_ms: arrived.as_nanos() / 1_000_000, bytes };
-            self.encode(Record { number: seq, item }, &mut pending);
+            let record = Record { number: seq, item };
+            let agent = records.agents.iter().find(|agent| agent.session == session);
+            let span = (record.span() + agent.map_or(0, |_| AGENT_SPAN)) as u64;
+            // The room is a sum over all segments.
+            if !self.is_open_for(span, &pending) || pending.len() as u64 + span > room {
+                self.make_place(seq, span, records.mark, &mut pending)?;
+                room = self.room();
+            }
+            self.encode_agent(seq, agent, &mut pending);
+            self.encode(record, &mut pending);
         }
         self.flush(&mut pending, records.end.max(self.written))
     }
@@ -252,13 +257,8 @@ impl<F: Folder> Log<F> {
         let mut pending = Vec::new();
         let agents = self.newest(agents);
         let span = (HEAD_BYTES_MAX as usize + agents.len() * AGENT_SPAN) as u64;
-        let filled = self.segments.back().map_or(0, |segment| segment.bytes);
-        if self.is_open && filled + span <= self.segment_bytes() {
-            self.make_room(span)?;
-            self.encode_mark(mark, &mut pending);
-        } else {
-            self.begin(self.written, span, mark, &mut pending)?;
-        }
+        self.make_place(self.written, span, mark, &mut pending)?;
+        self.encode_mark(mark, &mut pending);
         for agent in agents {
             self.encode_agent(self.written, Some(agent), &mut pending);
         }
@@ -339,8 +339,7 @@ impl<F: Folder> Log<F> {
         let behind = self.segments.partition_point(|segment| segment.from <= from);
         for at in behind.saturating_sub(1)..self.segments.len() {
             let segment = self.segments[at];
-            let end = first_of(generation(segment.header.first) + 1).unwrap_or(Seq(u64::MAX));
-            let until = self.segments.get(at + 1).map_or(self.written, |next| next.from).min(end);
+            let until = self.segments.get(at + 1).map_or(self.written, |next| next.from).min(segment.header.end());
             let known = self.place.filter(|(header, _, number)| *header == segment.header && *number <= from);
             let start = known.map_or(HEADER_BYTES as u64, |(_, place, _)| place);
             let (clock, clocks, opened) = (self.clock, &self.clocks, self.opened);
@@ -393,38 +392,40 @@ impl<F: Folder> Log<F> {
         }
     }
 
-    /// Makes sure that the open segment takes a datagram.
+    /// The open segment takes so many bytes more behind the pending ones.
+    fn is_open_for(&self, span: u64, pending: &[u8]) -> bool {
+        let filled = self.segments.back().map_or(0, |segment| segment.bytes) + pending.len() as u64;
+        self.is_open && filled + span <= self.segment_bytes()
+    }
+
+    /// Makes sure that the open segment takes so many bytes, from the datagram `first` on: a new one if need be.
     fn make_place(
         &mut self,
-        entry: &Entry<'_>,
-        agent: Option<&Agent>,
+        first: Seq,
+        span: u64,
         mark: Mark,
         pending: &mut Vec<u8>,
     ) -> Result<(), Trouble<F::Error>> {
-        let datagram = Item::Datagram { session: entry.session, arrived_ms: 0, bytes: entry.bytes };
-        let agent = agent.map_or(0, |&agent| Record { number: entry.seq, item: Item::Agent(agent) }.span());
-        let span = (Record { number: entry.seq, item: datagram }.span() + agent) as u64;
-        let filled = self.segments.back().map_or(0, |segment| segment.bytes) + pending.len() as u64;
-        if self.is_open && filled + span <= self.segment_bytes() {
+        if self.is_open_for(span, pending) {
             let room = self.make_room(pending.len() as u64 + span);
             if room.is_err() {
-                self.flush(pending, entry.seq)?;
+                self.flush(pending, first)?;
             }
             return room;
         }
-        self.flush(pending, entry.seq)?;
-        self.begin(entry.seq, span, mark, pending)
-    }
-
-    /// Begins a segment, if there is room for it and for `span` bytes in it.
-    fn begin(&mut self, first: Seq, span: u64, mark: Mark, pending: &mut Vec<u8>) -> Result<(), Trouble<F::Error>> {
+        self.flush(pending, first)?;
         self.make_room(HEAD_BYTES_MAX + span)?;
         Ok(self.create(first, mark, pending)?)
     }
 
-    /// Makes sure that so many more bytes fit, beside the first segment of the next process.
+    /// Bytes that fit beside all files and the first segment of the next process.
+    fn room(&self) -> u64 {
+        self.bound_bytes.saturating_sub(self.bytes() + self.segment_bytes())
+    }
+
+    /// Makes sure that so many more bytes fit.
     fn make_room(&mut self, more: u64) -> Result<(), Trouble<F::Error>> {
-        while self.bytes() + more + self.segment_bytes() > self.bound_bytes {
+        while more > self.room() {
             let Some((name, _)) = self.set_aside.front() else {
                 return Err(Trouble::Full);
             };

@@ -65,10 +65,12 @@ struct Share {
 }
 
 impl Share {
-    fn add(&mut self, number: Seq, session: u16, length: usize) {
-        self.first.get_or_insert(number);
-        self.tally.add(length);
-        *self.sessions.entry(session).or_default() += 1;
+    fn take(&mut self, record: &Record<'_>) {
+        if let Item::Datagram { session, bytes, .. } = record.item {
+            self.first.get_or_insert(record.number);
+            self.tally.add(bytes.len());
+            *self.sessions.entry(session).or_default() += 1;
+        }
     }
 
     fn join(&mut self, other: Self) {
@@ -259,15 +261,13 @@ impl<F: Folder> Log<F> {
         let mut until = Seq(u64::MAX);
         let mut segments = std::mem::take(&mut self.segments);
         while let Some(mut segment) = segments.pop_back() {
-            let end = first_of(generation(segment.header.first) + 1).unwrap_or(Seq(u64::MAX));
-            let reach = Reach { header: segment.header, bytes: segment.bytes, until: until.min(end) };
+            let until_here = until.min(segment.header.end());
+            let reach = Reach { header: segment.header, bytes: segment.bytes, until: until_here };
             let (mut share, mut rest, mut is_sound) = (Share::default(), Rest::default(), false);
             let walked = walk(&mut self.folder, reach, 0, |record| {
                 is_sound = true;
                 rest.take(record);
-                if let Item::Datagram { session, bytes, .. } = record.item {
-                    share.add(record.number, session, bytes.len());
-                }
+                share.take(record);
                 true
             });
             sum.newest = sum.newest.max(segment.header.first);
@@ -305,10 +305,8 @@ impl<F: Folder> Log<F> {
     fn share_from(&mut self, reach: Reach, below: Seq) -> Share {
         let mut share = Share::default();
         walk(&mut self.folder, reach, 0, |record| {
-            if let Item::Datagram { session, bytes, .. } = record.item
-                && record.number >= below
-            {
-                share.add(record.number, session, bytes.len());
+            if record.number >= below {
+                share.take(record);
             }
             true
         });

@@ -52,12 +52,11 @@ pub struct Header {
 }
 
 /// Why a file is no segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "the texts say it")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderError {
-    #[error("its head is damaged")]
+    /// Its head is damaged.
     Damaged,
-    #[error("it was written by a newer version of this program (format {0}): run that one")]
+    /// A newer version of this program has written it, in this format.
     Newer(u16),
 }
 
@@ -94,6 +93,11 @@ impl Header {
             version if version > VERSION => Err(HeaderError::Newer(version)),
             _ => Err(HeaderError::Damaged),
         }
+    }
+
+    /// Datagrams of the segment have numbers below this one: those of one process.
+    pub fn end(&self) -> Seq {
+        first_of(generation(self.first) + 1).unwrap_or(Seq(u64::MAX))
     }
 
     /// The name of the segment's file.
