@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::scene::{AGENT, Scene, broker, example, find_line};
+use crate::scene::{AGENT, Scene, Traffic, broker, example, find_line};
 use crate::support::namespaces::Side;
 use crate::support::process::Process;
 use crate::support::wait_until;
@@ -11,8 +11,15 @@ use crate::support::wait_until;
 /// Datagrams of an outage.
 const HELD: u64 = 1_500;
 
-/// Ends of the client in one scenario.
-const ROUNDS: u64 = 4;
+/// Ends of the client in one scenario: `ROUNDS`, or 4.
+fn rounds() -> u64 {
+    std::env::var("ROUNDS").map_or(4, |text| text.parse().expect("ROUNDS is a number"))
+}
+
+/// An agent that sends 2,000 datagrams a second, twice as many as the rounds need.
+fn send_through(scene: &mut Scene) -> Traffic {
+    scene.send(2_000 * rounds(), &["--rate", "2000"])
+}
 
 /// The path of the scene's spool.
 pub(crate) fn spool(scene: &Scene) -> String {
@@ -123,7 +130,7 @@ fn a_stop_over_tcp_costs_no_copy_while_the_server_lives_on() {
 /// How often datagrams may have to be sent again. Over udp that is also so where a process ends with datagrams under
 /// way, which on a loaded machine happens each time.
 fn disturbances(scene: &Scene, outage: bool) -> u64 {
-    u64::from(outage) + if scene.key_options().is_empty() { ROUNDS } else { 0 }
+    u64::from(outage) + if scene.key_options().is_empty() { rounds() } else { 0 }
 }
 
 /// Lets the client replace itself while an agent sends, and while remoted is away for a moment.
@@ -132,8 +139,8 @@ fn replaces_itself(mut scene: Scene, spool: bool, outage: bool) {
     let options: &[&str] = if spool { &["--spool", &path] } else { &[] };
     scene = scene.served(&[], &[]);
     scene.start_client(options);
-    let traffic = scene.send(8_000, &["--rate", "2000"]);
-    for round in 1..=ROUNDS {
+    let traffic = send_through(&mut scene);
+    for round in 1..=rounds() {
         scene.wait_until_newest(AGENT, round * 1_000);
         if outage && round == 2 {
             scene.remoted().kill();
@@ -254,8 +261,8 @@ fn is_started_with_its_socket(mut scene: Scene, outage: bool) {
     let path = spool(&scene);
     scene = scene.served(&[], &[]);
     let activator = activate(&mut scene, &["--spool", &path]);
-    let traffic = scene.send(8_000, &["--rate", "2000"]);
-    for round in 1..=ROUNDS {
+    let traffic = send_through(&mut scene);
+    for round in 1..=rounds() {
         scene.wait_until_newest(AGENT, round * 1_000);
         if outage && round == 2 {
             scene.remoted().kill();

@@ -117,6 +117,7 @@ impl Run {
         }
         records.agents = (0..3).map(agent).collect();
         records.end = Seq(self.tail);
+        let mut times_full = 0..1_000;
         while let Err(trouble) = self.log.append(&records) {
             match trouble {
                 Trouble::Failed(Failure) => {
@@ -124,6 +125,7 @@ impl Run {
                     return;
                 }
                 Trouble::Full => {
+                    times_full.next().expect("it comes to an end");
                     let below = self.log.oldest_end();
                     let kept = self.held.split_off(&below.0);
                     self.dropped += self.held.len() as u64;
@@ -186,7 +188,6 @@ impl Run {
         }
         let is_sound = self.is_sound && !power_cut && !self.is_troubled;
         if is_sound {
-            // A record that was written twice would count as damage.
             assert_eq!(found.damaged, (0, 0), "every byte belongs to a record");
         }
         let confirmed = found.mark.totals.confirmed;
@@ -251,4 +252,49 @@ fn numbers_are_not_given_again_after_a_process_that_could_not_write() {
     assert_ne!(second.stream, first.stream, "somebody else may get the numbers of this process");
     let (_, third) = open(log.folder().clone().after(true), SPOOL_BYTES_MIN);
     assert!(third.tail > first.tail, "{:?} was given before", third.tail);
+}
+
+fn batch(numbers: std::ops::Range<u64>, length: usize) -> Records {
+    let mut records = Records::default();
+    for number in numbers {
+        records.push(Entry { seq: Seq(number), session: 0, arrived: NOW, bytes: &payload(number, length) });
+        records.end = Seq(number + 1);
+    }
+    records
+}
+
+#[test]
+fn a_full_log_takes_the_rest_of_a_batch_and_not_the_whole_again() {
+    let (mut log, found) = open(Disk::new(Random::new(1)), SPOOL_BYTES_MIN);
+    let (first, count, length) = (found.tail.0, 150, 1_000);
+    let mut records = batch(first..first + count, length);
+    let mut times_full = 0;
+    while log.append(&records) == Err(Trouble::Full) {
+        times_full += 1;
+        assert!(times_full < count, "it comes to an end");
+        records.mark.below = log.oldest_end();
+    }
+    assert_eq!((log.written(), times_full > 1), (Seq(first + count), true));
+    let (payload, written) = (count * length as u64, log.folder().written_bytes);
+    assert!(written < payload * 5 / 4, "{written} bytes for {payload}");
+}
+
+#[test]
+fn what_a_failed_sync_has_left_is_gone_with_the_next() {
+    let (mut log, found) = open(Disk::new(Random::new(1)), SPOOL_BYTES_MIN);
+    let first = found.tail.0;
+    log.append(&batch(first..first + 3, 100)).expect("there is room");
+    log.sync().expect("the disk is well");
+    // To the end of this segment, and into another one.
+    log.append(&batch(first + 3..first + 60, 100)).expect("there is room");
+    log.folder().fault = Some(Fault::ReadOnly);
+    log.sync().expect_err("nothing can be written, nor cut back");
+    assert_eq!(log.written(), Seq(first + 3), "nobody knows what is on the disk");
+    assert!(log.folder().bytes() > 5_700, "it is there nevertheless");
+    log.folder().fault = None;
+    log.sync().expect("the disk is well");
+    // A kernel that could not write something takes it for written.
+    let (mut log, found) = open(log.folder().clone().after(false), SPOOL_BYTES_MIN);
+    let held: Vec<u64> = contents(&mut log, found.first, 1_000).into_keys().collect();
+    assert_eq!(held, [first, first + 1, first + 2]);
 }

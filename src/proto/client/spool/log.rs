@@ -11,7 +11,8 @@
 //!   so.
 //! * **After a write that failed** the segment is cut back to what had got in before, and the next write begins
 //!   another one. After a failed sync nobody knows what is on disk, and asking again would not tell (Linux forgets the
-//!   error): everything that was not durable counts as never written, and goes into another segment.
+//!   error): everything that was not durable counts as never written, and goes into another segment. What cannot be
+//!   cut back or removed at once is tried again before each sync: another process would take it for written.
 //! * **Segments hold nothing that another must tell**: each begins with the stream, the clock and a mark, and names an
 //!   agent before its first datagram.
 
@@ -63,6 +64,8 @@ pub struct Log<F> {
     pub(super) segments: VecDeque<Segment>,
     /// Files that made no sense, with their lengths in bytes; the oldest first.
     pub(super) set_aside: VecDeque<(String, u64)>,
+    /// Files that count no more and are not removed yet, with their lengths in bytes.
+    refuse: Vec<(String, u64)>,
     /// The last segment takes more records.
     is_open: bool,
     /// The agents that the open segment names.
@@ -105,6 +108,8 @@ pub(super) struct Segment {
     is_dirty: bool,
     /// Bytes that the file may have: more where it could not be cut back.
     space_bytes: u64,
+    /// The file has more bytes than count, and is to be cut back to so many.
+    cut_back: Option<u64>,
 }
 
 impl Segment {
@@ -119,15 +124,7 @@ impl Segment {
             durable_bytes: bytes,
             is_dirty: true,
             space_bytes: bytes,
-        }
-    }
-
-    /// Cuts the file back to this length, as far as the folder lets that be done.
-    fn cut<F: Folder>(&mut self, folder: &mut F, bytes: u64) {
-        self.bytes = bytes;
-        // If this fails, a walk passes over a torn record, and over numbers that the next segment has.
-        if folder.truncate(&self.header.file_name(), bytes).is_ok() {
-            self.space_bytes = bytes;
+            cut_back: None,
         }
     }
 }
@@ -155,6 +152,7 @@ impl<F: Folder> Log<F> {
             bound_bytes,
             segments: VecDeque::new(),
             set_aside: VecDeque::new(),
+            refuse: Vec::new(),
             is_open: false,
             named: HashMap::new(),
             names_changed: false,
@@ -200,7 +198,7 @@ impl<F: Folder> Log<F> {
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         let segments: u64 = self.segments.iter().map(|segment| segment.space_bytes).sum();
-        segments + self.set_aside.iter().map(|(_, bytes)| bytes).sum::<u64>()
+        segments + self.set_aside.iter().chain(&self.refuse).map(|(_, bytes)| bytes).sum::<u64>()
     }
 
     /// The number below which every datagram is forgotten with the oldest segment.
@@ -290,6 +288,7 @@ impl<F: Folder> Log<F> {
 
     /// Returns when everything that was written would survive a power cut.
     pub fn sync(&mut self) -> Result<(), F::Error> {
+        let _ = self.sweep();
         self.sync_all().inspect_err(|_| self.forget_undurable())?;
         self.trust();
         if let Some(newest) = self.segments.iter().rfind(|segment| segment.bytes > 0) {
@@ -425,6 +424,9 @@ impl<F: Folder> Log<F> {
 
     /// Makes sure that so many more bytes fit.
     fn make_room(&mut self, more: u64) -> Result<(), Trouble<F::Error>> {
+        if more > self.room() {
+            self.sweep()?;
+        }
         while more > self.room() {
             let Some((name, _)) = self.set_aside.front() else {
                 return Err(Trouble::Full);
@@ -487,11 +489,12 @@ impl<F: Folder> Log<F> {
             pending.clear();
             segment.space_bytes += taken as u64;
             if let Err(error) = outcome {
-                segment.cut(&mut self.folder, segment.bytes);
+                segment.cut_back = Some(segment.bytes);
                 self.close();
                 if let Some(empty) = self.segments.pop_back_if(|segment| segment.bytes == 0) {
                     self.discard(&empty);
                 }
+                let _ = self.sweep();
                 return Err(Trouble::Failed(error));
             }
             segment.bytes += length;
@@ -508,17 +511,31 @@ impl<F: Folder> Log<F> {
             self.discard(&segment);
         }
         for segment in self.segments.iter_mut().filter(|segment| segment.bytes > segment.durable_bytes) {
-            segment.cut(&mut self.folder, segment.durable_bytes);
+            segment.bytes = segment.durable_bytes;
+            segment.cut_back = Some(segment.bytes);
         }
+        let _ = self.sweep();
     }
 
-    /// Removes a segment whose numbers count no more. While that cannot be done it only takes space: the next segment
-    /// says that it does not count.
+    /// The numbers of this segment count no more.
     pub(super) fn discard(&mut self, segment: &Segment) {
-        let name = segment.header.file_name();
-        if self.folder.remove(&name).is_err() {
-            self.set_aside.push_back((name, segment.space_bytes));
+        self.refuse.push((segment.header.file_name(), segment.space_bytes));
+    }
+
+    /// Cuts off and removes what counts no more, as far as the folder lets that be done. While something is left, it
+    /// only takes space: the next segment says that its numbers do not count.
+    pub(super) fn sweep(&mut self) -> Result<(), F::Error> {
+        while let Some((name, _)) = self.refuse.last() {
+            self.folder.remove(name)?;
+            self.refuse.pop();
         }
+        for segment in &mut self.segments {
+            if let Some(bytes) = segment.cut_back {
+                self.folder.truncate(&segment.header.file_name(), bytes)?;
+                (segment.space_bytes, segment.cut_back) = (bytes, None);
+            }
+        }
+        Ok(())
     }
 
     fn segment_bytes(&self) -> u64 {

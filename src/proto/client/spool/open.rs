@@ -149,6 +149,7 @@ impl<F: Folder> Log<F> {
         if found.failure.is_none() {
             // Everything that they said stands in the newest segment.
             log.take_empty().iter().for_each(|segment| log.discard(segment));
+            let _ = log.sweep();
         } else {
             // Another process would take the same numbers for other datagrams.
             log.set_stream(stream);
