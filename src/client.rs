@@ -103,8 +103,12 @@ pub fn run(config: &Config, signals: &Signals, inherited: Inherited) -> Result<O
         privileges::hide_memory();
     }
     let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
-    let is_kept = inherited.is_kept;
-    let agents = listen(config, inherited.agents)?;
+    let (is_kept, is_fresh) = (inherited.is_kept, inherited.agents.is_none());
+    let agents = listen(config, inherited.agents, is_kept)?;
+    let dropped_before = if is_fresh { 0 } else { kernel_drops(&agents).unwrap_or(0) };
+    if dropped_before > 0 {
+        log::info!("the kernel dropped {dropped_before} datagrams at this socket before this process had it");
+    }
     if config.core.transport == Transport::Tcp {
         log::info!("datagrams go over tcp, {}", if key.is_some() { "with a key" } else { "without a key" });
     }
@@ -135,7 +139,7 @@ pub fn run(config: &Config, signals: &Signals, inherited: Inherited) -> Result<O
     let mut upstreams = Upstreams::new(&shared, config, sockets_max, changes, reply_bell);
 
     let now = net::now();
-    let mut report = Report::new(now, &shared.read(|core| core.snapshot(now)).counters);
+    let mut report = Report::new(now, &shared.read(|core| core.snapshot(now)).counters, dropped_before);
     let prober = Prober::new(&shared, config, key, resolver, outgoings, &mut report);
     let outcome: Result<End, Error> = scope(|last| {
         let (crew, ended) = Crew::new(last, THREADS);

@@ -115,14 +115,25 @@ impl Look {
     }
 }
 
+/// The id that stands in front of the agent's datagrams; empty without one.
+fn id(agent: &Agent) -> String {
+    agent.id.iter().take_while(|byte| **byte != 0).map(|&byte| char::from(byte)).collect()
+}
+
 fn describe(agent: &Agent) -> String {
-    let id: String = agent.id.iter().take_while(|byte| **byte != 0).map(|&byte| char::from(byte)).collect();
-    if *agent == Agent::unknown(agent.session) {
-        "an unknown agent".into()
-    } else if id.is_empty() {
-        agent.address.to_string()
-    } else {
-        format!("{} (agent {id})", agent.address)
+    match id(agent) {
+        _ if *agent == Agent::unknown(agent.session) => "an unknown agent".into(),
+        id if id.is_empty() => agent.address.to_string(),
+        id => format!("{} (agent {id})", agent.address),
+    }
+}
+
+/// The agent as one word.
+fn word(agent: &Agent) -> String {
+    match id(agent) {
+        _ if *agent == Agent::unknown(agent.session) => "-".into(),
+        id if id.is_empty() => agent.address.to_string(),
+        id => format!("{}/{id}", agent.address),
     }
 }
 
@@ -153,7 +164,7 @@ fn cat(config: &Config, out: &mut impl Write) -> Result<bool, Error> {
         for entry in records.entries() {
             let came = look.age(entry.arrived).and_then(|age| look.wall.checked_sub(age));
             let came = came.map_or("-".into(), |at| format_rfc3339_millis(at).to_string());
-            let (number, from) = (number(entry.seq), describe(&look.agent(entry.session)));
+            let (number, from) = (number(entry.seq), word(&look.agent(entry.session)));
             writeln!(out, "{number} {came} {from} {} {}", entry.bytes.len(), entry.bytes.escape_ascii())?;
         }
         Ok(())

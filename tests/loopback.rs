@@ -452,13 +452,37 @@ fn memory_that_cannot_be_had_is_a_full_buffer() {
                     before = number(&bytes);
                 }
                 Err(error) => {
-                    agent.send(&payload).expect("the client is there");
+                    if let Err(gone) = agent.send(&payload) {
+                        said.extend(lines.iter());
+                        panic!("the client is gone: {gone}; it said {said:?}");
+                    }
                     return Err(error.to_string());
                 }
             }
         }
         Ok(())
     });
+}
+
+#[test]
+fn a_server_that_does_not_listen_is_told_from_one_that_closes_the_connection() {
+    let nobody = free_port(0);
+    let mut client = Role::start(&[
+        "client",
+        "--listen",
+        &format!("127.0.0.1:{}", free_port(0)),
+        "--server",
+        "127.0.0.1:9",
+        "--broker",
+        &format!("127.0.0.1:{nobody}"),
+        "--source-port",
+        "0",
+    ]);
+    let lines = client.lines();
+    let said = wait_until("the link is down", || {
+        lines.try_iter().find(|line| line.contains("link down")).ok_or_else(|| "nothing".to_owned())
+    });
+    assert!(said.contains("Connection refused"), "{said}");
 }
 
 /// Over a slow link, a heartbeat that waited behind all data would be late by the time that the data takes.

@@ -22,8 +22,12 @@ pub enum ListenError {
     ComesBack { server: SocketAddr, bound: SocketAddr },
 }
 
-/// The agents' socket: the one that was passed to this process, or a fresh one.
-pub(super) fn listen(config: &Config, inherited: Option<std::net::UdpSocket>) -> Result<UdpSocket, ListenError> {
+/// The agents' socket: the one that was passed to this process, or a fresh one. `is_kept`: an init system keeps it.
+pub(super) fn listen(
+    config: &Config,
+    inherited: Option<std::net::UdpSocket>,
+    is_kept: bool,
+) -> Result<UdpSocket, ListenError> {
     let cannot = |error| ListenError::Bind(config.listen.clone(), error);
     let addresses = config.listen.resolve().map_err(cannot)?;
     let socket = match inherited {
@@ -33,12 +37,10 @@ pub(super) fn listen(config: &Config, inherited: Option<std::net::UdpSocket>) ->
     let address = socket.local_addr().map_err(cannot)?;
     let bytes = net::receive_buffer(&socket).unwrap_or(0);
     let buffer = size(bytes as u64);
-    if bytes < config.receive_buffer_bytes {
+    if bytes < config.receive_buffer_bytes.min(net::RECEIVE_BUFFER_BYTES_MAX) {
         let asked = size(config.receive_buffer_bytes as u64);
-        log::warn!(
-            "listening on {address}, receive buffer {buffer} of {asked}: \
-             raise net.core.rmem_max or run as root for more"
-        );
+        let remedy = if is_kept { "give the socket unit a ReceiveBuffer=" } else { "raise net.core.rmem_max" };
+        log::warn!("listening on {address}, receive buffer {buffer} of {asked}: {remedy} or run as root for more");
     } else {
         log::info!("listening on {address}, receive buffer {buffer}");
     }

@@ -32,13 +32,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Nothing is told of what the counters count already.
-    pub(super) fn new(now: Time, counters: &Counters) -> Self {
+    /// Nothing is told of what the counters count already, nor of what the kernel has dropped so far.
+    pub(super) fn new(now: Time, counters: &Counters, kernel_drops: u32) -> Self {
         Self {
             link: Link::new(now),
             overflows: Overflows::new(counters),
             blocked: Blocked::default(),
-            sums: Sums::new(counters),
+            sums: Sums::new(counters, kernel_drops),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
@@ -20,12 +21,18 @@ use crate::proto::client::spool::log::{Log, Setting, datagram_bytes_max};
 use crate::proto::client::spool::open::{Found, OpenError};
 use crate::proto::client::spool::records::Records;
 use crate::proto::client::{ClientCore, SyncPolicy};
+use crate::proto::time::Time;
+
+/// How often the log is told that the spool is full.
+const FULL_GAP: Duration = Duration::from_hours(1);
 
 pub(super) struct Spooler<'a> {
     shared: &'a Shared,
     keeper: Keeper<Directory>,
     writing: Trouble,
     reading: Trouble,
+    /// When the log was told that the spool is full.
+    full_told: Option<Time>,
 }
 
 /// A kind of failure.
@@ -105,6 +112,9 @@ fn tell(path: &Path, found: &Found<io::Error>) {
     let path = path.display();
     log::info!("spool {path}: {} of an earlier run", amount(found.held));
     let (bytes, segments) = found.damaged;
+    if let Some(error) = &found.unreadable {
+        log::warn!("spool {path}: some of it cannot be read: {error}");
+    }
     if segments > 0 {
         log::warn!("spool {path}: passing over {} that are damaged, in {segments} segments", size(bytes));
     }
@@ -126,6 +136,7 @@ impl<'a> Spooler<'a> {
                 stage: if is_failing { Stage::Failed { syncs: true } } else { Stage::Over },
             },
             reading: Trouble::default(),
+            full_told: None,
         }
     }
 
@@ -165,12 +176,23 @@ impl<'a> Spooler<'a> {
             _ => (&mut self.writing, "write", "holding in memory"),
         };
         let path = self.keeper.log().folder().path().display();
-        if let Answer::Failed(error) = answer {
-            if std::mem::replace(&mut trouble.told, true) {
+        match answer {
+            Answer::Failed(error) if std::mem::replace(&mut trouble.told, true) => {
                 log::debug!("cannot {what} the spool {path}: {error}");
-            } else {
-                log::warn!("cannot {what} the spool {path}: {error}; {so}, trying again");
             }
+            Answer::Failed(error) => log::warn!("cannot {what} the spool {path}: {error}; {so}, trying again"),
+            Answer::GivenUp(error) => {
+                log::warn!("giving up a file of the spool {path}: {error}; what is in it is lost");
+                *trouble = Trouble::default();
+            }
+            Answer::Full(_) => {
+                let now = net::now();
+                if self.full_told.is_none_or(|told| now.since(told) >= FULL_GAP) {
+                    log::warn!("the spool {path} is full: newer datagrams are held in memory alone");
+                    self.full_told = Some(now);
+                }
+            }
+            Answer::Done | Answer::ReadBack(_) => {}
         }
         if !matches!(answer, Answer::Full(_)) {
             trouble.stage = trouble.stage.after(errand, matches!(answer, Answer::Failed(_)));

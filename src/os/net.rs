@@ -16,7 +16,7 @@ pub mod udp;
 
 pub use address::{HostPort, comes_back, family, is_local};
 pub use sockets::{
-    bind_agent, bind_source, bind_upstream, dial, duplicate, explain, listen, receive_buffer, take_agent,
-    take_upstream, turn_away,
+    RECEIVE_BUFFER_BYTES_MAX, bind_agent, bind_source, bind_upstream, dial, duplicate, explain, listen,
+    receive_buffer, take_agent, take_upstream, turn_away,
 };
 pub use system::{clock, is_shortage, memory_bytes, now, raise_descriptor_limit, random};

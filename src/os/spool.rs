@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::os::net;
 use crate::os::threads::Cause;
-use crate::proto::client::spool::folder::Folder;
+use crate::proto::client::spool::folder::{Blame, Folder};
 
 /// The permissions that nobody but the owner may have.
 const REFUSED_MODE: u32 = 0o077;
@@ -54,6 +54,7 @@ impl SpoolError {
 impl Directory {
     /// Takes the folder for this process alone. It is made if it is missing.
     pub fn lock(path: &Path) -> Result<Self, SpoolError> {
+        let path = &plain(path);
         let cannot = |why: Cause| SpoolError::new(path, why);
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(cannot(error.into())),
@@ -74,6 +75,7 @@ impl Directory {
     }
 
     fn open(path: &Path, is_look: bool) -> Result<Self, SpoolError> {
+        let path = &plain(path);
         let cannot = |why: Cause| SpoolError::new(path, why);
         let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
@@ -113,8 +115,21 @@ impl Directory {
     }
 }
 
+/// The path without a slash at its end, which would lead through a symbolic link.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
 impl Folder for Directory {
     type Error = io::Error;
+
+    fn blame(error: &io::Error) -> Blame {
+        match error.raw_os_error() {
+            Some(libc::ENOENT) => Blame::Gone,
+            Some(libc::EIO | libc::EBADMSG | libc::EUCLEAN | libc::ENODATA) => Blame::Medium,
+            _ => Blame::Other,
+        }
+    }
 
     fn random(&mut self) -> u64 {
         net::random() as u64

@@ -198,7 +198,9 @@ impl ClientCore {
     pub fn reopen<E>(config: Config, sync: SyncPolicy, found: &Found<E>, datagram_bytes_max: u64) -> Self {
         let mut core = Self::new(config, found.stream);
         core.held.restore(found, datagram_bytes_max);
-        core.spooling = Some(Spooling::new(sync, found.mark, found.tail, found.failure.is_none()));
+        let memory_bytes = config.buffer_bytes as u64;
+        let (holds, is_synced) = (found.held.datagrams > 0, found.failure.is_none());
+        core.spooling = Some(Spooling::new(sync, memory_bytes, (found.mark, found.tail), holds, is_synced));
         core
     }
 
@@ -363,6 +365,9 @@ impl ClientCore {
         if self.gathering {
             self.gather_again = now + GATHER_ROUND_TRIPS * self.link.usual_round_trip();
         }
+        if let Some(newest) = batch.len().checked_sub(1) {
+            self.held.buffer.handle_taken_out(batch.seq(newest).next());
+        }
         !batch.is_empty()
     }
 
@@ -469,6 +474,7 @@ impl ClientCore {
         let mut holding = self.holding();
         if let Some(below) = self.spooling.as_ref().and_then(|spooling| spooling.giving_way(holding)) {
             self.held.drop_below(below);
+            self.spooling.iter_mut().for_each(Spooling::handle_given_way);
             holding = self.holding();
         }
         self.spooling.as_mut().map_or(Errand::Wait, |spooling| spooling.poll(now, holding))
@@ -482,13 +488,13 @@ impl ClientCore {
         };
         match (errand, &report.answer) {
             (Errand::Wait, _) => {}
-            (Errand::Read(..), Answer::ReadBack(through)) => {
-                self.held.handle_read_back(records, *through);
+            (Errand::Read(from, _), Answer::ReadBack(through)) => {
+                self.held.handle_read_back(records, from, *through);
                 self.held.expire(now);
             }
             (Errand::Read(..), _) => spooling.handle_read_failed(now),
             _ => {
-                self.held.written = report.written;
+                self.held.handle_report(errand, records, report);
                 spooling.handle_report(now, errand, report, records.mark, self.held.buffer.tail());
                 if self.held.tally().datagrams == 0 {
                     spooling.handle_empty(self.held.buffer.oldest());

@@ -228,6 +228,11 @@ fn what_is_held_at_a_stop_is_sent_by_the_next_process_in_order_and_replies_come_
         expect_events(&receiver, 0..300);
         assert_eq!(next(&receiver).0, Vec::<u8>::new());
         let (large, from) = next(&receiver);
+        // Nothing more comes in, and the spool says all the same that nothing waits.
+        wait_until("everything is confirmed", || match held(&place.spool()) {
+            Ok(0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
         assert_eq!(large, vec![7; 65_507]);
         receiver.send_to(b"reply", from).expect("sent");
         let mut reply = [0; 16];

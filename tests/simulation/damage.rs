@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use ossec_broker::proto::client::buffer::Entry;
-use ossec_broker::proto::client::spool::folder::Folder;
+use ossec_broker::proto::client::spool::folder::{Blame, Folder};
 use ossec_broker::proto::client::spool::keeper::{Answer, Errand, Keeper};
 use ossec_broker::proto::client::spool::log::{Log, SPOOL_BYTES_MIN, Setting};
 use ossec_broker::proto::client::spool::open::{Found, OpenError};
@@ -117,7 +117,7 @@ impl Writer {
         }
         self.confirmed += count;
         let mark = self.mark();
-        self.log.append_state(mark, &[]).expect("there is room");
+        self.log.append_state(&Records::from(mark)).expect("there is room");
     }
 
     /// The process ends, and another one goes on.
@@ -548,7 +548,7 @@ fn a_look_gets_past_segments_that_a_client_has_removed_meanwhile() {
             assert!(looks < ERRANDS_MAX, "without {count} segments it stands still at {from:?}");
             match log.read(from, ALL, &mut records) {
                 Ok(through) => from = through,
-                Err(Failure) => log.give_up(),
+                Err(_) => log.give_up(),
             }
         }
     }
@@ -571,18 +571,37 @@ fn a_segment_that_could_not_be_read_at_an_opening_is_still_there_for_the_next_on
         records.end = Seq(first + DATAGRAMS);
         log.append(&records).expect("there is room");
         let below = Seq(first + CONFIRMED);
-        log.append_state(Mark { below, totals: Totals::default() }, &[]).expect("there is room");
+        log.append_state(&Records::from(Mark { below, totals: Totals::default() })).expect("there is room");
         let mut disk = log.folder().clone();
         let name = names(&mut disk).pop().expect("there is a segment");
         // The next process says in its segment what is confirmed.
         disk = Log::open(disk, setting()).expect("it opens").0.folder().clone();
 
         let unreadable = vec![(name, readable_bytes)];
-        drop(Log::open(Scratched { disk: &mut disk, unreadable }, setting()).expect("it opens"));
+        drop(Log::open(Scratched { unreadable, ..Scratched::new(&mut disk) }, setting()).expect("it opens"));
         let (mut log, found) = Log::open(disk, setting()).expect("it opens");
         let read = contents(&mut log, found.first, ALL);
         let missing = (below.0..first + DATAGRAMS).filter(|number| !read.contains_key(number)).count();
         assert_eq!(missing, 0, "the disk is well again, and {readable_bytes} bytes could be read before");
+    }
+}
+
+#[test]
+fn a_file_that_only_this_process_cannot_read_is_no_damage_and_one_that_is_gone_is_nothing() {
+    for readable_bytes in [0, 1_000] {
+        let Sample { mut disk, .. } = Sample::new();
+        let before = disk.clone();
+        let name = names(&mut disk).into_iter().next().expect("there is a segment");
+        let unreadable = vec![(name, readable_bytes)];
+        let refused = Log::open(Scratched::failing(&mut disk, &unreadable, Blame::Other), setting()).map(|_| ());
+        assert_eq!(refused.err(), Some(OpenError::Unreadable(Blame::Other)));
+        assert_eq!(disk.bytes(), before.bytes(), "nothing was changed");
+        let (_, found) = Log::look(Scratched::failing(&mut disk, &unreadable, Blame::Gone), setting())
+            .expect("it can be looked at");
+        assert_eq!((found.damaged, found.set_aside, found.unreadable), ((0, 0), 0, None));
+        let (_, found) = Log::look(Scratched::failing(&mut disk, &unreadable, Blame::Medium), setting())
+            .expect("it can be looked at");
+        assert_eq!((found.damaged.1, found.unreadable), (1, Some(Blame::Medium)));
     }
 }
 
@@ -591,57 +610,72 @@ struct Scratched<'a> {
     disk: &'a mut Disk,
     /// Names of files, and the byte from which on each cannot be read.
     unreadable: Vec<(String, u64)>,
+    /// Why not.
+    why: Blame,
 }
 
 impl<'a> Scratched<'a> {
     const fn new(disk: &'a mut Disk) -> Self {
-        Self { disk, unreadable: Vec::new() }
+        Self { disk, unreadable: Vec::new(), why: Blame::Medium }
+    }
+
+    fn failing(disk: &'a mut Disk, unreadable: &[(String, u64)], why: Blame) -> Self {
+        Self { disk, unreadable: unreadable.to_vec(), why }
     }
 }
 
 impl Folder for Scratched<'_> {
-    type Error = Failure;
+    type Error = Blame;
+
+    fn blame(why: &Blame) -> Blame {
+        *why
+    }
 
     fn random(&mut self) -> u64 {
         self.disk.random()
     }
 
-    fn list(&mut self) -> Result<Vec<(String, u64)>, Failure> {
-        self.disk.list()
+    fn list(&mut self) -> Result<Vec<(String, u64)>, Blame> {
+        self.disk.list().map_err(medium)
     }
 
-    fn create(&mut self, name: &str) -> Result<(), Failure> {
-        self.disk.create(name)
+    fn create(&mut self, name: &str) -> Result<(), Blame> {
+        self.disk.create(name).map_err(medium)
     }
 
-    fn append(&mut self, name: &str, bytes: &[u8]) -> (usize, Result<(), Failure>) {
-        self.disk.append(name, bytes)
+    fn append(&mut self, name: &str, bytes: &[u8]) -> (usize, Result<(), Blame>) {
+        let (taken, outcome) = self.disk.append(name, bytes);
+        (taken, outcome.map_err(medium))
     }
 
-    fn truncate(&mut self, name: &str, length: u64) -> Result<(), Failure> {
-        self.disk.truncate(name, length)
+    fn truncate(&mut self, name: &str, length: u64) -> Result<(), Blame> {
+        self.disk.truncate(name, length).map_err(medium)
     }
 
-    fn sync(&mut self, name: &str) -> Result<(), Failure> {
-        self.disk.sync(name)
+    fn sync(&mut self, name: &str) -> Result<(), Blame> {
+        self.disk.sync(name).map_err(medium)
     }
 
-    fn sync_names(&mut self) -> Result<(), Failure> {
-        self.disk.sync_names()
+    fn sync_names(&mut self) -> Result<(), Blame> {
+        self.disk.sync_names().map_err(medium)
     }
 
-    fn remove(&mut self, name: &str) -> Result<(), Failure> {
-        self.disk.remove(name)
+    fn remove(&mut self, name: &str) -> Result<(), Blame> {
+        self.disk.remove(name).map_err(medium)
     }
 
-    fn rename(&mut self, name: &str, new: &str) -> Result<(), Failure> {
-        self.disk.rename(name, new)
+    fn rename(&mut self, name: &str, new: &str) -> Result<(), Blame> {
+        self.disk.rename(name, new).map_err(medium)
     }
 
-    fn read(&mut self, name: &str, from: u64, bytes: &mut [u8]) -> Result<usize, Failure> {
+    fn read(&mut self, name: &str, from: u64, bytes: &mut [u8]) -> Result<usize, Blame> {
         match self.unreadable.iter().find(|(known, _)| known == name) {
-            Some((_, first)) if from + bytes.len() as u64 > *first => Err(Failure),
-            _ => self.disk.read(name, from, bytes),
+            Some((_, first)) if from + bytes.len() as u64 > *first => Err(self.why),
+            _ => self.disk.read(name, from, bytes).map_err(medium),
         }
     }
+}
+
+const fn medium(_: Failure) -> Blame {
+    Blame::Medium
 }

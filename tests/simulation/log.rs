@@ -1,6 +1,6 @@
 //! The spool's log alone, over a disk that fails, and processes that end at any point.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use ossec_broker::proto::client::buffer::Entry;
@@ -9,6 +9,7 @@ use ossec_broker::proto::client::spool::log::{Log, SPOOL_BYTES_MIN, Setting, Tro
 use ossec_broker::proto::client::spool::open::Found;
 use ossec_broker::proto::client::spool::record::{Agent, Clock, Totals};
 use ossec_broker::proto::client::spool::records::{Mark, Records};
+use ossec_broker::proto::client::spool::struck;
 use ossec_broker::proto::terms::{Seq, StreamId};
 use ossec_broker::proto::time::Time;
 
@@ -71,8 +72,13 @@ struct Run {
     confirmed: u64,
     /// Everything below was promised to survive a power cut.
     promised: Seq,
-    /// Numbers that were dropped for want of room.
+    /// Numbers that were dropped, for want of room or from the middle.
     dropped: u64,
+    /// Numbers that were dropped from the middle.
+    struck: BTreeSet<u64>,
+    /// How many of them the log was told of, and how many of these would survive a power cut.
+    struck_written: BTreeSet<u64>,
+    struck_durable: BTreeSet<u64>,
     /// Something could not be written since the process began.
     is_troubled: bool,
     /// The disk took everything so far, and the power was never cut.
@@ -82,7 +88,8 @@ struct Run {
 
 impl Run {
     fn step(&mut self) {
-        match self.random.range(0, 20) {
+        match self.random.range(0, 22) {
+            20.. => self.strike(),
             0..10 => self.write(),
             10..13 => self.confirm(),
             13..16 => self.sync(),
@@ -108,8 +115,7 @@ impl Run {
             self.held.insert(self.tail, payload(self.tail, length));
             self.tail += 1;
         }
-        let mut records = Records::default();
-        records.mark = self.mark();
+        let mut records = self.accounts();
         let from = self.log.written();
         for (&number, bytes) in self.held.range(from.0..) {
             let session = (number % 3) as u16;
@@ -120,10 +126,7 @@ impl Run {
         let mut times_full = 0..1_000;
         while let Err(trouble) = self.log.append(&records) {
             match trouble {
-                Trouble::Failed(Failure) => {
-                    self.is_troubled = true;
-                    return;
-                }
+                Trouble::Failed(Failure) => return self.handle_failure(),
                 Trouble::Full => {
                     times_full.next().expect("it comes to an end");
                     let below = self.log.oldest_end();
@@ -132,13 +135,40 @@ impl Run {
                     self.held = kept;
                     records.mark = self.mark();
                     if self.log.confirm(records.mark).is_err() {
-                        self.is_troubled = true;
-                        return;
+                        return self.handle_failure();
                     }
                 }
             }
         }
         assert_eq!(self.log.written(), Seq(self.tail));
+        self.struck_written.clone_from(&self.struck);
+    }
+
+    /// Drops datagrams behind the oldest.
+    fn strike(&mut self) {
+        let Some((first, newest)) = self.held.keys().nth(1).zip(self.held.keys().last()) else {
+            return;
+        };
+        let from = self.random.range(*first, *newest + 1);
+        let gone: Vec<u64> = self.held.range(from..).take(5).map(|(&number, _)| number).collect();
+        for number in gone {
+            self.held.remove(&number);
+            self.struck.insert(number);
+            self.dropped += 1;
+        }
+    }
+
+    /// Something could not be written, or what was may be lost.
+    fn handle_failure(&mut self) {
+        self.is_troubled = true;
+        self.struck_written.clone_from(&self.struck_durable);
+    }
+
+    fn accounts(&self) -> Records {
+        let mut records = Records::from(self.mark());
+        let run = |&number: &u64| struck::Run { first: Seq(number), end: Seq(number + 1) };
+        records.struck = self.struck.iter().map(run).collect();
+        records
     }
 
     fn mark(&self) -> Mark {
@@ -154,12 +184,20 @@ impl Run {
             }
             self.confirmed += 1;
         }
-        let mark = self.mark();
-        self.is_troubled |= self.log.append_state(mark, &[agent(0)]).is_err();
+        let mut records = self.accounts();
+        records.agents = vec![agent(0)];
+        match self.log.append_state(&records) {
+            Ok(()) => self.struck_written.clone_from(&self.struck),
+            Err(Trouble::Full) => self.is_troubled = true,
+            Err(Trouble::Failed(Failure)) => self.handle_failure(),
+        }
     }
 
     fn sync(&mut self) {
-        self.is_troubled |= self.log.sync().is_err();
+        match self.log.sync() {
+            Ok(()) => self.struck_durable.clone_from(&self.struck_written),
+            Err(Failure) => self.handle_failure(),
+        }
         self.promised = self.log.durable();
     }
 
@@ -181,7 +219,11 @@ impl Run {
         for (number, bytes) in self.held.range(..durable.0) {
             assert_eq!(read.get(number), Some(bytes), "{number} was promised, below {durable:?}");
         }
-        let is_held = |number: &u64| self.held.contains_key(number);
+        let struck = if power_cut { &self.struck_durable } else { &self.struck_written };
+        // What was forgotten with its segment may be back after a power cut, and of all things that alone.
+        let is_back = |number: &u64| *number >= self.mark().below.0 && struck.contains(number);
+        assert!(!read.keys().any(is_back), "what was dropped does not come back");
+        let is_held = |number: &u64| self.held.contains_key(number) || self.struck.contains(number);
         if !power_cut && !self.is_troubled {
             assert!(read.keys().all(is_held), "a mark or its segment's removal says what is held no more");
             assert_eq!(found.mark.totals.confirmed, self.confirmed);
@@ -199,6 +241,9 @@ impl Run {
             is_troubled: false,
             is_sound,
             confirmed,
+            struck: BTreeSet::new(),
+            struck_written: BTreeSet::new(),
+            struck_durable: BTreeSet::new(),
             ..self
         }
     }
@@ -215,6 +260,9 @@ fn explore(seed: u64) {
         confirmed: 0,
         promised: log.durable(),
         dropped: 0,
+        struck: BTreeSet::new(),
+        struck_written: BTreeSet::new(),
+        struck_durable: BTreeSet::new(),
         is_troubled: false,
         is_sound: true,
         random,

@@ -4,6 +4,7 @@
 //! `SEEDS=1000 FIRST=1 cargo test --profile simulation --test simulation` runs more seeds; `SEED=42` runs one seed
 //! with a trace. `scripts/soak` runs many, `scripts/figures` prints the tables of `docs/reliability.md`.
 
+mod bursts;
 mod clones;
 mod damage;
 mod disk;

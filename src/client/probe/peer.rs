@@ -108,6 +108,8 @@ impl Peer {
         let written = self.write(hello);
         let read = match self.stage {
             Stage::Connecting if written.is_ok() => Ok(()),
+            // The reason is the error of the connection; that nothing more can be read says less.
+            Stage::Connecting => self.read(&mut frames).or(Ok(())),
             _ => self.read(&mut frames),
         };
         (frames, read.and(written.map_err(End::Broken)).err())

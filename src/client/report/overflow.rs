@@ -50,6 +50,7 @@ impl Overflows {
             _ if snapshot.short => ", the system gives no more memory",
             Some(Hindrance::Failing) => ", the spool cannot be written",
             Some(Hindrance::Slow) => ", the disk of the spool is slower than the input",
+            Some(Hindrance::Burst) => ", more came in at once than it takes",
             Some(Hindrance::Full) | None => "",
         };
         begins.then(|| Line::warn(format!("buffer is full with {}{why}: dropping", amount(snapshot.held))))

@@ -36,9 +36,9 @@ impl Counts {
 }
 
 impl Sums {
-    pub(super) fn new(counters: &Counters) -> Self {
+    pub(super) fn new(counters: &Counters, kernel_drops: u32) -> Self {
         let counts = Counts { dropped: Counts::drops_of(counters), ..Counts::default() };
-        Self { counts, told: counts, ..Self::default() }
+        Self { counts, told: counts, kernel_drops, ..Self::default() }
     }
 
     pub(super) const fn handle_kernel_drops(&mut self, counter: u32) {

@@ -29,7 +29,7 @@ impl Bench {
             counters: Counters::default(),
             replies_missing: 0,
         };
-        Self { report: Report::new(Time::ZERO, &Counters::default()), snapshot, at: 0 }
+        Self { report: Report::new(Time::ZERO, &Counters::default(), 0), snapshot, at: 0 }
     }
 
     /// Leaves the state as it is for so many milliseconds. Returns the lines that are told meanwhile.

@@ -12,6 +12,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 sockopt_impl!(Ipv4MtuDiscover, Both, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::c_int);
 sockopt_impl!(Ipv6MtuDiscover, Both, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::c_int);
 
+/// The system makes no receive buffer larger, whatever is asked for: it keeps twice the size in 31 bits.
+pub const RECEIVE_BUFFER_BYTES_MAX: usize = i32::MAX as usize / 2;
 /// Connections that may wait to be accepted: all clients of a server that comes back.
 const PENDING_CONNECTIONS_MAX: i32 = 4_096;
 /// Receive buffer of an upstream socket: a server pushes a configuration to an agent as 1,250 datagrams of a kilobyte.

@@ -131,6 +131,9 @@ fn a_symbolic_link_and_a_file_are_no_folders_for_a_spool() {
     for path in [&link, &file] {
         expect_refused(path, "it is no folder, or a symbolic link");
     }
+    // A slash at the end would lead through it.
+    let refused = Directory::lock(&link.join("")).expect_err("it is a link").to_string();
+    assert!(refused.ends_with("it is no folder, or a symbolic link"), "{refused}");
     // A link to nothing is not a place where a folder can be made.
     fs::remove_dir(&folder).expect("it is empty");
     expect_refused(&link, "it is no folder, or a symbolic link");
@@ -502,7 +505,7 @@ impl Ledger {
             self.held.pop_first();
         }
         let mark = self.mark();
-        log.append_state(mark, &[]).map_err(|_| Dead)?;
+        log.append_state(&Records::from(mark)).map_err(|_| Dead)?;
         self.marked = mark.below.0;
         Ok(())
     }

@@ -60,6 +60,8 @@ const HEAD_PART_MIN: usize = 8;
 const LEAD_PART_MIN: usize = 4;
 /// Datagrams are read back when there is room for this part of the memory at least.
 const READ_PART_MIN: usize = 16;
+/// After datagrams were given back to the disk for newer ones, others are read back when there is room for this part.
+const REST_PART_MIN: usize = 4;
 /// Least bytes of a chunk. A small buffer has smaller chunks, so that their unused ends stay a small part of it.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 
@@ -126,7 +128,7 @@ pub struct Buffer {
     unsent: Tally,
     /// The datagrams that lie on disk alone.
     spilled: Tally,
-    /// The cursor has never been beyond this number.
+    /// The cursor has never been beyond this number, and no batch either.
     reached: Seq,
     /// The room in bytes that the next datagram to be read back needs, if there was too little.
     needed: usize,
@@ -270,9 +272,14 @@ impl Buffer {
         self.tail
     }
 
-    /// The number that the cursor has never been beyond.
+    /// No datagram from this number on was ever released, or taken out to be sent.
     pub fn reached(&self) -> Seq {
         self.reached.max(self.next.seq)
+    }
+
+    /// The datagrams below `end` were taken out to be sent: they stay where they are until that is done.
+    pub fn handle_taken_out(&mut self, end: Seq) {
+        self.reached = self.reached.max(end);
     }
 
     /// The tally of held datagrams, released or not.
@@ -363,7 +370,7 @@ impl Buffer {
             (1..=self.chunks.len() / 2).rev().find(|at| untouched(at) && is_fit(at))
         };
         let Some(at) = at else {
-            return false;
+            return spilled.is_some_and(|at| self.unread(at));
         };
         let chunk = &mut self.chunks[at];
         self.charged -= chunk.data.len() + std::mem::take(&mut chunk.unused);
@@ -376,6 +383,28 @@ impl Buffer {
             self.chunks.remove(at);
         }
         true
+    }
+
+    /// Gives back the memory of the last chunk of the head, which was read back. Returns whether that could be done:
+    /// not with the first one, nor with what the cursor has ever passed.
+    fn unread(&mut self, spilled: usize) -> bool {
+        let mut at = spilled;
+        while at > self.next.chunk + 1 && self.start(at - 1) >= self.reached {
+            at -= 1;
+            let Some(Chunk { data, unused, live, .. }) = self.chunks.remove(at) else {
+                return false;
+            };
+            self.charged -= data.len() + unused;
+            self.spilled.join(live);
+            self.chunks[at].live.join(live);
+            if data.capacity() > 0 {
+                self.keep_spare(data);
+                // Arrivals need the memory: for a while nothing is read back.
+                self.needed = self.needed.max(self.charged_max / REST_PART_MIN);
+                return true;
+            }
+        }
+        false
     }
 
     /// The number from which on datagrams are to be read back, and how many payload bytes there is room for; `None`

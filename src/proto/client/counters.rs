@@ -93,11 +93,6 @@ impl Counters {
         self.dropped[reason as usize] += more;
     }
 
-    /// So many drops do not count.
-    pub(super) const fn take_back(&mut self, reason: DropReason, count: u64) {
-        self.dropped[reason as usize] -= count;
-    }
-
     /// The counters of datagrams that are held no more, for the spool.
     pub(super) fn totals(&self) -> Totals {
         let mut totals = Totals { confirmed: self.confirmed, ..Totals::default() };

@@ -2,7 +2,7 @@
 //!
 //! **Accounting.** `received = confirmed + held + dropped (by reason)`, checked at each step of a debug build.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::batch::Batch;
@@ -10,9 +10,11 @@ use super::buffer::{Buffer, Entry, Full, Gone, SessionId, Tally};
 use super::counters::{Counters, DropReason};
 use super::link::{Flight, Resumption, Transport};
 use super::sessions::{Origin, Sessions};
+use super::spool::keeper::{Answer, Errand, Report};
 use super::spool::open::Found;
 use super::spool::record::Totals;
 use super::spool::records::{Mark, Records};
+use super::spool::struck::Run;
 use super::spooling::BATCH_BYTES_MAX;
 use crate::proto::cost::buffer_cost;
 use crate::proto::terms::{DATAGRAM_BYTES_MAX, Seq, SessionName};
@@ -56,24 +58,24 @@ pub(super) struct Held {
     furthest: Seq,
     /// An earlier process has sent the datagrams below this number, as far as it could say.
     inherited: Seq,
-    /// Every held datagram below this number is on disk.
-    pub(super) written: Seq,
-    /// Struck datagrams behind the oldest that are on disk, in their order.
-    struck: VecDeque<Struck>,
+    /// No datagram from this number on was ever given to the disk.
+    offered: Seq,
+    /// Struck datagrams behind the oldest that may be on disk.
+    struck: Vec<Strike>,
+    /// How many there were, and how many of them the disk knows of.
+    strikes: u64,
+    told: u64,
     /// Datagrams on disk alone that the server spoke of: they are dealt with when they are read back.
     ahead: Ahead,
     /// Longest datagram that is taken, in bytes.
     datagram_bytes_max: usize,
 }
 
-/// Struck datagrams with nothing between them. On disk they count as held until the oldest has gone past them.
+/// Struck datagrams with nothing held between them, and the newest strike among them.
 #[derive(Clone, Copy, Debug)]
-struct Struck {
-    first: Seq,
-    /// The number behind the last.
-    end: Seq,
-    reason: DropReason,
-    count: u64,
+struct Strike {
+    run: Run,
+    newest: u64,
 }
 
 /// What the server has said of datagrams that lie on disk alone.
@@ -119,8 +121,10 @@ impl Held {
             abandoned: None,
             furthest: Seq::default(),
             inherited: Seq::default(),
-            written: Seq::default(),
-            struck: VecDeque::new(),
+            offered: Seq::default(),
+            struck: Vec::new(),
+            strikes: 0,
+            told: 0,
             ahead: Ahead::default(),
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
         }
@@ -132,7 +136,7 @@ impl Held {
         self.buffer.reopen(found.first, found.tail, found.held);
         self.sessions.restore(&found.agents);
         self.counters.restore(found.mark.totals, found.held.datagrams);
-        (self.furthest, self.written) = (found.tail, found.tail);
+        (self.furthest, self.offered) = (found.tail, found.tail);
         self.inherited = found.mark.totals.sent.min(found.tail);
         if self.rules.sends_once() {
             // Over tcp the server will say what it has got.
@@ -302,9 +306,10 @@ impl Held {
         }
     }
 
-    /// Datagrams were read back from disk: everything below `through` that can be.
-    pub(super) fn handle_read_back(&mut self, records: &Records, through: Seq) {
-        let Some((from, _)) = self.buffer.wanted() else {
+    /// Datagrams were read back from disk: everything from `asked` on and below `through` that can be.
+    pub(super) fn handle_read_back(&mut self, records: &Records, asked: Seq, through: Seq) {
+        // Meanwhile others before them may have been given back to the disk.
+        let Some((from, _)) = self.buffer.wanted().filter(|&(from, _)| from >= asked) else {
             return;
         };
         let taken = self.buffer.fill(records.entries()).is_ok();
@@ -335,9 +340,9 @@ impl Held {
     }
 
     /// What is to be written from this number on, as much as one batch takes.
-    pub(super) fn fill_records(&self, from: Seq, records: &mut Records) {
+    pub(super) fn fill_records(&mut self, from: Seq, records: &mut Records) {
         records.clear();
-        records.mark = self.mark();
+        self.fill_accounts(records);
         records.end = self.buffer.tail();
         for entry in self.buffer.entries_from(from) {
             if records.bytes() > 0 && records.bytes() + entry.bytes.len() > BATCH_BYTES_MAX {
@@ -346,27 +351,41 @@ impl Held {
             }
             records.push(entry);
         }
+        self.offered = self.offered.max(records.end);
         let mut known = HashSet::new();
         let sessions: Vec<SessionId> = records.entries().map(|entry| entry.session).collect();
         records.agents.extend(sessions.into_iter().filter(|id| known.insert(*id)).map(|id| self.sessions.agent(id)));
     }
 
     /// The state of the accounting, and all agents that have a port.
-    pub(super) fn fill_state(&self, records: &mut Records) {
+    pub(super) fn fill_state(&mut self, records: &mut Records) {
         records.clear();
-        records.mark = self.mark();
+        self.fill_accounts(records);
         records.agents.extend(self.sessions.agents());
+    }
+
+    fn fill_accounts(&mut self, records: &mut Records) {
+        let below = self.buffer.oldest();
+        self.struck.retain(|strike| strike.run.end > below);
+        let news = self.struck.iter().filter(|strike| strike.newest > self.told);
+        records.struck.extend(news.map(|strike| strike.run));
+        (records.mark, records.strikes) = (self.mark(), self.strikes);
+    }
+
+    /// The records were written, or not.
+    pub(super) fn handle_report<E>(&mut self, errand: Errand, records: &Records, report: &Report<E>) {
+        match (errand, &report.answer) {
+            // What was not synced may be lost.
+            (_, Answer::Failed(_)) => self.told = 0,
+            (Errand::Write | Errand::Mark, Answer::Done) => self.told = records.strikes,
+            _ => {}
+        }
     }
 
     /// The state of the accounting.
     pub(super) fn mark(&self) -> Mark {
-        let below = self.buffer.oldest();
-        let mut counters = self.counters;
-        for run in self.struck.iter().filter(|run| run.first >= below) {
-            counters.take_back(run.reason, run.count);
-        }
         let sent = self.inherited.max(self.buffer.reached());
-        Mark { below, totals: Totals { sent, ..counters.totals() } }
+        Mark { below: self.buffer.oldest(), totals: Totals { sent, ..self.counters.totals() } }
     }
 
     /// Drops datagrams that have become too old, unless they are under way.
@@ -404,20 +423,20 @@ impl Held {
         if let Some(gone) = self.buffer.strike() {
             self.sessions.handle_settled(gone.session);
             self.counters.drop(reason);
-            self.note_struck(before, gone.seq, reason);
+            self.note_struck(before, gone.seq);
         }
     }
 
     /// The cursor stood at `before`, and the datagram behind it was struck.
-    fn note_struck(&mut self, before: Seq, seq: Seq, reason: DropReason) {
-        let oldest = self.buffer.oldest();
-        while self.struck.pop_front_if(|run| run.first < oldest).is_some() {}
-        match self.struck.back_mut() {
-            _ if seq < oldest || seq >= self.written => {}
-            Some(run) if run.end == before && run.reason == reason => {
-                (run.end, run.count) = (seq.next(), run.count + 1);
-            }
-            _ => self.struck.push_back(Struck { first: seq, end: seq.next(), reason, count: 1 }),
+    fn note_struck(&mut self, before: Seq, seq: Seq) {
+        if seq < self.buffer.oldest() || seq >= self.offered {
+            return;
+        }
+        self.strikes += 1;
+        let newest = self.strikes;
+        match self.struck.last_mut() {
+            Some(last) if last.run.end == before => (last.run.end, last.newest) = (seq.next(), newest),
+            _ => self.struck.push(Strike { run: Run { first: seq, end: seq.next() }, newest }),
         }
     }
 

@@ -8,6 +8,7 @@
 //! | [`segment`], `walk` | records behind a header; a walk that survives any damage |
 //! | [`record`] | one record: a datagram, or something that must survive beside it |
 //! | [`records`], [`folder`] | datagrams on their way; what is asked of a disk |
+//! | [`struck`] | datagrams on disk that are held no more |
 //!
 //! **Numbers.** Each process begins a *generation*: the upper 24 bits of its datagrams' numbers, the lower 40 count.
 //! The generation is on disk before the first number is given, so no two datagrams of a stream ever have the same
@@ -20,4 +21,5 @@ pub mod open;
 pub mod record;
 pub mod records;
 pub mod segment;
+pub mod struck;
 mod walk;

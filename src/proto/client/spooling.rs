@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::spool::keeper::{Answer, Errand, Report};
 use super::spool::records::Mark;
+use super::spool::segment::generation;
 use crate::proto::terms::Seq;
 use crate::proto::time::Time;
 
@@ -23,14 +24,17 @@ const AGE: Duration = Duration::from_secs(1);
 const CONFIRM_AGE: Duration = Duration::from_millis(800);
 /// Longest time that an arrival waits for others to be written with it.
 const GATHER: Duration = Duration::from_millis(250);
-/// Bytes that are written without waiting for more.
-const GATHER_BYTES: u64 = 128 * 1024;
+/// Bytes that are written without waiting for more, and the part of the memory that is.
+const GATHER_BYTES_MAX: u64 = 128 * 1024;
+const GATHER_PART: u64 = 16;
 /// Bytes of payload in one batch: the copy under the lock stays short.
 pub(super) const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Longest time between two marks while datagrams are confirmed.
 const MARK_GAP: Duration = Duration::from_secs(1);
 /// Time after which a disk that failed, or a spool that is full, is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// A disk that is busy for so long without a pause is slow.
+const SLOW: Duration = Duration::from_secs(1);
 /// Longest time that written datagrams wait for a sync under [`SyncPolicy::Interval`].
 const SYNC_GAP: Duration = Duration::from_secs(1);
 
@@ -53,8 +57,10 @@ pub enum Hindrance {
     Full,
     /// The disk fails.
     Failing,
-    /// The disk is slower than the input.
+    /// The disk takes long.
     Slow,
+    /// None of that: more came in at once than the memory takes.
+    Burst,
 }
 
 /// What is held, as far as writing depends on it.
@@ -84,6 +90,8 @@ pub(super) struct Holding {
 #[derive(Debug)]
 pub(super) struct Spooling {
     sync: SyncPolicy,
+    /// Bytes that are written without waiting for more.
+    gather_bytes: u64,
     is_writing: bool,
     /// Every held datagram below this number is on disk.
     pub(super) written: Seq,
@@ -102,6 +110,10 @@ pub(super) struct Spooling {
     write_again: Time,
     read_again: Time,
     haste: Haste,
+    /// The disk has been busy without a pause since then.
+    busy_since: Option<Time>,
+    /// The oldest datagrams gave way at the stop.
+    gave_way: bool,
 }
 
 /// Why everything is to be written at once.
@@ -117,10 +129,18 @@ enum Haste {
 impl Spooling {
     /// Every number below `tail` is an earlier process's, and everything held is on disk, with this mark. It may still
     /// have to be synced.
-    pub(super) fn new(sync: SyncPolicy, mark: Mark, tail: Seq, is_synced: bool) -> Self {
+    pub(super) fn new(
+        sync: SyncPolicy,
+        memory_bytes: u64,
+        (mark, tail): (Mark, Seq),
+        holds: bool,
+        is_synced: bool,
+    ) -> Self {
         Self {
             sync,
-            is_writing: false,
+            gather_bytes: GATHER_BYTES_MAX.min(memory_bytes / GATHER_PART),
+            // When nothing is left of it, a mark has to say so.
+            is_writing: holds,
             written: tail,
             durable: tail,
             unwritten_since: None,
@@ -131,6 +151,8 @@ impl Spooling {
             write_again: Time::ZERO,
             read_again: Time::ZERO,
             haste: Haste::None,
+            busy_since: None,
+            gave_way: false,
         }
     }
 
@@ -175,7 +197,7 @@ impl Spooling {
             // An oldest datagram that lies on disk alone is old enough.
             return Some(holding.oldest.filter(|_| !doubtful).map_or(Time::ZERO, |arrived| arrived + AGE));
         }
-        let waits = self.sync == SyncPolicy::Always || self.unwritten_bytes >= GATHER_BYTES;
+        let waits = self.sync == SyncPolicy::Always || self.unwritten_bytes >= self.gather_bytes;
         let since = self.unwritten_since.unwrap_or(Time::ZERO);
         Some(if waits { since } else { since + GATHER })
     }
@@ -191,7 +213,8 @@ impl Spooling {
         if self.haste == Haste::Stop {
             return (mark != holding.mark).then_some(Time::ZERO);
         }
-        if mark.below == holding.mark.below || !self.is_writing {
+        let is_news = mark.below != holding.mark.below || mark.totals.dropped != holding.mark.totals.dropped;
+        if !is_news || !self.is_writing {
             return None;
         }
         Some(if holding.datagrams == 0 { Time::ZERO } else { at + MARK_GAP })
@@ -207,9 +230,18 @@ impl Spooling {
         write.into_iter().chain(self.next_sync(holding)).min().map(|due| due.max(self.write_again))
     }
 
-    /// The datagrams below this number give way to newer ones: without that the newest would be lost with a stop.
+    /// The datagrams below this number give way to newer ones: without that the newest would be lost with a stop. A
+    /// segment goes as a whole, so only where that costs no more datagrams than it saves.
     pub(super) fn giving_way(&self, holding: Holding) -> Option<Seq> {
-        self.full.filter(|end| self.haste == Haste::Stop && holding.gives_way && holding.mark.below < *end)
+        let (below, unwritten) = (holding.mark.below, holding.tail.0.saturating_sub(self.written.0));
+        let costs = |end: Seq| if generation(end) == generation(below) { end.0 - below.0 } else { 0 };
+        let end = self.full.filter(|&end| below < end && costs(end) <= unwritten)?;
+        (self.haste == Haste::Stop && holding.gives_way).then_some(end)
+    }
+
+    /// They have given way.
+    pub(super) const fn handle_given_way(&mut self) {
+        self.gave_way = true;
     }
 
     /// What is to be read back: ahead of need, or because it gives way.
@@ -222,10 +254,12 @@ impl Spooling {
     pub(super) fn hindrance(&self, now: Time) -> Hindrance {
         if self.write_again > now {
             Hindrance::Failing
-        } else if self.full.is_some() {
+        } else if self.full.is_some() || self.gave_way {
             Hindrance::Full
-        } else {
+        } else if self.busy_since.is_some_and(|since| now.since(since) >= SLOW) {
             Hindrance::Slow
+        } else {
+            Hindrance::Burst
         }
     }
 
@@ -237,6 +271,12 @@ impl Spooling {
 
     /// What is to be done at this moment.
     pub(super) fn poll(&mut self, now: Time, holding: Holding) -> Errand {
+        let errand = self.choose(now, holding);
+        self.busy_since = self.busy_since.or(Some(now)).filter(|_| errand != Errand::Wait);
+        errand
+    }
+
+    fn choose(&mut self, now: Time, holding: Holding) -> Errand {
         let is_due = |due: Option<Time>| due.is_some_and(|due| due <= now);
         let read = self.wanted(holding).filter(|_| self.read_again <= now);
         let change = is_due(self.next_change(holding));
@@ -269,7 +309,12 @@ impl Spooling {
             }
             // With nothing to go that could make room, the files in the way may be somebody else's.
             (_, Answer::Full(end)) if *end > mark.below => self.full = Some(*end),
-            (_, Answer::Full(_) | Answer::Failed(_) | Answer::ReadBack(_)) => self.write_again = now + RETRY,
+            (_, Answer::Full(_) | Answer::ReadBack(_) | Answer::GivenUp(_)) => self.write_again = now + RETRY,
+            (_, Answer::Failed(_)) => {
+                self.write_again = now + RETRY;
+                // With what was not synced the newest mark may be lost.
+                self.marked.0 = Mark::default();
+            }
         }
         if has_written {
             self.unsynced_since.get_or_insert(now);
@@ -309,7 +354,7 @@ mod tests {
     }
 
     fn spooling(sync: SyncPolicy) -> Spooling {
-        let mut spooling = Spooling::new(sync, HELD.mark, Seq(10), true);
+        let mut spooling = Spooling::new(sync, 64 << 20, (HELD.mark, Seq(10)), false, true);
         spooling.handle_datagram(Time::ZERO, 100);
         spooling
     }
@@ -335,6 +380,20 @@ mod tests {
         let mut stopping = spooling(SyncPolicy::Interval);
         stopping.handle_stop();
         assert_eq!(stopping.poll(ms(1), HELD), Errand::Write);
+    }
+
+    #[test]
+    fn a_mark_that_a_failed_sync_may_have_lost_is_written_again() {
+        let mut spooling = spooling(SyncPolicy::Interval);
+        write(&mut spooling, ms(1_000), HELD);
+        let empty = Holding { oldest: None, datagrams: 0, mark: Mark { below: Seq(13), ..HELD.mark }, ..HELD };
+        assert_eq!(spooling.poll(ms(1_001), empty), Errand::Mark);
+        spooling.handle_report(ms(1_001), Errand::Mark, &report(Answer::Done, 13, 10), empty.mark, Seq(13));
+        assert_eq!(spooling.poll(ms(2_001), empty), Errand::Sync);
+        spooling.handle_report(ms(2_001), Errand::Sync, &report(Answer::Failed(()), 10, 10), empty.mark, Seq(13));
+        assert_eq!(spooling.poll(ms(3_001), empty), Errand::Sync);
+        spooling.handle_report(ms(3_001), Errand::Sync, &report(Answer::Done, 10, 10), empty.mark, Seq(13));
+        assert_eq!(spooling.poll(ms(3_001), empty), Errand::Mark);
     }
 
     #[test]
@@ -387,6 +446,34 @@ mod tests {
         spooling.handle_stop();
         assert_eq!(spooling.giving_way(HELD), Some(Seq(12)));
         assert_eq!(spooling.giving_way(Holding { gives_way: false, ..HELD }), None);
+        // A segment of five datagrams would go for the sake of three.
+        let report = report(Answer::Full(Seq(15)), 20, 20);
+        spooling.handle_report(at, Errand::Write, &report, HELD.mark, Seq(23));
+        let holding = Holding { tail: Seq(23), ..HELD };
+        assert_eq!(spooling.giving_way(holding), None);
+        assert_eq!(spooling.giving_way(Holding { tail: Seq(25), ..holding }), Some(Seq(15)));
+    }
+
+    #[test]
+    fn what_an_earlier_process_has_left_is_gone_from_the_disk_when_it_is_held_no_more() {
+        let mut spooling = Spooling::new(SyncPolicy::Interval, 64 << 20, (HELD.mark, Seq(13)), true, true);
+        assert_eq!(spooling.next(HELD), None);
+        let empty = Holding { oldest: None, datagrams: 0, mark: Mark { below: Seq(13), ..HELD.mark }, ..HELD };
+        assert_eq!(spooling.poll(ms(1), empty), Errand::Mark);
+        spooling.handle_report(ms(1), Errand::Mark, &report(Answer::Done, 13, 13), empty.mark, Seq(13));
+        spooling.handle_empty(Seq(13));
+        assert_eq!(spooling.next(empty), None, "the disk is left alone");
+    }
+
+    #[test]
+    fn a_disk_is_slow_only_while_it_has_been_busy_for_a_second() {
+        let mut spooling = spooling(SyncPolicy::Interval);
+        assert_eq!(spooling.poll(ms(1_000), HELD), Errand::Write);
+        assert_eq!(spooling.hindrance(ms(1_999)), Hindrance::Burst);
+        assert_eq!(spooling.hindrance(ms(2_000)), Hindrance::Slow);
+        spooling.handle_report(ms(2_000), Errand::Write, &report(Answer::Done, 13, 10), HELD.mark, Seq(13));
+        assert_eq!(spooling.poll(ms(2_001), HELD), Errand::Wait);
+        assert_eq!(spooling.hindrance(ms(9_000)), Hindrance::Burst);
     }
 
     #[test]

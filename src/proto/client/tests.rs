@@ -1,5 +1,6 @@
 use super::spool::record::{Agent, Totals};
 use super::spool::records::Mark;
+use super::spool::struck::Run;
 use super::*;
 use crate::proto::terms::{Incarnation, Port, Receives, Verdict};
 
@@ -484,6 +485,74 @@ fn the_server_books_a_grant_for_no_less_than_the_lease_lasts() {
     assert!(Duration::from_millis(ping.lease_ms.into()) >= probe.lease(), "{} ms", ping.lease_ms);
 }
 
+/// What an earlier process has left: nothing.
+fn nothing_found() -> Found<()> {
+    let tail = Seq(1 << 40);
+    let mark = Mark { below: tail, totals: Totals { confirmed: 0, dropped: [0; 8], sent: Seq(0) } };
+    let (held, agents) = (Tally { datagrams: 0, bytes: 0 }, Vec::new());
+    Found {
+        stream: 1,
+        first: tail,
+        tail,
+        held,
+        agents,
+        mark,
+        damaged: (0, 0),
+        unreadable: None,
+        set_aside: 0,
+        failure: None,
+    }
+}
+
+/// Everything up to here is on disk.
+const fn done(written: Seq) -> Report<()> {
+    Report { answer: Answer::Done, written, durable: written }
+}
+
+/// The next errand that writes something; what was written is synced at once.
+fn next_write(bench: &mut Bench, written: Seq) -> (Errand, Records) {
+    let mut records = Records::default();
+    loop {
+        match bench.core.poll_spool(bench.now(), &mut records) {
+            Errand::Wait => bench.at += 50,
+            Errand::Sync => bench.core.handle_errand(bench.now(), Errand::Sync, &records, &done(written)),
+            errand => return (errand, records),
+        }
+    }
+}
+
+#[test]
+fn the_disk_is_told_what_was_dropped_behind_a_datagram_under_way_until_it_has_that() {
+    let config = Config { max_age: Some(Duration::from_secs(3)), ..config() };
+    let mut bench = Bench::new(config);
+    bench.core = ClientCore::reopen(config, SyncPolicy::Never, &nothing_found(), 1_000);
+    bench.core.handle_connected(ms(0), Duration::from_millis(1), SocketAddr::from(TARGET));
+    bench.beat();
+    let number = |count: u64| Seq((1 << 40) + count);
+    bench.arrive(0..1);
+    assert_eq!(bench.release(), [0]);
+    bench.arrive(1..4);
+    let (errand, records) = next_write(&mut bench, number(0));
+    bench.core.handle_errand(bench.now(), errand, &records, &done(number(4)));
+    // The last one is given to the disk, and is dropped before anybody knows whether it is there.
+    bench.arrive(4..5);
+    let (errand, records) = next_write(&mut bench, number(4));
+    assert_eq!(records.end, number(5));
+    bench.at += 4_000;
+    bench.arrive(5..6);
+    assert_eq!(bench.counters().dropped(DropReason::Expired), 4);
+    bench.core.handle_errand(bench.now(), errand, &records, &done(number(5)));
+    let struck = Run { first: number(1), end: number(5) };
+    let failed = Report { answer: Answer::Failed(()), ..done(number(5)) };
+    for (report, expected) in [(failed, vec![struck]), (done(number(6)), vec![struck]), (done(number(7)), vec![])] {
+        let (errand, records) = next_write(&mut bench, number(6));
+        assert_eq!(records.struck, expected);
+        assert_eq!(records.mark.totals.dropped.iter().sum::<u64>(), 4, "what was dropped counts");
+        bench.core.handle_errand(bench.now(), errand, &records, &report);
+        bench.arrive(6..7);
+    }
+}
+
 /// A core that finds five datagrams of an earlier process on disk, three of which that one has sent.
 fn reopened(config: Config) -> Bench {
     let first = 1 << 40;
@@ -498,6 +567,7 @@ fn reopened(config: Config) -> Bench {
         agents: vec![(Agent::unknown(0), 5)],
         mark: Mark { below: Seq(first), totals },
         damaged: (0, 0),
+        unreadable: None,
         set_aside: 0,
         failure: None,
     };

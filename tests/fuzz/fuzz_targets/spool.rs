@@ -271,7 +271,7 @@ impl Client {
             self.held.pop_first();
         }
         let mark = self.mark();
-        self.is_marked = match self.log.append_state(mark, &[]) {
+        self.is_marked = match self.log.append_state(&Records::from(mark)) {
             Ok(()) => true,
             Err(Trouble::Full) => false,
             Err(Trouble::Failed(never)) => match never {},

@@ -10,7 +10,7 @@ use ossec_broker::proto::time::Time;
 pub(super) struct Report;
 
 impl Report {
-    pub(super) const fn new(_: Time, _: &Counters) -> Self {
+    pub(super) const fn new(_: Time, _: &Counters, _: u32) -> Self {
         Self
     }
 

@@ -38,6 +38,8 @@ pub(crate) const fn comes_back(_: SocketAddr, _: SocketAddr) -> bool {
     false
 }
 
+pub(crate) const RECEIVE_BUFFER_BYTES_MAX: usize = 1 << 30;
+
 pub(crate) const fn receive_buffer(_: &UdpSocket) -> Option<usize> {
     Some(usize::MAX)
 }

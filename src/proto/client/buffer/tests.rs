@@ -404,3 +404,25 @@ fn what_has_expired_behind_one_under_way_is_room_for_newer_ones() {
     assert_eq!(buffer.pop_released(Seq(1)).map(|gone| gone.seq), Some(Seq(0)));
     assert_eq!((buffer.charged, buffer.oldest()), (0, buffer.tail()));
 }
+
+#[test]
+fn what_was_read_back_is_given_back_to_the_disk_for_newer_ones_and_what_is_being_sent_is_not() {
+    for is_sent in [false, true] {
+        let mut buffer = Buffer::new(BUFFER_BYTES_MIN);
+        while buffer.push(Time::ZERO, 0, &[0; 200]).is_ok() {}
+        let tail = buffer.tail();
+        while buffer.spill(tail) {}
+        let (from, _) = buffer.wanted().expect("some lie on disk alone");
+        let entry = |seq| Entry { seq: Seq(seq), session: 0, arrived: Time::ZERO, bytes: &[0; 200] };
+        buffer.fill((from.0..tail.0).map(entry)).expect_err("there is not room for all");
+        let (through, _) = buffer.wanted().expect("some lie on disk alone");
+        assert!(through > from, "some were read back");
+        if is_sent {
+            buffer.handle_taken_out(through);
+        }
+        while buffer.spill(Seq(0)) {}
+        let (left, _) = buffer.wanted().expect("some lie on disk alone");
+        assert_eq!(left == through, is_sent, "{left:?} of {from:?} to {through:?}");
+        assert!(!buffer.can_fill(BUFFER_BYTES_MIN / 8) || is_sent, "newer ones come first");
+    }
+}

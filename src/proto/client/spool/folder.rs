@@ -1,10 +1,26 @@
 //! The folder of a spool, as the log sees it.
 
+/// Why a file cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// It is not there any more.
+    Gone,
+    /// The disk cannot read it.
+    Medium,
+    /// The file may be sound: this process may not read it, or has no means to.
+    Other,
+}
+
 /// What a log does with files. Their names have no path. There are two folders: one on a disk, and one that the tests
 /// have made up.
 pub trait Folder {
     /// Why something could not be done.
     type Error;
+
+    /// Why reading has failed; the disk's fault, unless the folder knows better.
+    fn blame(_error: &Self::Error) -> Blame {
+        Blame::Medium
+    }
 
     /// A number that nobody can guess.
     fn random(&mut self) -> u64;

@@ -35,6 +35,8 @@ pub enum Answer<E> {
     Full(Seq),
     /// The folder says why not.
     Failed(E),
+    /// What could not be read for so long is passed over from here on.
+    GivenUp(E),
 }
 
 /// What came of an errand, and how much of everything held is on disk.
@@ -83,7 +85,7 @@ impl<F: Folder> Keeper<F> {
         self.log.set_clock(clock);
         self.log.set_stream(records.stream);
         let written = match errand {
-            Errand::Mark => self.log.append_state(records.mark, &records.agents),
+            Errand::Mark => self.log.append_state(records),
             _ => self.log.append(records),
         };
         match written {
@@ -109,11 +111,12 @@ impl<F: Folder> Keeper<F> {
             }
             Err(error) => {
                 self.reads_failed += 1;
-                if self.reads_failed >= READS_TRIED_MAX {
-                    self.reads_failed = 0;
-                    self.log.give_up();
+                if self.reads_failed < READS_TRIED_MAX {
+                    return Answer::Failed(error);
                 }
-                Answer::Failed(error)
+                self.reads_failed = 0;
+                self.log.give_up();
+                Answer::GivenUp(error)
             }
         }
     }

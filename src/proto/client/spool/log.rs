@@ -22,6 +22,7 @@ use super::folder::Folder;
 use super::record::{self, Agent, Clock, Item, Record};
 use super::records::{Mark, Records};
 use super::segment::{HEADER_BYTES, Header, SUFFIX, generation};
+use super::struck::{Run, Struck};
 use super::walk::{Reach, walk};
 use crate::proto::client::buffer::Entry;
 use crate::proto::terms::{Seq, StreamId};
@@ -81,6 +82,8 @@ pub struct Log<F> {
     clock: Clock,
     /// The clocks of all generations that have one.
     pub(super) clocks: HashMap<u64, Clock>,
+    /// What earlier processes have dropped from the middle.
+    pub(super) struck: Struck,
     /// The moment at which this log was opened: datagrams of unknown age count from here on.
     opened: Time,
     pub(super) written: Seq,
@@ -161,6 +164,7 @@ impl<F: Folder> Log<F> {
             stream,
             clock,
             clocks: HashMap::new(),
+            struck: Struck::default(),
             opened: now,
             written: Seq::default(),
             durable: Seq::default(),
@@ -229,6 +233,7 @@ impl<F: Folder> Log<F> {
         // First, since it makes room.
         self.confirm(records.mark)?;
         let mut pending = Vec::new();
+        self.encode_struck(records, &mut pending)?;
         if self.is_open {
             self.encode_mark(records.mark, &mut pending);
         }
@@ -249,11 +254,13 @@ impl<F: Folder> Log<F> {
         self.flush(&mut pending, records.end.max(self.written))
     }
 
-    /// Writes the accounting, and agents that have no datagram to stand before.
-    pub fn append_state(&mut self, mark: Mark, agents: &[Agent]) -> Result<(), Trouble<F::Error>> {
+    /// Writes the accounting, and agents that have no datagram to stand before; no datagrams.
+    pub fn append_state(&mut self, records: &Records) -> Result<(), Trouble<F::Error>> {
+        let mark = records.mark;
         self.confirm(mark)?;
         let mut pending = Vec::new();
-        let agents = self.newest(agents);
+        self.encode_struck(records, &mut pending)?;
+        let agents = self.newest(&records.agents);
         let span = (HEAD_BYTES_MAX as usize + agents.len() * AGENT_SPAN) as u64;
         self.make_place(self.written, span, mark, &mut pending)?;
         self.encode_mark(mark, &mut pending);
@@ -341,12 +348,13 @@ impl<F: Folder> Log<F> {
             let until = self.segments.get(at + 1).map_or(self.written, |next| next.from).min(segment.header.end());
             let known = self.place.filter(|(header, _, number)| *header == segment.header && *number <= from);
             let start = known.map_or(HEADER_BYTES as u64, |(_, place, _)| place);
-            let (clock, clocks, opened) = (self.clock, &self.clocks, self.opened);
+            let (clock, clocks, opened, struck) = (self.clock, &self.clocks, self.opened, &self.struck);
             let reach = Reach { header: segment.header, bytes: segment.bytes, until };
             let mut next = from;
             let end = walk(&mut self.folder, reach, start, |record| {
                 if let Item::Datagram { session, arrived_ms, bytes } = record.item
                     && record.number >= from
+                    && !struck.has(record.number)
                 {
                     let past = clocks.get(&generation(record.number));
                     let known = past.and_then(|&past| clock.translate(past, arrived_ms));
@@ -469,6 +477,16 @@ impl<F: Folder> Log<F> {
         if std::mem::replace(&mut self.mark, mark) != mark {
             self.encode(Record { number: mark.below, item: Item::Mark(mark.totals) }, pending);
         }
+    }
+
+    /// Before the mark: its totals count these.
+    fn encode_struck(&mut self, records: &Records, pending: &mut Vec<u8>) -> Result<(), Trouble<F::Error>> {
+        for &Run { first, end } in &records.struck {
+            let record = Record { number: first, item: Item::Struck { end } };
+            self.make_place(self.written, record.span() as u64, records.mark, pending)?;
+            self.encode(record, pending);
+        }
+        Ok(())
     }
 
     fn encode_agent(&mut self, number: Seq, agent: Option<&Agent>, pending: &mut Vec<u8>) {

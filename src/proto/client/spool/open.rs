@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 
-use super::folder::Folder;
+use super::folder::{Blame, Folder};
 use super::log::{Log, SET_ASIDE, Segment, Setting};
 use super::record::{Agent, Clock, Item, Record};
 use super::records::Mark;
 use super::segment::{HEADER_BYTES, Header, HeaderError, SUFFIX, first_of, generation};
-use super::walk::{Reach, walk};
+use super::struck::{Run, Struck};
+use super::walk::{Reach, Walked, walk};
 use crate::proto::client::buffer::Tally;
 use crate::proto::terms::{Seq, StreamId};
 
@@ -33,6 +34,8 @@ pub struct Found<E> {
     pub mark: Mark,
     /// Bytes that belong to no sound record, and the number of segments that have such.
     pub damaged: (u64, usize),
+    /// Why some of these bytes cannot be read, if that is so.
+    pub unreadable: Option<E>,
     /// Number of files that were set aside.
     pub set_aside: usize,
     /// Why this process's generation is not on disk, if it is not. The stream is another one then.
@@ -56,20 +59,31 @@ pub type Opened<F> = Result<(Log<F>, Found<<F as Folder>::Error>), OpenError<<F 
 /// What was found, and the files that are no segments, with their lengths in bytes.
 type Surveyed<E> = Result<(Found<E>, Vec<(String, u64)>), OpenError<E>>;
 
+/// A file with the name of a segment.
+enum Named {
+    Segment(Header),
+    /// The file says that it is another segment.
+    Strange,
+    Gone,
+}
+
 /// Datagrams of one segment.
 #[derive(Debug, Default)]
 struct Share {
+    /// The first one, struck or not.
     first: Option<Seq>,
     tally: Tally,
     sessions: HashMap<u16, u64>,
 }
 
 impl Share {
-    fn take(&mut self, record: &Record<'_>) {
+    fn take(&mut self, record: &Record<'_>, struck: &Struck) {
         if let Item::Datagram { session, bytes, .. } = record.item {
             self.first.get_or_insert(record.number);
-            self.tally.add(bytes.len());
-            *self.sessions.entry(session).or_default() += 1;
+            if !struck.has(record.number) {
+                self.tally.add(bytes.len());
+                *self.sessions.entry(session).or_default() += 1;
+            }
         }
     }
 
@@ -87,6 +101,7 @@ struct Rest {
     /// By place: the agent, and the number from which on it has the place.
     agents: HashMap<u16, (Seq, Agent)>,
     clocks: HashMap<u64, Clock>,
+    struck: Vec<Run>,
 }
 
 impl Rest {
@@ -102,7 +117,13 @@ impl Rest {
             Item::Clock(clock) => {
                 self.clocks.insert(generation(record.number), clock);
             }
+            Item::Struck { end } => self.struck.push(Run { first: record.number, end }),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        let says_nothing = self.mark.is_none() && self.stream.is_none() && self.struck.is_empty();
+        says_nothing && self.agents.is_empty() && self.clocks.is_empty()
     }
 
     /// Adds what an earlier segment says and no later one has said.
@@ -119,15 +140,20 @@ impl Rest {
 }
 
 /// What the walk over all segments has found.
-#[derive(Debug, Default)]
-struct Sum {
+#[derive(Debug)]
+struct Sum<E> {
     rest: Rest,
     held: Share,
+    struck: Struck,
     /// The largest number, as far as any record tells.
     newest: Seq,
     damaged: (u64, usize),
+    unreadable: Option<E>,
     strange: Vec<(String, u64)>,
 }
+
+/// A segment as a walk over it has found it.
+type Visited<E> = (Share, Rest, Walked<E>);
 
 impl<F: Folder> Log<F> {
     /// Opens a spool, and begins a generation in it.
@@ -180,11 +206,13 @@ impl<F: Folder> Log<F> {
     /// Finds everything that earlier processes have left, and the files that are no segments.
     fn survey(&mut self) -> Surveyed<F::Error> {
         let mut strange = self.collect()?;
-        let Sum { rest, mut held, newest, damaged, strange: more } = self.sum_up();
+        let Sum { rest, mut held, struck, newest, damaged, unreadable, strange: more } =
+            self.sum_up().map_err(OpenError::Unreadable)?;
         strange.extend(more);
         let tail = first_of(generation(newest) + 1).ok_or(OpenError::Exhausted)?;
         self.segments.iter_mut().for_each(|segment| segment.from = segment.from.min(tail));
         self.clocks = rest.clocks;
+        self.struck = struck;
         self.stream = rest.stream.unwrap_or(self.stream);
         let mut agents: Vec<(Seq, Agent)> = rest.agents.into_values().collect();
         agents.sort_by_key(|&(since, agent)| (since, agent.session));
@@ -193,12 +221,13 @@ impl<F: Folder> Log<F> {
         agents.extend(held.sessions.into_iter().map(|(session, count)| (Agent::unknown(session), count)));
         let found = Found {
             stream: self.stream,
-            first: held.first.unwrap_or(tail),
+            first: held.first.filter(|_| held.tally.datagrams > 0).unwrap_or(tail),
             tail,
             held: held.tally,
             agents,
             mark: rest.mark.unwrap_or_default(),
             damaged,
+            unreadable,
             set_aside: strange.len(),
             failure: None,
         };
@@ -214,8 +243,9 @@ impl<F: Folder> Log<F> {
                 self.set_aside.push_back((name, bytes));
             } else if let Some(named) = Header::from_file_name(&name) {
                 match self.header(&name, named)? {
-                    Some(header) => segments.push(Segment::left(header, bytes)),
-                    None => strange.push((name, bytes)),
+                    Named::Segment(header) => segments.push(Segment::left(header, bytes)),
+                    Named::Strange => strange.push((name, bytes)),
+                    Named::Gone => {}
                 }
             } else if name.ends_with(SUFFIX) {
                 strange.push((name, bytes));
@@ -229,15 +259,22 @@ impl<F: Folder> Log<F> {
         Ok(strange)
     }
 
-    /// The header of a segment: as its name says where the file does not; `None` if both say something else.
-    fn header(&mut self, name: &str, named: Header) -> Result<Option<Header>, OpenError<F::Error>> {
+    /// A file with the name of a segment. Where the file does not say what it is, its name does.
+    fn header(&mut self, name: &str, named: Header) -> Result<Named, OpenError<F::Error>> {
         let mut bytes = [0; HEADER_BYTES];
-        // A file that cannot be read has nothing sound.
-        let read = self.folder.read(name, 0, &mut bytes).unwrap_or(0);
+        let read = match self.folder.read(name, 0, &mut bytes) {
+            Ok(read) => read,
+            Err(error) => match F::blame(&error) {
+                Blame::Gone => return Ok(Named::Gone),
+                Blame::Medium => 0,
+                Blame::Other => return Err(OpenError::Unreadable(error)),
+            },
+        };
         match Header::from_bytes(&bytes[..read]) {
-            Ok(header) => Ok(Some(header).filter(|header| *header == named)),
+            Ok(header) if header == named => Ok(Named::Segment(header)),
+            Ok(_) => Ok(Named::Strange),
             Err(HeaderError::Newer(version)) => Err(OpenError::Newer(version)),
-            Err(HeaderError::Damaged) => Ok(Some(named)),
+            Err(HeaderError::Damaged) => Ok(Named::Segment(named)),
         }
     }
 
@@ -257,57 +294,78 @@ impl<F: Folder> Log<F> {
     }
 
     /// Walks over everything, from the newest segment to the oldest: where both have a datagram, the newer one counts.
-    fn sum_up(&mut self) -> Sum {
-        let mut sum = Sum::default();
+    fn sum_up(&mut self) -> Result<Sum<F::Error>, F::Error> {
+        let mut sum = Sum {
+            rest: Rest::default(),
+            held: Share::default(),
+            struck: Struck::default(),
+            newest: Seq::default(),
+            damaged: (0, 0),
+            unreadable: None,
+            strange: Vec::new(),
+        };
         let mut until = Seq(u64::MAX);
         let mut segments = std::mem::take(&mut self.segments);
         while let Some(mut segment) = segments.pop_back() {
             let until_here = until.min(segment.header.end());
             let reach = Reach { header: segment.header, bytes: segment.bytes, until: until_here };
-            let (mut share, mut rest, mut is_sound) = (Share::default(), Rest::default(), false);
-            let walked = walk(&mut self.folder, reach, 0, |record| {
-                is_sound = true;
-                rest.take(record);
-                share.take(record);
-                true
-            });
+            let (mut share, mut rest, walked) = self.visit(reach, &sum.struck);
             sum.newest = sum.newest.max(segment.header.first);
-            // A file that cannot be read may be sound.
-            let is_read = walked.failure.is_none();
-            if is_read && !is_sound && segment.bytes > HEADER_BYTES as u64 {
-                sum.strange.push((segment.header.file_name(), segment.bytes));
-                continue;
-            }
             let mut damaged_bytes = walked.damaged_bytes;
-            if !is_read {
+            let is_read = walked.failure.is_none();
+            if let Some(error) = walked.failure {
+                match F::blame(&error) {
+                    Blame::Gone => continue,
+                    Blame::Medium => sum.unreadable = Some(error),
+                    Blame::Other => return Err(error),
+                }
                 // Whatever follows is not counted, and so it must never be read.
                 damaged_bytes += segment.bytes - walked.place;
                 segment.bytes = walked.place;
             }
+            // A file that cannot be read may be sound.
+            let is_sound = share.first.is_some() || !rest.is_empty();
+            if is_read && !is_sound && segment.bytes > HEADER_BYTES as u64 {
+                sum.strange.push((segment.header.file_name(), segment.bytes));
+                continue;
+            }
             if damaged_bytes > 0 {
                 sum.damaged = (sum.damaged.0 + damaged_bytes, sum.damaged.1 + 1);
             }
+            let strikes = !rest.struck.is_empty();
+            rest.struck.drain(..).for_each(|run| sum.struck.add(run));
             sum.rest.join_earlier(rest);
             let below = sum.rest.mark.map_or(Seq(0), |mark| mark.below);
-            if share.first.is_some_and(|first| first < below) {
-                share = self.share_from(Reach { bytes: segment.bytes, ..reach }, below);
+            let counts_anew = |first| first < below || strikes && sum.struck.has_any(first, until_here);
+            if share.first.is_some_and(counts_anew) {
+                share = self.share_from(Reach { bytes: segment.bytes, ..reach }, below, &sum.struck);
             }
-            segment.is_empty = is_read && share.first.is_none();
+            segment.is_empty = is_read && share.first.is_none() && !strikes;
             segment.from = share.first.unwrap_or(until);
             until = until.min(segment.from);
             sum.held.first = share.first.or(sum.held.first);
             sum.held.join(share);
             self.segments.push_front(segment);
         }
-        sum
+        Ok(sum)
+    }
+
+    fn visit(&mut self, reach: Reach, struck: &Struck) -> Visited<F::Error> {
+        let (mut share, mut rest) = (Share::default(), Rest::default());
+        let walked = walk(&mut self.folder, reach, 0, |record| {
+            rest.take(record);
+            share.take(record, struck);
+            true
+        });
+        (share, rest, walked)
     }
 
     /// The datagrams of a segment from this number on.
-    fn share_from(&mut self, reach: Reach, below: Seq) -> Share {
+    fn share_from(&mut self, reach: Reach, below: Seq, struck: &Struck) -> Share {
         let mut share = Share::default();
         walk(&mut self.folder, reach, 0, |record| {
             if record.number >= below {
-                share.take(record);
+                share.take(record, struck);
             }
             true
         });

@@ -17,6 +17,7 @@
 //! | 65,534 | stream: the name under which the client sends | name (16 bytes) |
 //! | 65,533 | agent: the agent in the place `session`, from `number` on | 48 bytes |
 //! | 65,532 | clock: of the generation that `number` belongs to | 17 bytes |
+//! | 65,531 | struck: the datagrams from `number` on were dropped, up to an end | number of the end (8 bytes) |
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -31,6 +32,7 @@ const MARK: u16 = u16::MAX;
 const STREAM: u16 = u16::MAX - 1;
 const AGENT: u16 = u16::MAX - 2;
 const CLOCK: u16 = u16::MAX - 3;
+const STRUCK: u16 = u16::MAX - 4;
 /// Reasons for drops that have a place in a mark; more of them than there are.
 const REASONS_MAX: usize = 8;
 const MARK_BYTES: usize = 8 + 8 * REASONS_MAX + 8;
@@ -38,6 +40,7 @@ const STREAM_BYTES: usize = 16;
 /// Bytes of the payload of an agent's record.
 pub const AGENT_BYTES: usize = 48;
 const CLOCK_BYTES: usize = 17;
+const STRUCK_BYTES: usize = 8;
 
 /// A record, and the number that it stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,7 @@ pub enum Item<'a> {
     Stream(StreamId),
     Agent(Agent),
     Clock(Clock),
+    Struck { end: Seq },
 }
 
 /// Datagrams that are held no more, since the spool was made.
@@ -126,6 +130,7 @@ impl Record<'_> {
             Item::Stream(_) => (STREAM, 0, 0),
             Item::Agent(agent) => (AGENT, agent.session, 0),
             Item::Clock(_) => (CLOCK, 0, 0),
+            Item::Struck { .. } => (STRUCK, 0, 0),
         };
         out.extend(length.to_be_bytes());
         out.extend(session.to_be_bytes());
@@ -146,6 +151,7 @@ impl Record<'_> {
                 out.extend(clock.offset_ms.to_be_bytes());
                 out.push(u8::from(clock.trusted));
             }
+            Item::Struck { end } => out.extend(end.0.to_be_bytes()),
         }
         let crc = checksum(salt, &out[start..]);
         out[start + 4..start + 8].copy_from_slice(&crc.to_be_bytes());
@@ -160,6 +166,7 @@ impl Record<'_> {
                 Item::Stream(_) => STREAM_BYTES,
                 Item::Agent(_) => AGENT_BYTES,
                 Item::Clock(_) => CLOCK_BYTES,
+                Item::Struck { .. } => STRUCK_BYTES,
             }
     }
 }
@@ -196,6 +203,7 @@ impl<'a> Record<'a> {
                 let trusted = *payload.last()? == 1;
                 Item::Clock(Clock { boot: u64_at(payload, 0)?, offset_ms: u64_at(payload, 8)?, trusted })
             }
+            STRUCK => Item::Struck { end: Seq(u64_at(payload, 0)?) },
             _ => Item::Datagram { session, arrived_ms: u64::from_be_bytes(arrived), bytes: payload },
         };
         Some(Self { number, item })
@@ -209,6 +217,7 @@ const fn special_bytes(length: u16) -> Option<usize> {
         STREAM => Some(STREAM_BYTES),
         AGENT => Some(AGENT_BYTES),
         CLOCK => Some(CLOCK_BYTES),
+        STRUCK => Some(STRUCK_BYTES),
         _ => None,
     }
 }
@@ -311,6 +320,7 @@ mod tests {
             Item::Agent(agent),
             Item::Agent(v6),
             Item::Clock(Clock { boot: u64::MAX / 5, offset_ms: 1_795_485_600_000, trusted: true }),
+            Item::Struck { end: Seq(9 << 40) },
         ];
         items.into_iter().zip(1..).map(|(item, number)| Record { number: Seq(number << 40), item }).collect()
     }

@@ -1,6 +1,7 @@
 //! Datagrams on their way to the disk or back.
 
 use super::record::{Agent, Totals};
+use super::struck::Run;
 use crate::proto::client::buffer::Entry;
 use crate::proto::terms::{Seq, StreamId};
 use crate::proto::time::Time;
@@ -12,6 +13,10 @@ pub struct Records {
     bytes: Vec<u8>,
     /// The agents of the datagrams.
     pub agents: Vec<Agent>,
+    /// What was dropped from the middle since the last time, of all that may lie on disk.
+    pub struck: Vec<Run>,
+    /// How many times something was, until now.
+    pub strikes: u64,
     /// The state of the accounting before these datagrams.
     pub mark: Mark,
     /// The name of their stream.
@@ -38,12 +43,20 @@ struct Item {
     end: usize,
 }
 
+/// The accounting alone.
+impl From<Mark> for Records {
+    fn from(mark: Mark) -> Self {
+        Self { mark, ..Self::default() }
+    }
+}
+
 impl Records {
     /// Forgets everything, and keeps the memory.
     pub fn clear(&mut self) {
         self.items.clear();
         self.bytes.clear();
         self.agents.clear();
+        self.struck.clear();
     }
 
     /// Adds a datagram.
