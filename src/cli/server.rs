@@ -25,7 +25,7 @@ pub(super) struct ServerArgs {
     #[argh(option, arg_name = "host:port", from_str_fn(remoted), default = "Config::default().remoted")]
     remoted: HostPort,
 
-    /// name of the process that owns the port, or the path of its executable, also of one in a container, repeatable;
+    /// name of the program that owns the port, or the path of its executable, also of one in a container, repeatable;
     /// `any`: the port alone (ossec-remoted, wazuh-remoted)
     #[argh(option, arg_name = "name")]
     process: Vec<String>,

@@ -7,8 +7,9 @@
 //!   name, which one has the socket           /proc/PID/stat, SOCK_DIAG
 //! ```
 //!
-//! A process counts when it has an accepted name *and* owns an unconnected UDP socket on the port. Neither alone is
-//! enough: another program can sit on the port, and a remoted that failed to bind it is no use. The search looks in
+//! A process counts when it runs a program with an accepted name, as nobody but root can make it (`vouch`), *and*
+//! owns an unconnected UDP socket on the port. Neither alone is enough: another program can sit on the port, and a
+//! remoted that failed to bind it is no use. The search looks in
 //! our network namespace first, then in the process's (a remoted in a container). A look shows all sockets on the
 //! port: a socket that the search has not seen calls for another search.
 //!
@@ -32,9 +33,11 @@ mod search;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod vouch;
 mod wanted;
 
 pub use found::{Found, Unreachable};
 pub use sample::Inspector;
 pub use search::Searcher;
+pub use vouch::Doubt;
 pub use wanted::{Names, Wanted};

@@ -19,6 +19,7 @@ mod descriptors;
 mod half_open;
 mod idle;
 mod injection;
+mod lies;
 mod load;
 mod network;
 mod outages;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 use super::socket::{Namespace, PortSocket, SOCKETS_MAX};
+use super::vouch::Doubt;
 use crate::proto::server::judge::{Binding, Bindings, Presence, Process, Sample};
 use crate::proto::terms::Receives;
 
@@ -13,8 +14,10 @@ use crate::proto::terms::Receives;
 pub struct Found {
     /// The processes with the sockets among their descriptors, in order.
     pub(super) owners: Vec<Process>,
-    /// Processes that count as owners by name and port, because their descriptors may not be read; in order.
-    pub(super) assumed: Vec<Process>,
+    /// Processes with an accepted name that do not count, one of each kind of doubt.
+    pub doubts: Vec<(u32, Doubt)>,
+    /// Other users' processes cannot be seen at all.
+    pub is_blind: bool,
     /// Processes of an accepted name without a socket on the port.
     pub(super) bare: Vec<Process>,
     /// Processes of an accepted name with sockets on the port, none of which receives at a wanted address.
@@ -70,12 +73,11 @@ impl Found {
         !self.watched.is_empty()
     }
 
-    /// Whether `/proc/PID/fd` of a process with an accepted name may not be read, so that name and port had to do.
-    ///
-    /// Unless by root, it takes CAP_DAC_READ_SEARCH to open that directory, and CAP_SYS_PTRACE to follow its links.
-    /// remoted's user may not: a process that `setuid` has changed is not dumpable, and `/proc/PID` belongs to root.
-    pub fn fd_unreadable(&self) -> bool {
-        !self.assumed.is_empty()
+    /// Notes a process with an accepted name that does not count.
+    pub(super) fn doubt(&mut self, pid: u32, doubt: Doubt) {
+        if self.doubts.iter().all(|(_, other)| other.kind() != doubt.kind()) {
+            self.doubts.push((pid, doubt));
+        }
     }
 
     /// Whether remoted has a socket in our network namespace.
@@ -85,14 +87,9 @@ impl Found {
 
     /// The ids of owners that cannot belong to one OSSEC, like two in two containers; otherwise none.
     pub fn scattered(&self) -> Vec<u32> {
-        let mut pids: Vec<u32> = self.all_owners().filter(|_| self.scattered).map(|owner| owner.pid).collect();
+        let mut pids: Vec<u32> = self.owners.iter().filter(|_| self.scattered).map(|owner| owner.pid).collect();
         pids.sort_unstable();
         pids
-    }
-
-    /// The proven owners, then the assumed ones.
-    pub(super) fn all_owners(&self) -> impl Iterator<Item = &Process> {
-        self.owners.iter().chain(&self.assumed)
     }
 
     /// Keeps where the sockets receive.
@@ -124,7 +121,6 @@ impl Found {
         }
         Self {
             owners: Vec::new(),
-            assumed: Vec::new(),
             watched: Vec::new(),
             bindings: Bindings::default(),
             companion: Companion::NotExpected,

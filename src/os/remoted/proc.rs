@@ -5,17 +5,18 @@ mod parse;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::socket::{Family, Namespace, PortSocket, SOCKETS_MAX};
 use crate::proto::server::judge::Process;
 use parse::decimal;
-pub use parse::{Row, RunState, Stat, rows, socket_link, stat};
+pub use parse::{Row, RunState, Stat, rows, socket_link, stat, users};
 
 /// Most bytes of `/proc/PID/stat` that are read: 52 fields of at most 20 digits, and the name.
 const STAT_BYTES_MAX: usize = 2_048;
+/// Most bytes of `/proc/PID/status` that are read: some 60 lines, of which the line of users is among the first.
+const STATUS_BYTES_MAX: u64 = 4_096;
 /// Most bytes of a table of sockets that are read: 128 for each port there is. A line of `udp6` has some 170.
 const TABLE_BYTES_MAX: u64 = 65_536 * 128;
 /// Room made before a table is read: the first reads would be of 32 bytes, and each finds its place anew.
@@ -48,11 +49,24 @@ impl Surroundings {
 #[derive(Debug)]
 pub(super) struct Proc {
     root: PathBuf,
+    /// Whose programs are believed: root.
+    trusted_user: u32,
 }
 
 impl Proc {
-    pub(super) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    /// The system's.
+    pub(super) fn new() -> Self {
+        Self { root: "/proc".into(), trusted_user: 0 }
+    }
+
+    /// One that is made of files, where the user of this process stands for root.
+    #[cfg(test)]
+    pub(super) fn imitated(root: &Path) -> Self {
+        Self { root: root.to_owned(), trusted_user: nix::unistd::geteuid().as_raw() }
+    }
+
+    pub(super) const fn trusted_user(&self) -> u32 {
+        self.trusted_user
     }
 
     /// All processes there are; the kernel bounds them (`kernel.pid_max`).
@@ -81,6 +95,13 @@ impl Proc {
         stat.map_or(RunState::Gone, |stat| stat.run_state)
     }
 
+    /// The real and the effective user of a process.
+    pub(super) fn users(&self, pid: u32) -> Option<[u32; 2]> {
+        let mut text = Vec::new();
+        File::open(self.of(pid, "status")).ok()?.take(STATUS_BYTES_MAX).read_to_end(&mut text).ok()?;
+        users(&text)
+    }
+
     fn stat(&self, pid: u32) -> Option<Stat> {
         let mut text = [0; STAT_BYTES_MAX];
         // The kernel hands out the whole line with the first read.
@@ -93,6 +114,11 @@ impl Proc {
         Some(self.link("self", "ns/net")? == self.link(pid, "ns/net")?)
     }
 
+    /// Whether a process sees the file systems that we see; `None` where that may not be read.
+    pub(super) fn shares_our_files(&self, pid: u32) -> Option<bool> {
+        Some(self.link("self", "ns/mnt")? == self.link(pid, "ns/mnt")?)
+    }
+
     pub(super) fn surroundings(&self, pid: u32) -> Surroundings {
         let root = self.link(pid, "root").filter(|root| root != Path::new("/"));
         Surroundings([self.link(pid, "ns/net"), self.link(pid, "ns/pid"), root])
@@ -101,17 +127,6 @@ impl Proc {
     pub(super) fn file(path: &Path) -> Option<FileId> {
         let file = fs::metadata(path).ok()?;
         Some((file.dev(), file.ino()))
-    }
-
-    /// Whether a process executes the file that is at this path, or was there on this host when the process started.
-    pub(super) fn executes(&self, pid: u32, path: &str, file: Option<FileId>) -> bool {
-        if file.is_some() && file == Self::file(&self.of(pid, "exe")) {
-            return true;
-        }
-        let is_deleted = |target: PathBuf| target.as_os_str().as_bytes() == format!("{path} (deleted)").as_bytes();
-        // A container's file may have the same path.
-        let is_here = || self.link("self", "ns/pid").is_some_and(|ours| self.link(pid, "ns/pid") == Some(ours));
-        self.link(pid, "exe").is_some_and(is_deleted) && is_here()
     }
 
     /// The sockets `among` these, by inode, that a process has open; `PermissionDenied` where that may not be read.
@@ -174,11 +189,11 @@ impl Proc {
         decimal(text.trim_ascii_end()).unwrap_or(RMEM_DEFAULT_BYTES)
     }
 
-    fn link(&self, process: impl Display, name: &str) -> Option<PathBuf> {
+    pub(super) fn link(&self, process: impl Display, name: &str) -> Option<PathBuf> {
         fs::read_link(self.of(process, name)).ok()
     }
 
-    fn of(&self, process: impl Display, name: &str) -> PathBuf {
+    pub(super) fn of(&self, process: impl Display, name: &str) -> PathBuf {
         self.root.join(format!("{process}/{name}"))
     }
 }

@@ -1,6 +1,7 @@
 //! The sample: one look at the processes and sockets that the search found, in some tens of microseconds.
 
 use std::iter;
+#[cfg(test)]
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,13 +34,13 @@ impl Inspector {
     /// Cheap, and cannot fail: the first sample opens the netlink socket, and does without it if need be.
     pub fn new(wanted: Wanted) -> Self {
         let diag = Diag::new(wanted.port);
-        Self { wanted, proc: Proc::at(Path::new("/proc")), diag, table: Vec::new(), newcomer: false }
+        Self { wanted, proc: Proc::new(), diag, table: Vec::new(), newcomer: false }
     }
 
     /// An inspector that reads everything from files below `root`.
     #[cfg(test)]
     pub(super) fn reading(root: &Path, wanted: Wanted) -> Self {
-        Self { proc: Proc::at(root), diag: Diag::off(), ..Self::new(wanted) }
+        Self { proc: Proc::imitated(root), diag: Diag::off(), ..Self::new(wanted) }
     }
 
     /// Looks once, or twice where something seems to be gone: a table can leave out a live socket, and a socket taken
@@ -65,7 +66,7 @@ impl Inspector {
     }
 
     fn look(&mut self, found: &Found) -> Sample {
-        let states = found.all_owners().map(|&owner| (owner, self.proc.run_state(owner)));
+        let states = found.owners.iter().map(|&owner| (owner, self.proc.run_state(owner)));
         let owners: Vec<(Process, RunState)> = states.filter(|(_, state)| *state != RunState::Gone).collect();
         let owned = !owners.is_empty() || found.port_alone;
         let seen = self.sockets(found);
@@ -97,7 +98,7 @@ impl Inspector {
             presence,
             sockets,
             age: owners.iter().map(|(owner, _)| owner.start_ticks).max().and_then(age),
-            owners: owners.iter().map(|(owner, _)| *owner).filter(|owner| found.owners.contains(owner)).collect(),
+            owners: owners.iter().map(|(owner, _)| *owner).collect(),
             companion: self.companion(found),
             missing: self.missing(found),
             bindings,

@@ -3,12 +3,11 @@
 pub(super) mod candidates;
 pub(super) mod claim;
 
-use std::path::Path;
-
 use super::diag::Diag;
 use super::found::{Companion, Found};
 use super::proc::{Proc, Surroundings};
 use super::socket::{Family, Namespace, PortSocket, inodes};
+use super::vouch::Doubt;
 use super::wanted::{Names, Wanted};
 use crate::proto::server::judge::Binding;
 use candidates::Candidates;
@@ -34,28 +33,29 @@ impl Searcher {
         // A socket that the kernel does not tell of counts as dual-stack.
         self.diag.dump(Family::V6, &mut v6);
         v6.retain(|seen| seen.binding == Binding::AllOfV6);
-        search_in(Path::new("/proc"), &self.wanted, &inodes(&v6))
+        search_in(&Proc::new(), &self.wanted, &inodes(&v6))
     }
 }
 
 /// Searches a proc file system. `v6_only`: the inodes of our network namespace's sockets that take no IPv4.
-pub(super) fn search_in(root: &Path, wanted: &Wanted, v6_only: &[u64]) -> Found {
-    let proc = Proc::at(root);
-    let mut ours = listed(&proc, Namespace::Ours, wanted.port).unwrap_or_default();
+pub(super) fn search_in(proc: &Proc, wanted: &Wanted, v6_only: &[u64]) -> Found {
+    let mut ours = listed(proc, Namespace::Ours, wanted.port).unwrap_or_default();
     for seen in ours.iter_mut().filter(|seen| v6_only.contains(&seen.socket.inode)) {
         seen.binding = Binding::AllOfV6;
     }
-    let candidates = Candidates::find(&proc, wanted);
-    let mut found = Found { buffer_default_bytes: proc.rmem_default_bytes(), ..Found::default() };
+    // Process 1 is always there.
+    let is_blind = proc.comm(1).is_none();
+    let mut found = Found { buffer_default_bytes: proc.rmem_default_bytes(), is_blind, ..Found::default() };
     found.know(&ours);
+    let candidates = Candidates::find(proc, wanted, &mut found);
     if wanted.names == Names::Any {
         found.port_alone = true;
         found.watch(&narrowed(&ours, &ours, wanted));
         found.required = candidates.required(wanted, None);
     } else {
-        let claims: Vec<_> = candidates.accepted().map(|it| Claim::of(it, &proc, &ours, wanted)).collect();
-        settle(&mut found, &proc, &claims);
-        let is_owner = |claim: &&Claim<'_>| found.all_owners().any(|owner| *owner == claim.candidate.process);
+        let claims: Vec<_> = candidates.accepted().map(|it| Claim::of(it, proc, &ours, wanted)).collect();
+        settle(&mut found, proc, &claims);
+        let is_owner = |claim: &&Claim<'_>| found.owners.contains(&claim.candidate.process);
         let remoted = claims.iter().find(is_owner).or(claims.first()).map(|claim| claim.candidate);
         found.companion = remoted.map_or(Companion::NotExpected, |remoted| candidates.companion_of(remoted));
         found.required = candidates.required(wanted, remoted);
@@ -74,10 +74,12 @@ fn settle(found: &mut Found, proc: &Proc, claims: &[Claim<'_>]) {
         found.know(&claim.visible);
         let sockets: Vec<_> = claim.sockets.iter().copied().filter(|seen| is_ours(seen) == at_home).collect();
         if !sockets.is_empty() {
-            if claim.proven { &mut found.owners } else { &mut found.assumed }.push(process);
+            found.owners.push(process);
             found.watch(&sockets);
             let its = proc.surroundings(process.pid);
             found.scattered |= !first.get_or_insert_with(|| its.clone()).are_beside(&its);
+        } else if claim.is_unreadable {
+            found.doubt(process.pid, Doubt::Unreadable);
         } else if claim.is_elsewhere {
             found.elsewhere.push(process);
         } else if claim.sockets.is_empty() {
@@ -85,5 +87,4 @@ fn settle(found: &mut Found, proc: &Proc, claims: &[Claim<'_>]) {
         }
     }
     found.owners.sort_unstable();
-    found.assumed.sort_unstable();
 }

@@ -13,6 +13,7 @@ mod namespaces;
 mod newcomers;
 mod owners;
 mod tree;
+mod vouch;
 
 use tree::Tree;
 
@@ -32,7 +33,7 @@ fn search(wanted: &Wanted) -> Found {
 }
 
 fn search_in(root: &Path, wanted: &Wanted) -> Found {
-    search::search_in(root, wanted, &[])
+    search::search_in(&proc::Proc::imitated(root), wanted, &[])
 }
 
 fn look(tree: &Tree, wanted: &Wanted) -> (Found, Sample) {

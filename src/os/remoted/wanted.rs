@@ -16,7 +16,7 @@ pub struct Wanted {
     pub addresses: Vec<IpAddr>,
     /// The processes that may own a socket.
     pub names: Names,
-    /// Further processes that must run, by name, compared like [`Names::These`].
+    /// Further processes that must run, by name or path, compared like [`Names::These`].
     pub required: Vec<String>,
 }
 
@@ -25,9 +25,9 @@ pub struct Wanted {
 pub enum Names {
     /// No process is looked for: every socket on the port in our network namespace counts.
     Any,
-    /// Processes with one of these names. A name is compared with `/proc/PID/comm`, which the kernel cuts after 15
-    /// bytes. A name with a slash is the path of an executable, also of one in a container (`/proc/PID/root/…`, the
-    /// folder where its file system is mounted): the process must run that very file.
+    /// Processes that run a program with one of these names, as nobody but root can make it. A name with a slash is
+    /// the path of an executable, also of one in a container (`/proc/PID/root/…`, the folder where its file system
+    /// is mounted): the process must run that very file.
     These(Vec<String>),
 }
 
@@ -51,8 +51,9 @@ pub(super) fn companion_of(comm: &[u8]) -> Option<&'static str> {
     COMPANIONS.iter().find(|(remoted, _)| is_named(comm, remoted)).map(|(_, companion)| *companion)
 }
 
-pub(super) fn is_companion(comm: &[u8]) -> bool {
-    COMPANIONS.iter().any(|(_, companion)| is_named(comm, companion))
+/// The analysis daemon that the kernel would show like this.
+pub(super) fn companion_named(comm: &[u8]) -> Option<&'static str> {
+    COMPANIONS.iter().map(|(_, companion)| *companion).find(|companion| is_named(comm, companion))
 }
 
 /// Whether the kernel would show a process called `name` as `comm`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::news::News;
-use crate::os::remoted::{Found, Inspector, Wanted};
+use crate::os::remoted::{Doubt, Found, Inspector, Wanted};
 use crate::os::{net, remoted::backlog::Backlog};
 use crate::proto::server::judge::{Judge, Sample};
 use crate::proto::{server::ServerCore, terms::Verdict, time::Time};
@@ -44,7 +44,9 @@ pub(in crate::server) struct Watch {
     /// Least time between two looks, so that looking takes only its share of a core.
     pub(super) gap: Duration,
     news: News,
-    warned_unreadable: bool,
+    /// The kinds of doubt that the log was told of.
+    doubted: [bool; Doubt::KINDS],
+    warned_blind: bool,
     warned_scattered: bool,
 }
 
@@ -62,7 +64,8 @@ impl Watch {
             looked: None,
             gap: LOOK_GAP_MIN,
             news: News::default(),
-            warned_unreadable: false,
+            doubted: [false; Doubt::KINDS],
+            warned_blind: false,
             warned_scattered: false,
         }
     }
@@ -79,10 +82,15 @@ impl Watch {
         let Ok(found) = self.founds.try_recv() else {
             return false;
         };
-        if found.fd_unreadable() && !std::mem::replace(&mut self.warned_unreadable, true) {
+        for (pid, doubt) in &found.doubts {
+            if !std::mem::replace(&mut self.doubted[doubt.kind()], true) {
+                log::warn!("process {pid} has an accepted name and does not count: {doubt}");
+            }
+        }
+        if found.is_blind && !std::mem::replace(&mut self.warned_blind, true) {
             log::warn!(
-                "cannot see which sockets remoted owns: going by process name and port; run as root, or with \
-                 CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+                "other users' processes are hidden here (the mount option hidepid of /proc): run as root, or in the \
+                 group of that mount"
             );
         }
         let scattered = found.scattered();

@@ -48,6 +48,14 @@ pub fn stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { run_state, start_ticks: decimal(fields.nth(18)?)? })
 }
 
+/// The real and the effective user in `/proc/PID/status`. A name in it cannot begin a line: the kernel escapes line
+/// ends there.
+pub fn users(text: &[u8]) -> Option<[u32; 2]> {
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace();
+    Some([fields.next()?.parse().ok()?, fields.next()?.parse().ok()?])
+}
+
 /// A line of `/proc/net/udp` or `/proc/net/udp6`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::super::found::Companion;
+use super::super::found::{Companion, Found};
 use super::super::proc::{FileId, Proc};
-use super::super::wanted::{Wanted, companion_of, is_companion, is_named};
+use super::super::vouch::Doubt;
+use super::super::wanted::{Wanted, companion_named, companion_of, is_named};
 use crate::proto::server::judge::Process;
 
 /// Most processes of one name that are looked at: OSSEC runs one for each `<remote>` entry.
@@ -22,10 +23,14 @@ impl<'a> Sought<'a> {
         if name.contains('/') { Self::Path(name, Proc::file(Path::new(name))) } else { Self::Name(name) }
     }
 
-    fn is_of(&self, proc: &Proc, pid: u32, comm: &[u8]) -> bool {
+    /// Whether a process is one of these; a doubt where only its name says so.
+    fn is(&self, proc: &Proc, pid: u32, comm: &[u8]) -> Result<bool, Doubt> {
         match self {
-            Self::Name(name) => is_named(comm, name),
-            Self::Path(path, file) => proc.executes(pid, path, *file),
+            Self::Name(name) if is_named(comm, name) => {
+                proc.vouch(pid, name).map_or(Ok(false), |vouched| vouched.map(|()| true))
+            }
+            Self::Name(_) => Ok(false),
+            Self::Path(path, file) => Ok(proc.executes(pid, path, *file)),
         }
     }
 }
@@ -36,6 +41,8 @@ pub(super) struct Candidate {
     pub(super) process: Process,
     /// Whether the process may own remoted's socket.
     accepted: bool,
+    /// The name of the process is to be believed.
+    is_vouched: bool,
     /// The indices of the required names that the process has.
     required: Vec<usize>,
 }
@@ -47,7 +54,8 @@ pub(super) struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    pub(super) fn find(proc: &'a Proc, wanted: &Wanted) -> Self {
+    /// Finds them, and notes in `found` which processes have an accepted name and do not count.
+    pub(super) fn find(proc: &'a Proc, wanted: &Wanted, found: &mut Found) -> Self {
         let names = wanted.names.list();
         let accepted: Vec<Sought<'_>> = names.iter().map(Sought::new).collect();
         let required: Vec<Sought<'_>> = wanted.required.iter().map(Sought::new).collect();
@@ -55,12 +63,24 @@ impl<'a> Candidates<'a> {
         let mut all: Vec<Candidate> = Vec::new();
         for pid in proc.pids().take_while(|_| looked_for) {
             let Some(comm) = proc.comm(pid) else { continue };
-            let has = |name: &Sought| name.is_of(proc, pid, &comm);
-            let accepted = accepted.iter().any(has);
-            let required: Vec<usize> = (0..required.len()).filter(|&at| has(&required[at])).collect();
-            let matters = accepted || is_companion(&comm) || !required.is_empty();
+            let mut is = |sought: &Sought<'_>| {
+                sought.is(proc, pid, &comm).unwrap_or_else(|doubt| {
+                    found.doubt(pid, doubt);
+                    false
+                })
+            };
+            let accepted = accepted.iter().any(&mut is);
+            let required: Vec<usize> = (0..required.len()).filter(|&at| is(&required[at])).collect();
+            let is_vouched = companion_named(&comm).is_some_and(|name| is(&Sought::Name(name)));
+            let matters = accepted || is_vouched || !required.is_empty();
             if matters && all.iter().filter(|other| other.comm == comm).count() < PROCESSES_MAX {
-                all.extend(proc.process(pid).map(|process| Candidate { comm, process, accepted, required }));
+                all.extend(proc.process(pid).map(|process| Candidate {
+                    comm,
+                    process,
+                    accepted,
+                    is_vouched,
+                    required,
+                }));
             }
         }
         Self { proc, all }
@@ -79,7 +99,8 @@ impl<'a> Candidates<'a> {
 
     pub(super) fn companion_of(&self, remoted: &Candidate) -> Companion {
         companion_of(&remoted.comm).map_or(Companion::NotExpected, |name| {
-            let process = self.beside(Some(remoted), |candidate| is_named(&candidate.comm, name));
+            let is = |candidate: &&Candidate| candidate.is_vouched && is_named(&candidate.comm, name);
+            let process = self.beside(Some(remoted), is).or_else(|| self.in_its_container(remoted, name));
             process.map_or(Companion::Missing, Companion::Seen)
         })
     }
@@ -91,5 +112,16 @@ impl<'a> Candidates<'a> {
             home.as_ref().is_none_or(|home| home.are_beside(&self.proc.surroundings(candidate.process.pid)))
         };
         self.all.iter().filter(is).find(is_beside).map(|candidate| candidate.process)
+    }
+
+    /// A process of this name that executes a file beside remoted's, where that is in a container: only a path can
+    /// have named it, and nobody outside gets there.
+    fn in_its_container(&self, remoted: &Candidate, name: &str) -> Option<Process> {
+        let its = remoted.process.pid;
+        if self.proc.shares_our_files(its) != Some(false) {
+            return None;
+        }
+        let mut named = self.proc.pids().filter(|&pid| self.proc.comm(pid).is_some_and(|comm| is_named(&comm, name)));
+        named.find(|&pid| self.proc.is_of_one_folder(pid, its)).and_then(|pid| self.proc.process(pid))
     }
 }

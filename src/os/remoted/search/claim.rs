@@ -15,8 +15,8 @@ pub(super) struct Claim<'a> {
     pub(super) sockets: Vec<PortSocket>,
     /// The candidate has sockets on the port, but none that receives at a wanted address.
     pub(super) is_elsewhere: bool,
-    /// The sockets were seen among the candidate's descriptors.
-    pub(super) proven: bool,
+    /// The candidate's descriptors may not be read.
+    pub(super) is_unreadable: bool,
     /// All sockets on the port that the candidate could own.
     pub(super) visible: Vec<PortSocket>,
 }
@@ -32,9 +32,13 @@ impl<'a> Claim<'a> {
         let further = its.iter().filter(|seen| !known.contains(&seen.socket.inode));
         // Inodes are unique across network namespaces.
         let visible: Vec<_> = ours.iter().chain(further).copied().collect();
-        let (owned, proven) = owned(&visible, &its, proc.holds(pid, &inodes(&visible)));
+        let held = proc.holds(pid, &inodes(&visible));
+        let is_unreadable = matches!(&held, Err(error) if error.kind() == ErrorKind::PermissionDenied);
+        // What cannot be read does not count.
+        let held = held.unwrap_or_default();
+        let owned = visible.iter().copied().filter(|seen| held.contains(&seen.socket.inode)).collect::<Vec<_>>();
         let sockets = narrowed(&owned, &visible, wanted);
-        Self { candidate, is_elsewhere: sockets.is_empty() && !owned.is_empty(), sockets, proven, visible }
+        Self { candidate, is_elsewhere: sockets.is_empty() && !owned.is_empty(), is_unreadable, sockets, visible }
     }
 }
 
@@ -46,22 +50,6 @@ pub(super) fn narrowed(sockets: &[PortSocket], visible: &[PortSocket], wanted: &
         wanted.addresses.is_empty() || wanted.addresses.iter().any(|&address| bindings.receive_at(address).is_ok())
     };
     sockets.iter().copied().filter(gets).collect()
-}
-
-/// Which of the `visible` sockets a process owns, given the inodes that its descriptors show; and whether they show
-/// it. Where they may not be read, all sockets on the port in its network namespace (`its`) count.
-pub(in crate::os::remoted) fn owned(
-    visible: &[PortSocket],
-    its: &[PortSocket],
-    held: io::Result<Vec<u64>>,
-) -> (Vec<PortSocket>, bool) {
-    let among = |held: &[u64]| visible.iter().copied().filter(|seen| held.contains(&seen.socket.inode)).collect();
-    match held {
-        Ok(held) => (among(&held), true),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => (among(&inodes(its)), false),
-        // The process ended meanwhile.
-        Err(_) => (Vec::new(), true),
-    }
 }
 
 /// The sockets on the port in one network namespace; an error where neither table can be read. One of them can be

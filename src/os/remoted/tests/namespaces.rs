@@ -1,12 +1,9 @@
 //! A remoted in a container, and a remoted with descriptors that may not be read.
 
 use std::fs;
-use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 
-use super::super::search::claim::owned;
-use super::super::socket::PortSocket;
 use super::tree::{CONTAINER, Tree, hexadecimal};
 use super::*;
 
@@ -91,29 +88,13 @@ fn a_socket_of_ours_counts_though_its_owner_moved_into_a_container() {
 fn where_the_namespace_may_not_be_read_the_tables_of_the_process_are_tried() {
     let tree = Tree::new();
     tree.process_in(CONTAINER, 40, "ossec-remoted", &[700]);
-    tree.remove("40/ns");
+    tree.remove("40/ns/net");
     tree.udp("40/net/udp6", &[ROW]);
     assert_eq!(look(&tree, &ossec()).1.sockets, [SOCKET]);
 }
 
 #[test]
-fn where_descriptors_may_not_be_read_name_and_port_must_do() {
-    let socket =
-        |namespace, inode| PortSocket { namespace, socket: Socket { inode, ..SOCKET }, binding: Binding::AllOfV4 };
-    let ours = socket(Namespace::Ours, 700);
-    let its = socket(Namespace::OfProcess(40), 710);
-    let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));
-    // The cases are in the test's network namespace and in a container. A process does not own a stranger's socket
-    // outside of its container.
-    assert_eq!(owned(&[ours], &[ours], denied()), (vec![ours], false));
-    assert_eq!(owned(&[ours, its], &[its], denied()), (vec![its], false));
-    assert_eq!(owned(&[ours, its], &[its], Ok(vec![700])), (vec![ours], true));
-    assert_eq!(owned(&[ours], &[ours], Ok(vec![])), (vec![], true));
-    assert_eq!(owned(&[ours], &[ours], Err(ErrorKind::NotFound.into())), (vec![], true));
-}
-
-#[test]
-fn a_search_says_whether_it_could_read_the_descriptors() {
+fn what_may_not_be_read_does_not_count() {
     let tree = usual();
     let descriptors = tree.root().join("40/fd");
     fs::set_permissions(&descriptors, fs::Permissions::from_mode(0o000)).expect("it is ours");
@@ -121,21 +102,9 @@ fn a_search_says_whether_it_could_read_the_descriptors() {
     let readable = fs::read_dir(&descriptors).is_ok();
     let (found, sample) = look(&tree, &ossec());
     fs::set_permissions(&descriptors, fs::Permissions::from_mode(0o700)).expect("it is ours");
-    assert_eq!(found.fd_unreadable(), !readable);
-    assert_eq!((sample.presence, &sample.sockets[..]), (Presence::Running, &[SOCKET][..]));
-}
-
-#[test]
-fn an_owner_that_is_only_assumed_is_watched_but_not_named() {
-    let tree = usual();
-    let mut found = search_in(tree.root(), &ossec());
-    found.assumed = std::mem::take(&mut found.owners);
-    let sample = again(&tree, &ossec(), &found);
-    assert_eq!((sample.presence, &sample.sockets[..]), (Presence::Running, &[SOCKET][..]));
-    assert!(sample.owners.is_empty() && sample.age.is_some());
-    assert!(!found.is_outdated_by(&sample));
-    tree.state(40, "ossec-remoted", 'Z', 40);
-    assert_eq!(again(&tree, &ossec(), &found).presence, Presence::NoProcess);
+    let expected =
+        if readable { (Presence::Running, vec![]) } else { (Presence::Taken, vec![(40, Doubt::Unreadable)]) };
+    assert_eq!((sample.presence, found.doubts), expected);
 }
 
 #[test]

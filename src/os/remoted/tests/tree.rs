@@ -1,11 +1,14 @@
 //! An imitation of `/proc`.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::unistd::geteuid;
+
 pub(super) const OUR_NETWORK: &str = "net:[4026531840]";
+pub(super) const OUR_USERS: &str = "user:[4026531837]";
 pub(super) const CONTAINER: &str = "net:[4026532574]";
 
 /// A directory that is removed when the test ends.
@@ -21,6 +24,7 @@ impl Tree {
         let tree = Self { root: std::env::temp_dir().join(name) };
         tree.write("sys/net/core/rmem_default", "425984\n");
         tree.link("self/ns/net", OUR_NETWORK);
+        tree.link("self/ns/user", OUR_USERS);
         tree.udp("net/udp", &[]);
         tree.udp("net/udp6", &[]);
         tree
@@ -37,16 +41,31 @@ impl Tree {
     }
 
     /// A sleeping process in another network namespace. The test has yet to make its `net`.
-    pub(super) fn process_in(&self, network: &str, pid: u32, comm: &str, inodes: &[u64]) {
+    pub(super) fn process_in(&self, network: &str, pid: u32, name: &str, inodes: &[u64]) {
+        let comm = &name[..name.len().min(15)];
         self.write(&format!("{pid}/comm"), format!("{comm}\n"));
         self.write(&format!("{pid}/cmdline"), "/var/ossec/bin/ossec-remoted\0-f\0");
         self.state(pid, comm, 'S', u64::from(pid));
+        self.executes(pid, &format!("bin/{name}"));
+        self.belongs_to(pid, geteuid().as_raw());
+        self.link(&format!("{pid}/ns/user"), OUR_USERS);
+        self.link(&format!("{pid}/root"), "/");
         self.link(&format!("{pid}/ns/net"), network);
         self.link(&format!("{pid}/fd/0"), "/dev/null");
         self.link(&format!("{pid}/fd/1"), "pipe:[1]");
         for (index, inode) in inodes.iter().enumerate() {
             self.link(&format!("{pid}/fd/{}", index + 3), format!("socket:[{inode}]"));
         }
+    }
+
+    /// Sets the executable of a process: a file that is made, which nobody else may write to.
+    pub(super) fn executes(&self, pid: u32, path: &str) {
+        self.write(path, "a program");
+        self.link(&format!("{pid}/exe"), self.root.join(path));
+    }
+
+    pub(super) fn belongs_to(&self, pid: u32, user: u32) {
+        self.write(&format!("{pid}/status"), format!("Name:\tx\nUmask:\t0022\nUid:\t{user}\t{user}\t0\t0\n"));
     }
 
     /// Sets the process namespace and the root directory of a process.
@@ -89,16 +108,22 @@ impl Tree {
     }
 
     pub(super) fn link(&self, path: &str, target: impl AsRef<Path>) {
-        symlink(target, self.parent_of(path)).expect("a new link");
+        let path = self.parent_of(path);
+        let _ = fs::remove_file(&path);
+        symlink(target, path).expect("a new link");
     }
 
     pub(super) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
-        fs::write(self.parent_of(path), text).expect("a file");
+        let path = self.parent_of(path);
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(path, Permissions::from_mode(0o644)).expect("it is ours");
     }
 
     fn parent_of(&self, path: &str) -> PathBuf {
         let path = self.root.join(path);
-        fs::create_dir_all(path.parent().expect("below the root")).expect("a directory");
+        let folder = path.parent().expect("below the root");
+        fs::create_dir_all(folder).expect("a directory");
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("it is ours");
         path
     }
 }
