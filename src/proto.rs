@@ -4,11 +4,12 @@
 //! |---|---|
 //! | [`client`] | the client's whole logic: held datagrams, sessions, the link |
 //! | [`server`] | the server's whole logic: verdict, windows, streams, conversation |
-//! | [`seal`] | the key of a connection |
+//! | [`seal`], [`agent_keys`] | the key of a connection; the keys that agents have |
 //! | [`wire`] | frames as bytes |
 //! | [`terms`], [`cost`] | words that both have in common; what a datagram costs in a receive buffer |
 //! | [`time`] | a moment |
 
+pub mod agent_keys;
 pub mod amounts;
 pub mod client;
 pub mod cost;

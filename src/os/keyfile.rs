@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, geteuid};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::os::threads::Cause;
 use crate::proto::seal::Key;
@@ -50,7 +51,7 @@ pub fn load(path: &Path) -> Result<Key, KeyError> {
     if metadata.permissions().mode() & REFUSED_MODE != 0 {
         return Err(unfit("others may read or write it; chmod 600 it".into()));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize));
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(cannot)?;
     Key::from_text(&String::from_utf8_lossy(&bytes)).map_err(|why| unfit(why.into()))
 }
@@ -62,9 +63,9 @@ const fn is_trusted(owner: Uid, user: Uid) -> bool {
 
 /// A key that nobody has.
 pub fn generate() -> Result<Key, KeyError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
-    Ok(Key::new(bytes))
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes)?;
+    Ok(Key::new(*bytes))
 }
 
 #[cfg(test)]

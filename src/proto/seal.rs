@@ -19,6 +19,7 @@
 mod tests;
 
 use snow::{Builder, HandshakeState, TransportState};
+use zeroize::Zeroize;
 
 use crate::proto::wire::{Assembler, Frame, Refusal, give_back};
 
@@ -38,9 +39,15 @@ const HANDSHAKE_BYTES: usize = 32 + TAG_BYTES;
 /// The number of hexadecimal digits in a key file.
 const KEY_DIGITS: usize = 64;
 
-/// A pre-shared key.
+/// A pre-shared key. Its memory is overwritten when it is given back.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 32]);
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 /// Why a text is no key; the error says nothing of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,12 +84,12 @@ impl Key {
         if digits.len() != KEY_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(KeyTextError::Digits);
         }
-        let mut key = [0; 32];
-        for (byte, pair) in key.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        let mut key = Self([0; 32]);
+        for (byte, pair) in key.0.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
             let pair = std::str::from_utf8(pair).expect("digits are text");
             *byte = u8::from_str_radix(pair, 16).expect("they are hexadecimal digits");
         }
-        Ok(Self(key))
+        Ok(key)
     }
 
     /// The key as text for a key file.
