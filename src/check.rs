@@ -67,7 +67,7 @@ pub enum Error {
 
 /// Asks once.
 pub fn run(config: &Config) -> Result<Answer, Error> {
-    let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
+    let key = config.psk_file.as_deref().map(keyfile::load_first).transpose()?;
     let pong = ask(&config.broker, key.as_ref());
     pong.map(Answer).map_err(|why| Error::Unreachable(config.broker.clone(), why))
 }

@@ -102,7 +102,7 @@ pub fn run(config: &Config, signals: &Signals, inherited: Inherited) -> Result<O
     if config.psk_file.is_some() {
         privileges::hide_memory();
     }
-    let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
+    let key = config.psk_file.as_deref().map(keyfile::load_first).transpose()?;
     let (is_kept, is_fresh) = (inherited.is_kept, inherited.agents.is_none());
     let agents = listen(config, inherited.agents, is_kept)?;
     let dropped_before = if is_fresh { 0 } else { kernel_drops(&agents).unwrap_or(0) };

@@ -21,6 +21,7 @@ use crate::os::net::{self, HostPort};
 use crate::os::privileges::{self, Right, UserError};
 use crate::os::remoted::{Names, Wanted};
 use crate::os::threads::{Crew, Ended, Stopper, Wait, scope};
+use crate::proto::seal::Keys;
 use inject::Way;
 use serve::{Connections, Watch};
 
@@ -60,20 +61,21 @@ pub enum Error {
 
 /// Runs until `signals` says stop, or until something is beyond repair.
 pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
-    let key = config.psk_file.as_deref().map(keyfile::load).transpose()?;
+    let keys = config.psk_file.as_deref().map(keyfile::load).transpose()?.unwrap_or_else(|| Keys::from([]));
+    let is_keyed = !keys.is_empty();
     let listener = listen(config)?;
-    match (&key, config.inject) {
-        (None, _) => log::warn!(
+    match (is_keyed, config.inject) {
+        (false, _) => log::warn!(
             "no key (--psk-file): heartbeats are plain, and clients on other hosts cannot use --transport tcp"
         ),
-        (Some(_), Inject::Spoof) => log::info!("with a key; transport tcp: remoted sees the clients' addresses"),
-        (Some(_), Inject::Local) => log::info!("with a key; transport tcp: remoted sees an address of this host"),
+        (true, Inject::Spoof) => log::info!("with a key; transport tcp: remoted sees the clients' addresses"),
+        (true, Inject::Local) => log::info!("with a key; transport tcp: remoted sees an address of this host"),
     }
-    let (capacity, sockets_max) = share_descriptors(config, key.is_some());
+    let (capacity, sockets_max) = share_descriptors(config, is_keyed);
     let addresses = remoted_addresses(&config.remoted)?;
     let wanted = config.wanted(narrowing(&addresses));
     announce_search(&wanted);
-    let way = Way::open(config, key.is_some(), addresses, sockets_max).map_err(Error::RawSockets)?;
+    let way = Way::open(config, is_keyed, addresses, sockets_max).map_err(Error::RawSockets)?;
     if let Some(user) = &config.user {
         privileges::become_user(user, &RIGHTS)?;
     }
@@ -83,7 +85,7 @@ pub fn run(config: &Config, signals: &Receiver<()>) -> Result<(), Error> {
     let (stopper, stop) = Stopper::new(vec![bell.clone()]);
     let target = wanted.clone();
     let watch = Watch::new(wanted, ask_search, founds);
-    let connections = Connections::new(config, key, capacity, listener, wait.poll()).map_err(Error::Wait)?;
+    let connections = Connections::new(config, keys, capacity, listener, wait.poll()).map_err(Error::Wait)?;
     scope(|scope| {
         let (crew, ended) = Crew::new(scope, THREADS);
         let stop_search = stop.clone();

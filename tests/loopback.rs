@@ -192,6 +192,24 @@ fn with_a_key_both_transports_carry_datagrams_and_replies() {
 }
 
 #[test]
+fn while_keys_are_exchanged_clients_with_either_key_are_served() {
+    let (old, new) = (KeyFile::new(), KeyFile::new());
+    // The server has both, and a client that has both uses the first.
+    let both = KeyFile::new();
+    let text = [&old, &new].map(|key| std::fs::read_to_string(&key.0).expect("a key")).join("# of June\n");
+    std::fs::write(&both.0, text).expect("a file");
+    for (clients, servers) in [(&old, &both), (&new, &both), (&both, &old)] {
+        let (receiver, remoted) = receiver();
+        let (broker, listen) = (free_port(0), free_port(0));
+        let _server = keyed_server(broker, remoted, servers);
+        let _client = keyed_client("tcp", listen, broker, remoted, clients);
+        let agent = agent(listen);
+        agent.send(b"event").expect("sent");
+        assert_eq!(next(&receiver).0, b"event");
+    }
+}
+
+#[test]
 fn keys_that_do_not_fit_are_told_at_both_ends_and_let_nothing_through() {
     let (key, other) = (KeyFile::new(), KeyFile::new());
     let (_receiver, remoted) = receiver();

@@ -1,4 +1,4 @@
-//! The file with the pre-shared key.
+//! The file with the pre-shared keys: the first one is used, all are accepted.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -10,10 +10,12 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::os::threads::Cause;
-use crate::proto::seal::Key;
+use crate::proto::seal::{Key, KeyTextError, Keys};
 
-/// A key file is one line; a larger file is none.
-const FILE_BYTES_MAX: u64 = 1_024;
+/// A file of keys is a few lines; a longer file is none.
+const FILE_BYTES_MAX: u64 = 4_096;
+/// Most keys in a file: each is tried.
+const KEYS_MAX: usize = 16;
 /// The permissions that make a key file useless: everybody's, and the group's to write.
 const REFUSED_MODE: u32 = 0o027;
 
@@ -31,8 +33,8 @@ pub enum KeyError {
     Random(#[from] getrandom::Error),
 }
 
-/// Reads the key.
-pub fn load(path: &Path) -> Result<Key, KeyError> {
+/// Reads the keys, of which there is one at least.
+pub fn load(path: &Path) -> Result<Keys, KeyError> {
     let cannot = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => KeyError::Missing(path.into()),
         _ => KeyError::Read(path.into(), error),
@@ -51,9 +53,36 @@ pub fn load(path: &Path) -> Result<Key, KeyError> {
     if metadata.permissions().mode() & REFUSED_MODE != 0 {
         return Err(unfit("others may read or write it; chmod 600 it".into()));
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize));
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(cannot)?;
-    Key::from_text(&String::from_utf8_lossy(&bytes)).map_err(|why| unfit(why.into()))
+    // All of it at once, so that no copy of it is left behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize + 1));
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(unfit("it is too long for a file of keys".into()));
+    }
+    keys_from(&bytes).map_err(unfit)
+}
+
+/// Reads the key that a client uses: the first one.
+pub fn load_first(path: &Path) -> Result<Key, KeyError> {
+    load(path).map(|keys| keys[0].clone())
+}
+
+/// Keys, one a line; lines that are blank or begin with `#` say nothing.
+fn keys_from(bytes: &[u8]) -> Result<Keys, Cause> {
+    let mut keys = Vec::new();
+    for (line, number) in bytes.split(|&byte| byte == b'\n').zip(1..) {
+        let line = line.trim_ascii();
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let key = std::str::from_utf8(line).map_err(|_| KeyTextError::Digits).and_then(Key::from_text);
+        keys.push(key.map_err(|why| format!("line {number}: {why}"))?);
+    }
+    match keys.len() {
+        0 => Err(KeyTextError::Empty.into()),
+        1..=KEYS_MAX => Ok(keys.into()),
+        _ => Err(format!("it has more than {KEYS_MAX} keys").into()),
+    }
 }
 
 /// A file's owner knows the key and can change it at any time, whatever the permissions say.
@@ -114,10 +143,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_may_have_several_keys_and_the_first_is_used() {
+        let [one, two] = [(); 2].map(|()| generate().expect("the system gives random numbers"));
+        let file = |text: String| Scratch::new(&text, 0o600);
+        let (first, second) = (one.to_text(), two.to_text());
+        let both = file(format!("# of May\n{first}\r\n\n  {second}\n"));
+        assert_eq!(load(&both.0).expect("they are keys")[..], [one.clone(), two]);
+        assert_eq!(load_first(&both.0).ok(), Some(one));
+        let why = refusal(&file(format!("{first}\n# of June\nsecret\n")).0);
+        assert!(why.contains("line 3: not 64") && !why.contains("secret") && !why.contains(&first), "{why}");
+        assert!(refusal(&file("# nothing\n".into()).0).contains("empty"));
+        let many = |count: usize| file((first.clone() + "\n").repeat(count));
+        assert!(load(&many(KEYS_MAX).0).is_ok() && refusal(&many(KEYS_MAX + 1).0).contains("more than 16"));
+        assert!(refusal(&file("#".repeat(5_000)).0).contains("too long"));
+    }
+
+    #[test]
     fn a_key_is_read_unless_everybody_may() {
         let key = generate().expect("the system gives random numbers");
         for (text, mode) in [(key.to_text() + "\n", 0o600), (key.to_text(), 0o640)] {
-            assert_eq!(load(&Scratch::new(&text, mode).0).ok(), Some(key.clone()));
+            assert_eq!(load_first(&Scratch::new(&text, mode).0).ok(), Some(key.clone()));
         }
         let refused = refusal(&Scratch::new(&key.to_text(), 0o644).0);
         assert!(refused.contains("others may read or write it") && !refused.contains(&key.to_text()), "{refused}");

@@ -7,6 +7,8 @@
 //!          ◄══ records of sealed frames ═►
 //! ```
 //!
+//! A server may accept several keys, while they are exchanged: the first message shows which one a client has.
+//!
 //! The handshake is `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` of the Noise Protocol Framework (revision 34). Both sides
 //! prove that they have the key, and agree on new keys for this connection. If the pre-shared key becomes known later,
 //! it does not open this connection. Frames are a stream that is cut into records as it comes.
@@ -17,6 +19,8 @@
 
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use snow::{Builder, HandshakeState, TransportState};
 use zeroize::Zeroize;
@@ -48,6 +52,9 @@ impl Drop for Key {
         self.0.zeroize();
     }
 }
+
+/// The keys that a server accepts: none, or more than one while keys are exchanged.
+pub type Keys = Arc<[Key]>;
 
 /// Why a text is no key; the error says nothing of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,11 +139,11 @@ pub struct Seal {
 enum Stage {
     Plain,
     /// A server's end before the first byte.
-    Undecided(Option<Key>),
+    Undecided(Keys),
     /// A client's end that waits for the answer.
     Asked(Box<HandshakeState>),
     /// A server's end that waits for the first message.
-    Waiting(Box<HandshakeState>),
+    Waiting(Keys),
     Sealed(Box<TransportState>),
     /// The connection is broken: nothing more goes either way.
     Broken,
@@ -155,8 +162,8 @@ impl Seal {
     }
 
     /// A server's end.
-    pub const fn server(key: Option<Key>) -> Self {
-        Self { stage: Stage::Undecided(key), incoming: Vec::new(), waiting: Vec::new() }
+    pub const fn server(keys: Keys) -> Self {
+        Self { stage: Stage::Undecided(keys), incoming: Vec::new(), waiting: Vec::new() }
     }
 
     /// Whether incoming bytes were sealed with the key.
@@ -215,7 +222,7 @@ impl Seal {
 
     /// Decides at a server's end what kind of connection it is.
     fn decide(&mut self, input: &mut Assembler, out: &mut Vec<u8>) -> Result<(), SealError> {
-        let Stage::Undecided(key) = &self.stage else {
+        let Stage::Undecided(keys) = &self.stage else {
             return Ok(());
         };
         let seen = self.incoming.len().min(MAGIC.len());
@@ -223,12 +230,12 @@ impl Seal {
             input.push(&std::mem::take(&mut self.incoming));
             self.stage = Stage::Plain;
         } else if seen == MAGIC.len() {
-            let Some(key) = key else {
+            if keys.is_empty() {
                 refuse(&SealError::NoKeyHere, out);
                 self.stage = Stage::Broken;
                 return Err(SealError::NoKeyHere);
-            };
-            self.stage = Stage::Waiting(Box::new(handshake(key, false)));
+            }
+            self.stage = Stage::Waiting(Arc::clone(keys));
             self.incoming.drain(..MAGIC.len());
         }
         Ok(())
@@ -256,11 +263,11 @@ impl Seal {
                     read_handshake(&mut handshake, message)?;
                     Stage::Sealed(Box::new(handshake.into_transport_mode().expect("both messages have passed")))
                 }
-                Stage::Waiting(mut handshake) => {
-                    if let Err(error) = read_handshake(&mut handshake, message) {
-                        self.stage = Stage::Waiting(handshake);
-                        return Err(error);
-                    }
+                Stage::Waiting(keys) => {
+                    let Some(mut handshake) = keys.iter().find_map(|key| accept(key, message)) else {
+                        self.stage = Stage::Waiting(keys);
+                        return Err(SealError::Key);
+                    };
                     write_handshake(&mut handshake, out);
                     Stage::Sealed(Box::new(handshake.into_transport_mode().expect("both messages have passed")))
                 }
@@ -299,6 +306,12 @@ fn handshake(key: &Key, initiator: bool) -> HandshakeState {
     let builder = builder.psk(0, &key.0).and_then(|builder| builder.prologue(PROLOGUE)).expect("set once");
     let built = if initiator { builder.build_initiator() } else { builder.build_responder() };
     built.expect("the pattern needs nothing but the key")
+}
+
+/// A server's end of a handshake, if this is the first message of one with this key.
+fn accept(key: &Key, message: &[u8]) -> Option<HandshakeState> {
+    let mut handshake = handshake(key, false);
+    read_handshake(&mut handshake, message).ok().map(|()| handshake)
 }
 
 fn write_handshake(handshake: &mut HandshakeState, out: &mut Vec<u8>) {

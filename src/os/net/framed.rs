@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::tcp_info::TcpInfo;
 use crate::proto::client::segments::Sent;
-use crate::proto::seal::{Key, Seal, SealError};
+use crate::proto::seal::{Key, Keys, Seal, SealError};
 use crate::proto::wire::{Assembler, Frame, WireError, give_back};
 
 /// Bytes that may wait to be written, some hundreds of frames. A peer that lets more wait does not read.
@@ -72,8 +72,8 @@ impl Framed {
     }
 
     /// Takes a stream that a server has accepted.
-    pub fn server(stream: TcpStream, key: Option<Key>) -> Self {
-        Self::new(stream, Seal::server(key))
+    pub fn server(stream: TcpStream, keys: Keys) -> Self {
+        Self::new(stream, Seal::server(keys))
     }
 
     fn new(stream: TcpStream, seal: Seal) -> Self {

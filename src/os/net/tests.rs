@@ -203,7 +203,7 @@ fn connection(key: Option<&Key>) -> (Framed, Framed) {
         accepted = listener.accept();
     }
     let (client, server) = (Framed::client(stream, key), accepted.expect("it comes").0);
-    (client, Framed::server(server, key.cloned()))
+    (client, Framed::server(server, key.cloned().into_iter().collect()))
 }
 
 #[test]

@@ -26,11 +26,11 @@ struct Wire {
 }
 
 impl Wire {
-    fn new(client: Option<&Key>, server: Option<Key>) -> Self {
+    fn new(client: Option<&Key>, server: &[Key]) -> Self {
         let mut to_server = Vec::new();
         Self {
             client: Seal::client(client, &mut to_server),
-            server: Seal::server(server),
+            server: Seal::server(server.into()),
             to_server,
             to_client: vec![],
         }
@@ -38,7 +38,7 @@ impl Wire {
 
     /// Two ends that have agreed.
     fn agreed() -> Self {
-        let mut wire = Self::new(Some(&KEY), Some(KEY));
+        let mut wire = Self::new(Some(&KEY), &[KEY]);
         assert_eq!(wire.serve(), Ok(vec![]));
         assert_eq!(wire.hear(), Ok(vec![]));
         assert!(wire.client.is_sealed() && wire.server.is_sealed());
@@ -69,7 +69,7 @@ fn frames(input: &mut Assembler) -> Vec<Frame> {
 
 #[test]
 fn what_is_said_before_the_handshake_is_over_arrives_after_it() {
-    let mut wire = Wire::new(Some(&KEY), Some(KEY));
+    let mut wire = Wire::new(Some(&KEY), &[KEY]);
     wire.say(&frame("early"));
     assert_eq!(wire.serve(), Ok(vec![]));
     assert_eq!(wire.hear(), Ok(vec![]));
@@ -90,7 +90,7 @@ fn nothing_of_what_is_said_can_be_read_on_the_way() {
 
 #[test]
 fn another_key_gets_nothing_and_is_told_so() {
-    let mut wire = Wire::new(Some(&KEY), Some(Key([8; 32])));
+    let mut wire = Wire::new(Some(&KEY), &[Key([8; 32])]);
     assert_eq!(wire.serve(), Err(SealError::Key));
     let told = SealError::Refused(SealError::Key.to_string());
     assert_eq!(wire.hear(), Err(told));
@@ -100,14 +100,14 @@ fn another_key_gets_nothing_and_is_told_so() {
 
 #[test]
 fn a_key_against_none_is_told_so() {
-    let mut wire = Wire::new(Some(&KEY), None);
+    let mut wire = Wire::new(Some(&KEY), &[]);
     assert_eq!(wire.serve(), Err(SealError::NoKeyHere));
     assert_eq!(wire.hear(), Err(SealError::Refused(SealError::NoKeyHere.to_string())));
 }
 
 #[test]
 fn none_against_a_key_is_plain_and_known_to_be() {
-    let mut wire = Wire::new(None, Some(KEY));
+    let mut wire = Wire::new(None, &[KEY]);
     wire.say(&frame("plain"));
     assert_eq!(wire.serve(), Ok(vec![frame("plain")]));
     assert!(!wire.server.is_sealed());
@@ -115,7 +115,7 @@ fn none_against_a_key_is_plain_and_known_to_be() {
 
 #[test]
 fn the_plain_request_passes_beside_a_key() {
-    let mut server = Seal::server(Some(KEY));
+    let mut server = Seal::server([KEY].into());
     let mut input = Assembler::default();
     server.open(b"pin", &mut input, &mut Vec::new()).expect("no record");
     server.open(b"g\n", &mut input, &mut Vec::new()).expect("no record");
@@ -186,7 +186,7 @@ proptest! {
         step in 1usize..50,
     ) {
         let bytes = if magic { [&MAGIC[..], &bytes].concat() } else { bytes };
-        let mut wire = Wire::new(Some(&KEY), Some(KEY));
+        let mut wire = Wire::new(Some(&KEY), &[KEY]);
         for piece in bytes.chunks(step) {
             let mut input = Assembler::default();
             let server = wire.server.open(piece, &mut input, &mut Vec::new());
@@ -208,4 +208,16 @@ proptest! {
         }
         prop_assert_eq!(frames(&mut input), texts.iter().map(|text| frame(text)).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn while_keys_are_exchanged_a_server_accepts_both_and_no_third_one() {
+    let keys = [KEY, Key([8; 32])];
+    for key in &keys {
+        let mut wire = Wire::new(Some(key), &keys);
+        assert_eq!((wire.serve(), wire.hear()), (Ok(vec![]), Ok(vec![])));
+        wire.say(&frame("hello"));
+        assert_eq!(wire.serve(), Ok(vec![frame("hello")]));
+    }
+    assert_eq!(Wire::new(Some(&Key([9; 32])), &keys).serve(), Err(SealError::Key));
 }

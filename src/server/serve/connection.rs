@@ -12,7 +12,7 @@ use crate::os::net::framed::{Filled, Framed};
 use crate::proto::server::conversation::{Access, Conversation, Question, Request};
 use crate::proto::server::delivery::{Delivery, Destination};
 use crate::proto::wire::{Assembler, Features, Pong};
-use crate::proto::{seal::Key, terms::Verdict, time::Time};
+use crate::proto::{seal::Keys, terms::Verdict, time::Time};
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -30,10 +30,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, key: Option<Key>) -> Self {
+    pub(super) fn new(now: Time, stream: TcpStream, address: IpAddr, keys: Keys) -> Self {
         Self {
-            is_keyed: key.is_some(),
-            framed: Framed::server(stream, key),
+            is_keyed: !keys.is_empty(),
+            framed: Framed::server(stream, keys),
             address,
             conversation: Conversation::new(now),
             questions: VecDeque::new(),
@@ -162,7 +162,7 @@ mod tests {
         let address = listener.local_addr().expect("it is bound");
         let client = std::net::TcpStream::connect(address).expect("it listens");
         let (stream, _) = listener.accept().expect("it is connected");
-        (client, Connection::new(net::now(), stream, address.ip(), None))
+        (client, Connection::new(net::now(), stream, address.ip(), Keys::from([])))
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::parting::{Close, Refused};
 use super::{connection::Connection, strangers::Strangers};
 use crate::os::net::{self, framed::Filled};
 use crate::proto::wire::{Features, Frame, Refusal};
-use crate::proto::{seal::Key, server::conversation::Request, terms::ConnectionId, time::Time};
+use crate::proto::{seal::Keys, server::conversation::Request, terms::ConnectionId, time::Time};
 use crate::server::{config::Config, inject::TOKENS_FROM};
 
 /// The listener's token. The tokens of connections lie below those of the sockets on the way to remoted.
@@ -31,7 +31,7 @@ const SWEEP_GAP: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(in crate::server) struct Connections {
     listener: TcpListener,
-    key: Option<Key>,
+    keys: Keys,
     offers: Features,
     /// Connections that there are descriptors for.
     capacity: usize,
@@ -50,7 +50,7 @@ pub(in crate::server) struct Connections {
 impl Connections {
     pub(in crate::server) fn new(
         config: &Config,
-        key: Option<Key>,
+        keys: Keys,
         capacity: usize,
         mut listener: TcpListener,
         poll: &Poll,
@@ -58,7 +58,7 @@ impl Connections {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Self {
             listener,
-            key,
+            keys,
             offers: config.offers(),
             capacity,
             admitted_max: config.connections_max,
@@ -98,7 +98,7 @@ impl Connections {
         // Answers are small and waited for.
         let _ = stream.set_nodelay(true);
         let token = self.free_token();
-        let mut newcomer = Connection::new(now, stream, address, self.key.clone());
+        let mut newcomer = Connection::new(now, stream, address, Keys::clone(&self.keys));
         let (is_crowded, is_full) = (self.strangers.is_crowded(address), self.by_id.len() >= self.admitted_max);
         if is_crowded {
             complaints.refuse(address, &"too many connections of this address that do not say what they are");

@@ -42,7 +42,7 @@ fn feed(seal: &mut Seal, bytes: &[u8], pieces: &[usize], input: &mut Assembler, 
 }
 
 fn noise_to_server(noise: &[u8], pieces: &[usize], magic: bool) {
-    let mut server = Seal::server(Some(key()));
+    let mut server = Seal::server([key()].into());
     let noise = if magic { [b"OSBN", noise].concat() } else { noise.to_vec() };
     let (mut input, mut out) = (Assembler::default(), Vec::new());
     feed(&mut server, &noise, pieces, &mut input, &mut out);
@@ -62,7 +62,7 @@ fn noise_to_client(noise: &[u8], pieces: &[usize]) {
 fn texts(mut plan: Plan<'_>, pieces: &[usize], change: bool) {
     let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
     let mut client = Seal::client(Some(&key()), &mut to_server);
-    let mut server = Seal::server(Some(key()));
+    let mut server = Seal::server([key()].into());
     let mut none = Assembler::default();
     assert!(feed(&mut server, &std::mem::take(&mut to_server), pieces, &mut none, &mut to_client));
     assert!(feed(&mut client, &to_client, pieces, &mut none, &mut to_server));

@@ -113,7 +113,7 @@ fn run(args: &Args) -> Result<bool, String> {
         return Err(format!("{clients} clients need {wanted} descriptors, {descriptors} are allowed: ulimit -n"));
     }
     let broker = args.broker.unwrap_or_else(|| SocketAddr::new(args.server.ip(), 1517));
-    let key = args.psk_file.as_deref().map(keyfile::load).transpose().map_err(|error| error.to_string())?;
+    let key = args.psk_file.as_deref().map(keyfile::load_first).transpose().map_err(|error| error.to_string())?;
     let mut swarm = Swarm::new(args.server, broker, key)?;
     for index in 0..clients {
         let source = args.addresses.map(|first| following(first, index)).transpose()?;

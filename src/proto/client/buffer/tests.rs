@@ -426,3 +426,17 @@ fn what_was_read_back_is_given_back_to_the_disk_for_newer_ones_and_what_is_being
         assert!(!buffer.can_fill(BUFFER_BYTES_MIN / 8) || is_sent, "newer ones come first");
     }
 }
+
+#[test]
+fn arrivals_leave_room_for_what_is_to_be_read_back() {
+    const BYTES: usize = 256 * 1024;
+    let mut buffer = Buffer::new(BYTES);
+    while buffer.push(Time::ZERO, 0, &[0; 200]).is_ok() {}
+    while buffer.spill(buffer.tail()) {}
+    // Nothing of these is on disk.
+    while buffer.push(Time::ZERO, 0, &[0; 200]).is_ok() || buffer.spill(Seq(0)) {}
+    while buffer.advance().is_some() {}
+    while buffer.pop_released(buffer.next()).is_some() {}
+    let (_, room) = buffer.wanted().expect("some lie on disk alone");
+    assert!(buffer.front().is_none() && room > BYTES / 16, "{room} bytes");
+}

@@ -6,6 +6,7 @@ use mio::Events;
 use super::*;
 use crate::os::remoted::Names;
 use crate::os::threads::DOORBELL;
+use crate::proto::seal::Keys;
 use crate::proto::wire::{Hello, Target, VERSION};
 
 /// Longest wait for the server, so that a test that fails ends.
@@ -14,7 +15,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 fn connections(poll: &Poll) -> Connections {
     let config = Config { names: Names::Any, settle: Duration::ZERO, connections_max: 4, ..Config::default() };
     let listener = net::listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-    Connections::new(&config, None, 4, listener, poll).expect("descriptors")
+    Connections::new(&config, Keys::from([]), 4, listener, poll).expect("descriptors")
 }
 
 fn connect(connections: &Connections) -> Client {

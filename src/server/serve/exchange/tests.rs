@@ -7,6 +7,7 @@ use mio::Events;
 
 use super::*;
 use crate::os::remoted::{Found, Names};
+use crate::proto::seal::Keys;
 use crate::proto::terms::Port;
 use crate::server::inject::Way;
 
@@ -22,7 +23,7 @@ fn who_asks_while_remoted_is_searched_for_is_answered_from_what_was_found() {
     let mut client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
     let (ask_search, asked) = bounded(1);
     let (found, founds) = bounded(1);
-    let connections = Connections::new(&config, None, 4, listener, &poll).expect("descriptors");
+    let connections = Connections::new(&config, Keys::from([]), 4, listener, &poll).expect("descriptors");
     let watch = Watch::new(config.wanted(Vec::new()), ask_search, founds);
     let way = Way::open(&config, false, Vec::new(), 1).expect("it takes no right");
     let injection = Injection::new(config.inject, way, &poll).expect("descriptors");
