@@ -7,12 +7,14 @@
 //! | [`seal`], [`agent_keys`] | the key of a connection; the keys that agents have |
 //! | [`wire`] | frames as bytes |
 //! | [`terms`], [`cost`] | words that both have in common; what a datagram costs in a receive buffer |
-//! | [`time`] | a moment |
+//! | [`time`], [`amounts`] | a moment; numbers for people |
+//! | [`foreign`] | texts from elsewhere, fit to be shown |
 
 pub mod agent_keys;
 pub mod amounts;
 pub mod client;
 pub mod cost;
+pub mod foreign;
 pub mod seal;
 pub mod server;
 pub mod terms;

@@ -18,6 +18,7 @@ use crate::proto::client::spool::open::Found;
 use crate::proto::client::spool::record::Agent;
 use crate::proto::client::spool::records::Records;
 use crate::proto::client::spool::segment::{count, generation};
+use crate::proto::foreign::shown;
 use crate::proto::terms::Seq;
 use crate::proto::time::Time;
 
@@ -117,7 +118,8 @@ impl Look {
 
 /// The id that stands in front of the agent's datagrams; empty without one.
 fn id(agent: &Agent) -> String {
-    agent.id.iter().take_while(|byte| **byte != 0).map(|&byte| char::from(byte)).collect()
+    let length = agent.id.iter().take_while(|byte| **byte != 0).count();
+    shown(&agent.id[..length], agent.id.len())
 }
 
 fn describe(agent: &Agent) -> String {

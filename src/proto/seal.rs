@@ -171,6 +171,11 @@ impl Seal {
         matches!(self.stage, Stage::Sealed(_))
     }
 
+    /// The first bytes have shown what kind of connection it is.
+    pub const fn is_decided(&self) -> bool {
+        !matches!(self.stage, Stage::Undecided(_))
+    }
+
     /// The bytes of memory that are set aside for waiting bytes.
     pub const fn capacity(&self) -> usize {
         self.incoming.capacity() + self.waiting.capacity()

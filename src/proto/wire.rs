@@ -22,7 +22,7 @@ mod frame;
 mod tests;
 
 pub use assembler::{Assembler, give_back};
-pub use codec::{FRAME_BYTES_MAX, WireError};
+pub use codec::{FRAME_BYTES_MAX, GREETING_BYTES_MAX, WireError};
 pub use data::{Data, DataItem, DataWriter};
 pub use frame::{
     Ack, Attach, Features, Frame, Hello, Notice, Ping, Pong, Refusal, Reply, Resume, Session, TEXT_BYTES_MAX, Target,

@@ -128,8 +128,7 @@ fn a_cut_moves_no_client_to_another_address_of_its_server() {
         // The cut is long enough for an attempt at each address to fail.
         scene.net.cut();
         pause_for(cut);
-        scene.net.heal_cut();
-        scene.wait_until_client_says_again("link up");
+        scene.wait_until_client_says_again("link up", |scene| scene.net.heal_cut());
         pause_for(between);
     }
     scene.expect_all(traffic, 3);

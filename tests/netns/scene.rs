@@ -381,11 +381,12 @@ impl Scene {
         wait_until(&format!("the server says {words:?}"), || find_line(&server.output(), words));
     }
 
-    /// Waits until the client's log has more lines with `words` than when this began.
-    pub(crate) fn wait_until_client_says_again(&mut self, words: &str) {
-        let client = self.client();
+    /// Does something, and waits until the client's log has more lines with `words` than before that.
+    pub(crate) fn wait_until_client_says_again(&mut self, words: &str, cause: impl FnOnce(&mut Self)) {
         let count = |client: &Process| client.output().matches(words).count();
-        let before = count(client);
+        let before = count(self.client());
+        cause(self);
+        let client = self.client();
         wait_until(&format!("the client says {words} again"), || {
             (count(client) > before).then_some(()).ok_or_else(|| client.output())
         });

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::tcp_info::TcpInfo;
 use crate::proto::client::segments::Sent;
 use crate::proto::seal::{Key, Keys, Seal, SealError};
-use crate::proto::wire::{Assembler, Frame, WireError, give_back};
+use crate::proto::wire::{Assembler, Frame, GREETING_BYTES_MAX, WireError, give_back};
 
 /// Bytes that may wait to be written, some hundreds of frames. A peer that lets more wait does not read.
 const UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
@@ -23,6 +23,8 @@ const SEGMENT_BYTES_MIN: u64 = 400;
 const READ_BYTES_MAX: usize = 16 * 1024;
 /// Reads in a row: a peer that sends without end must not keep the thread from others.
 const READS_MAX: usize = 4;
+/// Bytes read of a peer of which not even the kind is known.
+const UNKNOWN_BYTES_MAX: usize = 64;
 
 /// How reading has left a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct Framed {
     unwritten: Vec<u8>,
     read: u64,
     written: u64,
+    /// The peer has said who it is, or was dialled.
+    is_known: bool,
     /// The first full segment: the bytes written before it, and its length in bytes.
     full: Option<(u64, u32)>,
 }
@@ -68,7 +72,7 @@ impl Framed {
     pub fn client(stream: TcpStream, key: Option<&Key>) -> Self {
         let mut unwritten = Vec::new();
         let seal = Seal::client(key, &mut unwritten);
-        Self { unwritten, ..Self::new(stream, seal) }
+        Self { unwritten, is_known: true, ..Self::new(stream, seal) }
     }
 
     /// Takes a stream that a server has accepted.
@@ -79,7 +83,7 @@ impl Framed {
     fn new(stream: TcpStream, seal: Seal) -> Self {
         let (unsealed, unwritten) = (Vec::new(), Vec::new());
         let assembler = Assembler::default();
-        Self { stream, seal, assembler, unsealed, unwritten, read: 0, written: 0, full: None }
+        Self { stream, seal, assembler, unsealed, unwritten, read: 0, written: 0, is_known: false, full: None }
     }
 
     /// Whether the frames that come in were sealed with the key.
@@ -107,11 +111,22 @@ impl Framed {
         &self.stream
     }
 
-    /// Reads the bytes that have come in, without waiting. Frames read before an error can be taken all the same.
+    /// The peer has said who it is: it may send as much as any. Whether that is news.
+    pub const fn handle_greeted(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_known, true)
+    }
+
+    /// Reads the bytes that have come in, without waiting. Frames read before an error can be taken all the same. Of a
+    /// peer that has not said who it is, hardly more is read than that takes.
     pub fn fill(&mut self) -> Result<Filled, Broken> {
         let mut read = [0; READ_BYTES_MAX];
-        for _ in 0..READS_MAX {
-            match self.stream.read(&mut read) {
+        let (bytes_max, reads_max) = match (self.is_known, self.seal.is_decided()) {
+            (true, _) => (READ_BYTES_MAX, READS_MAX),
+            (false, true) => (GREETING_BYTES_MAX, 1),
+            (false, false) => (UNKNOWN_BYTES_MAX, 1),
+        };
+        for _ in 0..reads_max {
+            match self.stream.read(&mut read[..bytes_max]) {
                 Ok(0) => return Ok(Filled::Ended),
                 Ok(bytes) => {
                     self.read += bytes as u64;

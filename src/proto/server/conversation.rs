@@ -18,7 +18,8 @@ use crate::proto::server::streams::Offence;
 use crate::proto::terms::StreamId;
 use crate::proto::time::Time;
 use crate::proto::wire::{
-    Assembler, Attach, Data, Features, Frame, Hello, Ping, Pong, Refusal, Session, Target, VERSION, Welcome, WireError,
+    Assembler, Attach, Data, FRAME_BYTES_MAX, Features, Frame, GREETING_BYTES_MAX, Hello, Ping, Pong, Refusal,
+    Session, Target, VERSION, Welcome, WireError,
 };
 
 /// A connection that has not identified itself by then is closed.
@@ -176,10 +177,13 @@ impl Conversation {
             // Nothing more is expected, and nothing more is kept.
             *input = Assembler::default();
         }
-        while let Some(frame) = input.next_frame()? {
+        loop {
+            input.bound(if self.is_client() { FRAME_BYTES_MAX } else { GREETING_BYTES_MAX });
+            let Some(frame) = input.next_frame()? else {
+                return Ok(requests);
+            };
             requests.extend(self.handle_frame(now, access, frame, output)?);
         }
-        Ok(requests)
     }
 
     /// Answers a heartbeat.

@@ -15,13 +15,25 @@ pub fn give_back(buffer: &mut Vec<u8>) {
 }
 
 /// Collects the bytes of a stream and cuts them into frames. Holds at most one read and one frame.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Assembler {
     bytes: Vec<u8>,
     start: usize,
+    frame_bytes_max: usize,
+}
+
+impl Default for Assembler {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), start: 0, frame_bytes_max: FRAME_BYTES_MAX }
+    }
 }
 
 impl Assembler {
+    /// Takes no longer frames from here on, in bytes without the length in front; [`FRAME_BYTES_MAX`] at most.
+    pub fn bound(&mut self, frame_bytes_max: usize) {
+        self.frame_bytes_max = frame_bytes_max.min(FRAME_BYTES_MAX);
+    }
+
     /// Takes in the bytes of one read.
     pub fn push(&mut self, read: &[u8]) {
         if self.start > 0 {
@@ -53,7 +65,7 @@ impl Assembler {
                 return Ok(None);
             };
             let length = u32::from_be_bytes(*head);
-            if length == 0 || length as usize > FRAME_BYTES_MAX {
+            if length == 0 || length as usize > self.frame_bytes_max {
                 return Err(WireError::Length(length));
             }
             let Some(frame) = after.get(..length as usize) else {

@@ -2,11 +2,15 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::proto::foreign::shown;
 use crate::proto::terms::DATAGRAM_BYTES_MAX;
 
 /// The length of the longest frame, its length field excluded. It has room for the largest datagram and the fields
 /// before it.
 pub const FRAME_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 512;
+
+/// The length of the longest frame of a peer that has not greeted: a greeting, with room for what later versions add.
+pub const GREETING_BYTES_MAX: usize = 512;
 
 /// The bytes of the length in front of a frame.
 pub(super) const LENGTH_BYTES: usize = 4;
@@ -73,14 +77,9 @@ impl<'a> Fields<'a> {
         self.0
     }
 
-    /// A text up to the end of the body, made safe to print: a peer must not write control characters into our log.
-    pub(super) fn text(&mut self, bytes_max: usize) -> String {
-        let bytes = &self.0[..self.0.len().min(bytes_max)];
-        let safe = |c: char| if c.is_control() { '?' } else { c };
-        let mut text: String = String::from_utf8_lossy(bytes).chars().map(safe).collect();
-        // The replacement for a byte that is no text is longer than that byte.
-        text.truncate(text.floor_char_boundary(bytes_max));
-        text
+    /// A text up to the end of the body, fit to be shown.
+    pub(super) fn text(&self, bytes_max: usize) -> String {
+        shown(self.0, bytes_max)
     }
 }
 

@@ -8,6 +8,7 @@ use super::data::DATA;
 use super::frame::*;
 use super::*;
 use crate::proto::cost::*;
+use crate::proto::foreign::shown;
 use crate::proto::terms::*;
 
 mod layout;
@@ -286,8 +287,8 @@ fn address() -> impl Strategy<Value = Option<IpAddr>> {
 /// Any frame as it can be read: a text is safe and short.
 fn any_frame() -> impl Strategy<Value = Frame> {
     let hello = (any::<u16>(), any::<u32>(), any::<u128>(), any::<u32>(), address(), any::<u16>());
-    let text =
-        prop::collection::vec(any::<char>().prop_filter("a control", |c| !c.is_control()), 0..TEXT_BYTES_MAX / 4);
+    let is_shown = |c: &char| shown(c.to_string().as_bytes(), 4) == c.to_string();
+    let text = prop::collection::vec(any::<char>().prop_filter("it is hidden", is_shown), 0..TEXT_BYTES_MAX / 4);
     prop_oneof![
         hello.prop_map(|(version, features, stream, interval_ms, address, port)| {
             let target = Target { address, port };
@@ -357,12 +358,12 @@ proptest! {
         text in prop::collection::vec(any::<char>(), 0..400),
     ) {
         let text: String = text.into_iter().collect();
-        let safe: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let safe = shown(text.as_bytes(), usize::MAX);
         let got = decoded(&encoded(&Frame::Refusal(Refusal { text: text.clone() })), 64);
         let Ok([Frame::Refusal(refusal)]) = got.as_deref() else { panic!("{got:?}") };
         prop_assert!(safe.starts_with(&refusal.text));
         prop_assert!(refusal.text.len() <= TEXT_BYTES_MAX);
-        // A control character of two bytes is shown as a character of one byte.
+        // A character of several bytes may be shown as one of a single byte.
         let sent = refusal.text.chars().count();
         let bytes: usize = text.chars().take(sent + 1).map(char::len_utf8).sum();
         prop_assert!(refusal.text == safe || bytes > TEXT_BYTES_MAX, "{} bytes would have fitted", bytes);

@@ -8,8 +8,8 @@ use mio::net::TcpStream;
 
 use super::parting::{Close, Refused};
 use crate::os::net;
-use crate::os::net::framed::{Filled, Framed};
-use crate::proto::server::conversation::{Access, Conversation, Question, Request};
+use crate::os::net::framed::{Broken, Filled, Framed};
+use crate::proto::server::conversation::{Access, Conversation, Garbage, Question, Request};
 use crate::proto::server::delivery::{Delivery, Destination};
 use crate::proto::wire::{Assembler, Features, Pong};
 use crate::proto::{seal::Keys, terms::Verdict, time::Time};
@@ -64,14 +64,13 @@ impl Connection {
     /// after them, and what reading has left behind.
     pub(super) fn attend(&mut self, now: Time, offers: Features) -> (Vec<Request>, Result<Filled, Close>) {
         let flushed = self.framed.flush();
-        let before = self.framed.read();
-        let filled = self.framed.fill();
-        if self.framed.read() > before {
-            self.conversation.handle_alive(now);
+        let (mut filled, mut heard) = self.hear(now, offers);
+        if self.conversation.is_client() && self.framed.handle_greeted() && matches!(filled, Ok(Filled::More)) {
+            // What it has sent behind its greeting, before an answer may find the connection broken.
+            let (rest, more) = self.hear(now, offers);
+            filled = rest;
+            heard = heard.and_then(|requests| more.map(|more| [requests, more].concat()));
         }
-        let access = self.access(offers);
-        let (input, output) = self.framed.ends();
-        let heard = self.conversation.handle_input(now, access, input, output);
         let flushed = flushed.and_then(|()| self.framed.flush());
         let requests = match heard {
             Ok(requests) => requests,
@@ -79,6 +78,18 @@ impl Connection {
         };
         self.destination = self.destination.or_else(|| self.find_destination());
         (requests, filled.and_then(|filled| flushed.map(|()| filled)).map_err(Close::Broken))
+    }
+
+    /// Reads as much as one pass takes, and what it says.
+    fn hear(&mut self, now: Time, offers: Features) -> (Result<Filled, Broken>, Result<Vec<Request>, Garbage>) {
+        let before = self.framed.read();
+        let filled = self.framed.fill();
+        if self.framed.read() > before {
+            self.conversation.handle_alive(now);
+        }
+        let access = self.access(offers);
+        let (input, output) = self.framed.ends();
+        (filled, self.conversation.handle_input(now, access, input, output))
     }
 
     /// The features that the connection may use. Without a key anybody who reaches the port could speak to remoted in
@@ -207,6 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn a_stranger_costs_little_whatever_it_sends_and_a_client_may_send_as_much_as_any() {
+        let large = |length: u32| [&length.to_be_bytes()[..], &[12].repeat(70_000)].concat();
+        // The beginning of a sealed connection, of a frame that is too long for a stranger, and of one that is not.
+        for (bytes, ends) in [(b"OSBN".repeat(20_000), true), (large(66_000), true), (large(512), false)] {
+            let (mut client, mut connection) = connected();
+            client.set_nonblocking(true).expect("an option");
+            let _ = client.write(&bytes).expect("there is room for some");
+            let deadline = net::now() + Duration::from_mins(1);
+            while connection.framed.read() < 64 {
+                assert!(net::now() < deadline, "nothing comes");
+                let (_, outcome) = connection.attend(net::now(), Features::NONE);
+                assert_eq!(outcome.is_err(), ends && connection.framed.read() > 0, "{outcome:?}");
+            }
+            assert!(connection.framed.capacity() < 2_048, "{} bytes", connection.framed.capacity());
+        }
+    }
+
+    #[test]
     fn what_came_before_a_connection_broke_is_heard() {
         let (mut client, mut connection) = connected();
         let hello =
@@ -220,7 +249,7 @@ mod tests {
         drop(client);
         let (requests, rest) = loop {
             match connection.attend(net::now(), Features::NONE) {
-                (requests, Ok(Filled::Dry)) if requests.is_empty() => {}
+                (requests, Ok(Filled::Dry | Filled::More)) if requests.is_empty() => {}
                 heard => break heard,
             }
         };
