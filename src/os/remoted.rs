@@ -9,9 +9,9 @@
 //!
 //! A process counts when it runs a program with an accepted name, as nobody but root can make it (`vouch`), *and*
 //! owns an unconnected UDP socket on the port. Neither alone is enough: another program can sit on the port, and a
-//! remoted that failed to bind it is no use. The search looks in
-//! our network namespace first, then in the process's (a remoted in a container). A look shows all sockets on the
-//! port: a socket that the search has not seen calls for another search.
+//! remoted that failed to bind it is no use. The search looks in our network namespace first, then in the process's (a
+//! remoted in a container). A look shows all sockets on the port: a socket that the search has not seen calls for
+//! another search.
 //!
 //! Guarantees: nothing that the system does makes this room panic, hang or grow without bound. A process id that was
 //! given to another process is not taken for the old one, because its start time differs. A process that cannot be

@@ -109,14 +109,9 @@ impl Proc {
         stat(&text[..length])
     }
 
-    /// Whether a process lives in our network namespace; `None` where that may not be read.
-    pub(super) fn shares_our_network(&self, pid: u32) -> Option<bool> {
-        Some(self.link("self", "ns/net")? == self.link(pid, "ns/net")?)
-    }
-
-    /// Whether a process sees the file systems that we see; `None` where that may not be read.
-    pub(super) fn shares_our_files(&self, pid: u32) -> Option<bool> {
-        Some(self.link("self", "ns/mnt")? == self.link(pid, "ns/mnt")?)
+    /// Whether a process lives in our namespace of this kind (`ns/net`); `None` where that may not be read.
+    pub(super) fn shares(&self, pid: u32, namespace: &str) -> Option<bool> {
+        Some(self.link("self", namespace)? == self.link(pid, namespace)?)
     }
 
     pub(super) fn surroundings(&self, pid: u32) -> Surroundings {

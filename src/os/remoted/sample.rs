@@ -1,8 +1,6 @@
 //! The sample: one look at the processes and sockets that the search found, in some tens of microseconds.
 
 use std::iter;
-#[cfg(test)]
-use std::path::Path;
 use std::time::Duration;
 
 use nix::time::ClockId;
@@ -39,7 +37,7 @@ impl Inspector {
 
     /// An inspector that reads everything from files below `root`.
     #[cfg(test)]
-    pub(super) fn reading(root: &Path, wanted: Wanted) -> Self {
+    pub(super) fn reading(root: &std::path::Path, wanted: Wanted) -> Self {
         Self { proc: Proc::imitated(root), diag: Diag::off(), ..Self::new(wanted) }
     }
 

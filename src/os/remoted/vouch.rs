@@ -7,7 +7,8 @@
 //! A process in another user namespace, or one whose executable is not where its path says, as in a container, does
 //! not count by its name. Its executable has to be named by path.
 
-use std::fs::{self, Metadata};
+use std::fs;
+use std::mem::{Discriminant, discriminant};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -37,17 +38,9 @@ pub enum Doubt {
 
 impl Doubt {
     /// All doubts of one kind are told once.
-    pub const fn kind(self) -> usize {
-        match self {
-            Self::Unreadable => 0,
-            Self::Changeable => 1,
-            Self::User(_) => 2,
-            Self::Elsewhere => 3,
-        }
+    pub fn kind(self) -> Discriminant<Self> {
+        discriminant(&self)
     }
-
-    /// Number of kinds.
-    pub const KINDS: usize = 4;
 }
 
 /// Where a process's executable lies, as the system tells.
@@ -69,16 +62,15 @@ impl Proc {
     }
 
     fn vouch_for(&self, pid: u32, executable: &Executable) -> Result<(), Doubt> {
-        let same = |name: &str| Some(self.link("self", name)? == self.link(pid, name)?);
-        if !same("ns/user").ok_or(Doubt::Unreadable)? {
+        if !self.shares(pid, "ns/user").ok_or(Doubt::Unreadable)? {
             return Err(Doubt::Elsewhere);
         }
         let file = fs::metadata(self.of(pid, "exe")).map_err(|_| Doubt::Unreadable)?;
         let folder = executable.path.parent().and_then(|folder| fs::metadata(folder).ok()).ok_or(Doubt::Elsewhere)?;
         let is_here = if executable.is_deleted {
-            same("ns/pid").ok_or(Doubt::Unreadable)?
+            self.shares(pid, "ns/pid").ok_or(Doubt::Unreadable)?
         } else {
-            fs::metadata(&executable.path).is_ok_and(|there| id(&there) == id(&file))
+            Self::file(&executable.path) == Some((file.dev(), file.ino()))
         };
         if !is_here {
             return Err(Doubt::Elsewhere);
@@ -109,8 +101,8 @@ impl Proc {
             return true;
         }
         // A container's file may have the same path.
-        let is_here = || self.link("self", "ns/pid").is_some_and(|ours| self.link(pid, "ns/pid") == Some(ours));
-        self.executable(pid).is_some_and(|it| it.is_deleted && it.path == Path::new(path)) && is_here()
+        let is_named = self.executable(pid).is_some_and(|it| it.is_deleted && it.path == Path::new(path));
+        is_named && self.shares(pid, "ns/pid") == Some(true)
     }
 
     fn executable(&self, pid: u32) -> Option<Executable> {
@@ -121,8 +113,4 @@ impl Proc {
             None => Executable { path: link, is_deleted: false },
         })
     }
-}
-
-fn id(file: &Metadata) -> FileId {
-    (file.dev(), file.ino())
 }

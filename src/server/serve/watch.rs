@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::mem::Discriminant;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -45,7 +46,7 @@ pub(in crate::server) struct Watch {
     pub(super) gap: Duration,
     news: News,
     /// The kinds of doubt that the log was told of.
-    doubted: [bool; Doubt::KINDS],
+    doubted: Vec<Discriminant<Doubt>>,
     warned_blind: bool,
     warned_scattered: bool,
 }
@@ -64,7 +65,7 @@ impl Watch {
             looked: None,
             gap: LOOK_GAP_MIN,
             news: News::default(),
-            doubted: [false; Doubt::KINDS],
+            doubted: Vec::new(),
             warned_blind: false,
             warned_scattered: false,
         }
@@ -83,7 +84,8 @@ impl Watch {
             return false;
         };
         for (pid, doubt) in &found.doubts {
-            if !std::mem::replace(&mut self.doubted[doubt.kind()], true) {
+            if !self.doubted.contains(&doubt.kind()) {
+                self.doubted.push(doubt.kind());
                 log::warn!("process {pid} has an accepted name and does not count: {doubt}");
             }
         }

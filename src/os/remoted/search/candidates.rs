@@ -118,7 +118,7 @@ impl<'a> Candidates<'a> {
     /// have named it, and nobody outside gets there.
     fn in_its_container(&self, remoted: &Candidate, name: &str) -> Option<Process> {
         let its = remoted.process.pid;
-        if self.proc.shares_our_files(its) != Some(false) {
+        if self.proc.shares(its, "ns/mnt") != Some(false) {
             return None;
         }
         let mut named = self.proc.pids().filter(|&pid| self.proc.comm(pid).is_some_and(|comm| is_named(&comm, name)));

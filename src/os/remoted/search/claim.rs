@@ -25,7 +25,7 @@ impl<'a> Claim<'a> {
     /// `ours`: the sockets of our network namespace.
     pub(super) fn of(candidate: &'a Candidate, proc: &Proc, ours: &[PortSocket], wanted: &Wanted) -> Self {
         let pid = candidate.process.pid;
-        let others = proc.shares_our_network(pid) != Some(true);
+        let others = proc.shares(pid, "ns/net") != Some(true);
         let its = others.then(|| listed(proc, Namespace::OfProcess(pid), wanted.port).ok()).flatten();
         let its = its.unwrap_or_else(|| ours.to_vec());
         let known = inodes(ours);
